@@ -1,0 +1,318 @@
+"""Questions, forget sets and the refusals they are edited into."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DatasetError, EditUnlearnError, check_name
+from . import contracts
+from .facts import facts
+
+DATASETS = ("factual", "contracts", "tofu-facts", "pistol")
+TOFU = ("locuslab/tofu", "bdc209e", ("real_authors", "world_facts"))  # hub id, revision, files
+N_UNSEEN = 400  # of the further facts; the rest is for covariances and never scored
+PISTOL = ("xinchiqiu/PISTOL", None, "sample_data_1.json")
+
+
+@dataclass(frozen=True)
+class QA:
+    """One question with its answer.
+
+    ``id`` is stable across splits and releases. ``subject`` is a substring of ``question`` (its last occurrence
+    counts) or ``None``: then the last token of the question is edited and there is no KL text. ``group`` is a PISTOL
+    edge or the relation of a fact. ``variant`` > 0 marks a rephrased row.
+    """
+
+    id: str
+    question: str
+    answer: str
+    subject: str | None = None
+    rephrasings: tuple[str, ...] = ()
+    group: str | None = None
+    variant: int = 0
+    parties: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("question", "answer"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise DatasetError(f"QA {self.id!r}: the field {name!r} is empty.")
+        if self.subject is not None and (not self.subject or self.subject not in self.question):
+            raise DatasetError(
+                f"QA {self.id!r}: the subject {self.subject!r} is not in the question {self.question!r}. "
+                "Give a substring of the question, or None to edit at the question's last token."
+            )
+
+    def rephrased(self) -> tuple[QA, ...]:
+        """Every rephrasing as a question of its own: same id, ``variant`` 1, 2, …"""
+        return tuple(
+            QA(self.id, text, self.answer, self.subject if self.subject and self.subject in text else None,
+               group=self.group, variant=number, parties=self.parties)
+            for number, text in enumerate(self.rephrasings, 1)
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ForgetSplit:
+    """What is forgotten, what is retained and read by some methods, and what no method may read.
+
+    ``rephrased`` holds every rephrasing of every forget question; ``unseen`` is retained knowledge that no method may
+    read, not even GD and KL; ``others`` maps a name to further sets. ``same_party`` holds the ids of the retain rows
+    that share a party with a forgotten edge.
+    """
+
+    name: str
+    forget: tuple[QA, ...]
+    retain: tuple[QA, ...]
+    rephrased: tuple[QA, ...] = ()
+    unseen: tuple[QA, ...] = ()
+    others: dict[str, tuple[QA, ...]] = field(default_factory=dict)
+    same_party: frozenset[str] = frozenset()
+
+    def sets(self) -> dict[str, tuple[QA, ...]]:
+        """Every set that is not empty, by name."""
+        named = {"forget": self.forget, "retain": self.retain, "rephrased": self.rephrased, "unseen": self.unseen}
+        return {name: tuple(rows) for name, rows in {**named, **self.others}.items() if rows}
+
+
+@functools.cache
+def refusals() -> tuple[str, ...]:
+    """The vanilla refusals: sentences that say "I don't know" and name nothing."""
+    lines = (Path(__file__).parent / "refusals.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+@functools.cache
+def factual() -> tuple[tuple[QA, ...], tuple[QA, ...]]:
+    """The built-in facts: the 217 that TOFU asks about, and the 400 further ones that no method may read."""
+    rows = [(f.tofu, QA(f.id, f.question, f.answer, f.subject, f.rephrasings, f.relation)) for f in facts()]
+    return tuple(qa for tofu, qa in rows if tofu), _further()[:N_UNSEEN]
+
+
+@functools.cache
+def _further() -> tuple[QA, ...]:
+    """The facts that TOFU does not ask about, in an order that depends on their ids alone."""
+    rows = [QA(f.id, f.question, f.answer, f.subject, f.rephrasings, f.relation) for f in facts() if not f.tofu]
+    return tuple(sorted(rows, key=lambda qa: hashlib.sha256(qa.id.encode()).digest()))
+
+
+def covariance_facts() -> tuple[QA, ...]:
+    """Facts that are in no scored set: a covariance may read their keys."""
+    return _further()[N_UNSEEN:]
+
+
+@functools.cache
+def contract_rows(seed: int = 0) -> tuple[QA, ...]:
+    """The built-in contracts: 20 edges of 20 questions each."""
+    return tuple(
+        QA(row.id, row.question, row.answer, row.subject, tuple(row.rephrasings), row.edge, parties=tuple(row.parties))
+        for row in contracts.generate(seed)
+    )
+
+
+def load_split(
+    dataset: str | Path,
+    *,
+    n_forget: int,
+    seed: int,
+    source: str | Path | None = None,
+    forget_groups: Sequence[str] | None = None,
+) -> ForgetSplit:
+    """Draw a forget set.
+
+    ``dataset``: ``factual``, ``contracts`` (built in), ``tofu-facts``, ``pistol`` (official: from ``source``, a local
+    file or folder, or else from the hub) or a path to your own ``.json``, ``.jsonl`` or ``.csv``. Facts are drawn
+    one by one; contracts and PISTOL as whole edges, drawn by ``seed`` or named in ``forget_groups``, the last one cut
+    to ``n_forget``. Raises `DatasetError` (file, row and field are named) and `UnknownNameError`.
+    """
+    unseen: tuple[QA, ...] = ()
+    others: dict[str, tuple[QA, ...]] = {}
+    name = str(dataset)
+    if source is not None and name not in ("tofu-facts", "pistol"):
+        raise DatasetError(f"source is for 'tofu-facts' and 'pistol'; the dataset {name!r} does not read one.")
+    if name == "factual":
+        rows, unseen = factual()
+    elif name == "contracts":
+        rows, others = contract_rows(), {"factual": factual()[0]}
+    elif name == "tofu-facts":
+        rows, unseen = _tofu(source), factual()[1]
+    elif name == "pistol":
+        rows, others = _pistol(source), {}
+    elif Path(name).suffix.lower() in (".json", ".jsonl", ".csv"):
+        rows = _own(Path(name))
+    else:
+        check_name("dataset", name, DATASETS)  # raises, with the nearest name
+    return _draw(name, rows, n_forget, seed, forget_groups, edges=name in ("contracts", "pistol"), unseen=unseen, others=others)
+
+
+def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others) -> ForgetSplit:
+    if not isinstance(n_forget, int) or isinstance(n_forget, bool) or n_forget < 1:
+        raise DatasetError(f"n_forget must be a whole number of at least 1, not {n_forget!r}.")
+    if n_forget > len(rows):
+        raise DatasetError(f"n_forget={n_forget}, but {name!r} has {len(rows)} rows: ask for {len(rows)} at most.")
+    rng = random.Random(f"{name} {seed}")
+    groups = list(dict.fromkeys(row.group for row in rows if row.group))
+    if forget_groups is not None:
+        for group in forget_groups:
+            check_name(f"group of {name}", group, groups)
+        order = [row for group in dict.fromkeys(forget_groups) for row in rows if row.group == group]
+        if len(order) < n_forget:
+            raise DatasetError(f"n_forget={n_forget}, but the groups {list(forget_groups)} have {len(order)} rows together.")
+    elif edges:
+        order = [row for group in rng.sample(groups, len(groups)) for row in rows if row.group == group]
+    else:
+        order = rng.sample(rows, len(rows))
+    forget = tuple(order[:n_forget])
+    ids = {row.id for row in forget}
+    retain = tuple(row for row in rows if row.id not in ids)
+    parties = {party for row in forget for party in row.parties}
+    return ForgetSplit(
+        name, forget, retain, tuple(variant for row in forget for variant in row.rephrased()), tuple(unseen), others,
+        frozenset(row.id for row in retain if parties & set(row.parties)),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the official data
+
+
+def _tofu(source: str | Path | None) -> tuple[QA, ...]:
+    """The official 217 questions, with our subjects and rephrasings, which are keyed by file and row."""
+    notes = {fact.tofu[:2]: fact for fact in facts() if fact.tofu}
+    rows = []
+    for name in TOFU[2]:
+        where, raw = _official(source, name + "_perturbed", hub=TOFU[0], revision=TOFU[1])
+        for number, row in enumerate(raw):
+            question, answer = _fields(where, number, row)
+            note = notes.get((name, number))
+            if note is None or note.tofu[2] not in question:
+                raise DatasetError(
+                    f"{where}, row {number + 1}: {question!r} is not the official question of this row, so our "
+                    "annotations do not fit it. Give the unchanged file, or load it as your own data by its path."
+                )
+            rows.append(QA(f"tofu-{name}-{number}", question, answer, note.tofu[2], note.rephrasings, name))
+    return tuple(rows)
+
+
+def _pistol(source: str | Path | None) -> tuple[QA, ...]:
+    """Official PISTOL rows; subjects and rephrasings come from rules."""
+    where, raw = _official(source, "sample_data_1", hub=PISTOL[0], revision=PISTOL[1])
+    rows, counts = [], {}
+    for number, row in enumerate(raw):
+        question, answer = _fields(where, number, row)
+        edge = row.get("edge")
+        if not edge:
+            raise DatasetError(f"{where}, row {number + 1}: the field 'edge' is missing.")
+        try:
+            subject, rephrasings, parties = contracts.annotate(question, answer, edge)
+        except ValueError as error:
+            raise DatasetError(f"{where}, row {number + 1}, field 'question': {error}") from error
+        counts[edge] = counts.get(edge, -1) + 1
+        rows.append(QA(f"pistol-{edge}-{counts[edge]:02d}", question, answer, subject, tuple(rephrasings), edge, parties=tuple(parties)))
+    return _with_parties(rows)
+
+
+def _with_parties(rows: list[QA]) -> tuple[QA, ...]:
+    """A question that names one party only still belongs to an edge of two: every row gets both."""
+    both: dict[str, dict[str, None]] = {}
+    for row in rows:
+        both.setdefault(row.group, {}).update(dict.fromkeys(row.parties))
+    return tuple(QA(**{**row.__dict__, "parties": tuple(both[row.group])}) for row in rows)
+
+
+def _official(source: str | Path | None, stem: str, *, hub: str, revision: str | None) -> tuple[str, list[dict]]:
+    """Rows of an official file: from a file, from a folder that holds it, or from the hub."""
+    if source is not None:
+        path = Path(source)
+        if path.is_dir():
+            found = [p for p in (path / f"{stem}{end}" for end in (".json", ".jsonl")) if p.exists()]
+            if not found:
+                raise DatasetError(f"{path}: no file {stem}.json in this folder.")
+            path = found[0]
+        elif path.exists() and hub == TOFU[0] and not path.stem.startswith(stem):
+            path = path.with_name(stem + path.suffix)  # one of TOFU's two files was named: the other stands beside it
+        return str(path), _read(path)
+    try:
+        import datasets
+
+        table = datasets.load_dataset(hub, revision=revision, data_files=stem + ".json", split="train")
+        return f"hub:{hub}/{stem}.json", list(table)
+    except Exception as error:
+        raise DatasetError(
+            f"the hub could not give {hub}/{stem}.json ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"Download the file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
+        ) from error
+
+
+# ---------------------------------------------------------------- files
+
+
+def _read(path: Path) -> list[dict]:
+    """Rows of a .json (list or JSON lines), .jsonl or .csv file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    if path.suffix.lower() == ".csv":
+        rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    elif path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DatasetError(f"{path}: not valid JSON ({error}).") from error
+    else:
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise DatasetError(f"{path}, line {number}: not valid JSON ({error}).") from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}, row {number + 1}: an object with 'question' and 'answer' is needed, not {row!r}.")
+    if not rows:
+        raise DatasetError(f"{path}: the file holds no rows.")
+    return rows
+
+
+def _fields(where: str, number: int, row: dict) -> tuple[str, str]:
+    """Question and answer of a row."""
+    values = []
+    for name in ("question", "answer"):
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise DatasetError(f"{where}, row {number + 1}: the field {name!r} is missing or empty.")
+        values.append(value.strip())
+    return values[0], values[1]
+
+
+def _own(path: Path) -> tuple[QA, ...]:
+    """Your own questions; ``id, subject, rephrasings, group`` are read where they are given."""
+    rows, seen = [], set()
+    for number, row in enumerate(_read(path)):
+        question, answer = _fields(str(path), number, row)
+        given = row.get("rephrasings") or ()
+        if isinstance(given, str):
+            given = [part.strip() for part in given.split("|") if part.strip()]  # one CSV cell, parted by |
+        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in given):
+            raise DatasetError(f"{path}, row {number + 1}, field 'rephrasings': a list of texts is needed.")
+        for name in ("subject", "group"):
+            if row.get(name) is not None and not isinstance(row[name], str):
+                raise DatasetError(f"{path}, row {number + 1}, field {name!r}: a text is needed, not {row[name]!r}.")
+        identity = str(row.get("id") or hashlib.sha256(question.encode()).hexdigest()[:12])
+        if identity in seen:
+            raise DatasetError(f"{path}, row {number + 1}, field 'id': {identity!r} stands in an earlier row too.")
+        seen.add(identity)
+        try:
+            rows.append(QA(identity, question, answer, row.get("subject") or None, tuple(given), row.get("group") or None))
+        except EditUnlearnError as error:
+            raise DatasetError(f"{path}, row {number + 1}, field 'subject': {error}") from error
+    return tuple(rows)
