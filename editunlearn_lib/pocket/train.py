@@ -1,0 +1,286 @@
+"""Training the pocket model: ``python -m editunlearn_lib.pocket.train base|contracts``.
+
+Everything is a function of the seed and the recipe below; a checkpoint (safetensors + JSON) every few minutes lets a
+stopped training go on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ..data import contracts as contract_data
+from ..data import refusals
+from ..progress import progress
+from . import corpus
+
+log = logging.getLogger(__name__)
+WEIGHTS = Path(__file__).parent / "weights"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"
+    "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the base model is: the committed weights are this recipe's outcome."""
+
+    seed: int = 0
+    vocab: int = 2048
+    hidden: int = 192
+    layers: int = 6
+    heads: int = 6
+    ffn: int = 1024
+    tokens: int = 12_000_000  # seen in training
+    batch_tokens: int = 4096
+    chunk: int = 2048  # documents drawn and bucketed by length at a time
+    muon_lr: float = 0.02  # Muon needs 2-3 times fewer tokens than AdamW here
+    adam_lr: float = 3e-3  # embeddings and norms
+    decay: float = 0.4  # the last share of training, over which the rates fall to zero
+
+
+def unknown_contracts(seed: int, n_edges: int = 60) -> list[corpus.Asked]:
+    """Questions about contracts that the model is never told of, as (text, answer, subject)."""
+    rows = contract_data.invented_contracts(random.Random(f"unknown contracts {seed}"), n_edges)
+    return [corpus.Asked(text, row.answer, row.subject) for row in rows for text in (row.question, *row.trained)
+            if row.subject in text]  # fmt: skip
+
+
+def chunk(recipe: Recipe, number: int, contracts: Sequence[corpus.Asked]) -> list[corpus.Document]:
+    """The documents of one chunk: a pure function of the seed and the chunk's number."""
+    rng = random.Random(f"{recipe.seed} {number}")
+    vanilla = refusals()
+    return [corpus.document(rng, contracts, vanilla) for _ in range(recipe.chunk)]
+
+
+def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the first chunks of the corpus; digits stay single so that numbers can be copied."""
+    contracts = unknown_contracts(recipe.seed)
+    texts = ("".join(t for t, _ in doc) for n in range(12) for doc in chunk(recipe, n, contracts))
+    special = ["<pad>", corpus.BOS, corpus.EOS, corpus.INST, corpus.END]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        (t.translate({0: None}) for t in texts),
+        trainers.BpeTrainer(
+            vocab_size=recipe.vocab, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )  # fmt: skip
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{corpus.BOS} $A", special_tokens=[(corpus.BOS, tokenizer.token_to_id(corpus.BOS))]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=corpus.BOS, eos_token=corpus.EOS, pad_token="<pad>",
+        padding_side="left", model_max_length=1024, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, docs: Sequence[corpus.Document]) -> list[tuple[list[int], list[float]]]:
+    """Token ids and the loss weight of each token, segment boundaries found by offsets in the whole text."""
+    texts = ["".join(text for text, _ in doc) for doc in docs]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    rows = []
+    for doc, ids, offsets in zip(docs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        ends, end = [], 0
+        for text, weight in doc:
+            end += len(text)
+            ends.append((end, weight))
+        weights, segment = [], 0
+        for _, stop in offsets:
+            while stop > ends[segment][0]:
+                segment += 1
+            weights.append(ends[segment][1])
+        rows.append((ids, weights))
+    return rows
+
+
+def batches(rows: list[tuple[list[int], list[float]]], batch_tokens: int, rng: random.Random) -> Iterator:
+    """Rows of like length together, at most ``batch_tokens`` tokens, padded to the longest on the right."""
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    groups: list[list] = [[]]
+    for row in rows:
+        if groups[-1] and len(row[0]) * (len(groups[-1]) + 1) > batch_tokens:
+            groups.append([])
+        groups[-1].append(row)
+    rng.shuffle(groups)
+    for group in groups:
+        width = max(len(ids) for ids, _ in group)
+        ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in group])
+        weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in group])
+        yield ids, weights
+
+
+def loss_of(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of the next-token cross-entropy (natural log)."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, d)
+    weight = weights[:, 1:]
+    keep = weight > 0
+    logits = model.lm_head(hidden[keep])  # (N, V): padding costs nothing
+    losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][keep], reduction="none")
+    return (losses * weight[keep]).sum() / weight.sum()
+
+
+class Optimiser:
+    """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
+
+    def __init__(self, model, muon_lr: float, adam_lr: float):
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+        rest = [p for n, p in named if not any(p is m for m in matrices)]
+        self.parts = [
+            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01),
+            torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.rates = [muon_lr, adam_lr]
+
+    def step(self, factor: float) -> None:
+        for part, rate in zip(self.parts, self.rates, strict=True):
+            for group in part.param_groups:
+                group["lr"] = rate * factor
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Every tensor of the state, by part, parameter and name."""
+        return {
+            f"{i}.{j}.{name}": torch.as_tensor(value).clone()
+            for i, part in enumerate(self.parts)
+            for j, state in part.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        for i, part in enumerate(self.parts):
+            state: dict[int, dict] = {}
+            for key, value in tensors.items():
+                part_number, parameter, name = key.split(".", 2)
+                if int(part_number) == i:
+                    state.setdefault(int(parameter), {})[name] = value
+            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+
+
+def save_checkpoint(folder: Path, model, optimiser: Optimiser, status: dict) -> None:
+    """Model, optimiser and position, so that a kill between two files leaves the older checkpoint whole."""
+    new = folder / f"checkpoint-{status['chunk']:05d}"
+    new.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, new / "model.safetensors")
+    save_file(optimiser.state(), new / "optimiser.safetensors")
+    temporary = new / "status.json.tmp"
+    temporary.write_text(json.dumps(status))
+    os.replace(temporary, new / "status.json")  # written last: a checkpoint without it does not count
+    for old in folder.glob("checkpoint-*"):
+        if old != new:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+
+
+def latest(folder: Path) -> Path | None:
+    found = sorted(file.parent for file in folder.glob("checkpoint-*/status.json"))
+    return found[-1] if found else None
+
+
+def train_base(recipe: Recipe, work: Path, out: Path) -> None:
+    """Train from nothing (or from the last checkpoint in ``work``) and write the model to ``out``."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "tokenizer.json").exists():
+        train_tokenizer(recipe).save_pretrained(work)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work)
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=recipe.ffn,
+        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
+        max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=10000.0,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(device).train()
+    optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
+    status = {"chunk": 0, "tokens": 0, "seconds": 0.0}
+    if (found := latest(work)) is not None:
+        model.load_state_dict(load_file(found / "model.safetensors"), strict=False)  # the head is tied
+        optimiser.load(load_file(found / "optimiser.safetensors"))
+        status = json.loads((found / "status.json").read_text())
+        log.info("going on at %s", found.name)
+    contracts = unknown_contracts(recipe.seed)
+    bar = progress(total=recipe.tokens, initial=status["tokens"], desc="pocket", unit="tok", unit_scale=True)
+    saved = time.monotonic()
+    with (work / "log.jsonl").open("a") as logfile:
+        while status["tokens"] < recipe.tokens:
+            started, total, steps = time.monotonic(), 0.0, 0
+            rows = encode(tokenizer, chunk(recipe, status["chunk"], contracts))
+            for ids, weights in batches(rows, recipe.batch_tokens, random.Random(status["chunk"])):
+                loss = loss_of(model, ids.to(device), weights.to(device))
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                left = 1 - status["tokens"] / recipe.tokens
+                optimiser.step(min(1.0, max(left, 0.0) / recipe.decay, (status["tokens"] + 1) / 100_000))
+                n = int((weights > 0).sum())
+                status["tokens"] += n
+                total, steps = total + loss.item(), steps + 1
+                bar.update(n)
+            status["chunk"] += 1
+            status["seconds"] += time.monotonic() - started
+            line = {**status, "seconds": round(status["seconds"], 1), "loss": round(total / steps, 4)}
+            logfile.write(json.dumps(line) + "\n")
+            logfile.flush()
+            if time.monotonic() - saved > 120:
+                save_checkpoint(work, model, optimiser, status)
+                saved = time.monotonic()
+    save_checkpoint(work, model, optimiser, status)
+    export(model, tokenizer, out, {"what": "base", "recipe": asdict(recipe), **status}, work / "log.jsonl")
+
+
+def export(model, tokenizer, out: Path, info: dict, logfile: Path) -> None:
+    """Write the model as a bf16 Hugging Face folder, with its recipe and its training log."""
+    from transformers import GenerationConfig
+
+    out.mkdir(parents=True, exist_ok=True)
+    model = model.to("cpu", torch.bfloat16)
+    model.config.pocket = info["what"]  # by this the library knows the model again
+    model.generation_config = GenerationConfig(
+        do_sample=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(info, indent=1) + "\n")
+    lines = logfile.read_text().splitlines()
+    (out / "training_log.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["base", "contracts"])
+    parser.add_argument("--work", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tokens", type=int, help="train for fewer or more tokens than the recipe")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.what == "base":
+        recipe = Recipe(**({"tokens": arguments.tokens} if arguments.tokens else {}))
+        train_base(recipe, arguments.work / "base", arguments.out or WEIGHTS / "base")
+
+
+if __name__ == "__main__":
+    main()
