@@ -1,0 +1,36 @@
+"""KL minimisation (KL): climb the loss on the forget set, stay near the old model on the retain set.
+
+    minimise  −CE(a | x) over forget  +  retain_weight · KL(p_θ₀ ‖ p_θ) over retain
+
+Source: TOFU (section 4.1). Forward KL, mean over the real retain tokens; the public codes average over padding too,
+which then dominates (``kl_over="all"`` does as they do). p_θ₀ is the model before unlearning, without a second copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import losses
+from . import Job, Outcome, register
+from .training import TrainConfig, train
+
+
+@dataclass(frozen=True)
+class KLConfig(TrainConfig):
+    """Fields of `TrainConfig`, the weight of the KL term, and over which tokens it is averaged."""
+
+    retain_weight: float = 1.0
+    kl_over: str = "real"
+
+
+def kl(job: Job) -> Outcome:
+    def loss(model, answers, refusals, retain):
+        return losses.kl(
+            model.logits(answers), answers.labels, model.logits(retain), model.reference_logits(retain), retain.mask,
+            retain_weight=job.config.retain_weight, kl_over=job.config.kl_over,
+        )  # fmt: skip
+
+    return train(job, loss)
+
+
+register("kl", KLConfig, kl, reads_retain=True, refuses=False)

@@ -1,0 +1,153 @@
+"""What the methods that train share: batches, LoRA or full fine-tuning, and the reference model without a second copy.
+
+Defaults as PISTOL published them. Rows are padded to the longest of their batch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import peft
+import torch
+
+from ..data import QA
+from ..models import encode, end_of_turn, prompt_text, with_target
+from ..progress import progress
+from . import Job, Outcome
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Learning rate, epochs, batch; ``full=True`` trains every weight instead of LoRA factors."""
+
+    lr: float = 1e-5
+    num_epochs: int = 20
+    batch_size: int = 4
+    weight_decay: float = 0.01
+    rank: int = 8
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    target_modules: tuple[str, ...] = ("all-linear",)  # of peft
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One encoded batch: ids, mask (B, T) and labels (B, T), −100 on the prompt and the padding."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+
+
+def rows(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: str, device) -> Rows:
+    """Questions with answers; labels are answer tokens and (in a chat) the end token."""
+    end = end_of_turn(tokenizer, prompt_format) if prompt_format == "chat" else ""
+    prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
+    texts = [with_target(p, a) + end for p, a in zip(prompts, answers, strict=True)]
+    encoded = encode(tokenizer, texts, side="right", offsets=True)
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    behind = encoded["offset_mapping"][..., 1] > torch.tensor([len(p) for p in prompts])[:, None]
+    labels = torch.where(behind & mask.bool(), ids, -100)
+    return Rows(ids.to(device), mask.to(device), labels.to(device))
+
+
+class Trainee:
+    """The model in training: ``logits`` now, ``reference_logits`` before. One copy of the model in memory."""
+
+    def __init__(self, job: Job):
+        self.job, self.full = job, job.config.full
+        if self.full:
+            self.model = job.model
+            self.original = {n: p.detach().clone() for n, p in job.model.named_parameters()}  # needed to undo, too
+            job.model.requires_grad_(True)
+        else:
+            config = job.config
+            modules = config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
+            lora = peft.LoraConfig(
+                r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules,
+                task_type="CAUSAL_LM", bias="none",
+            )  # fmt: skip
+            self.model = peft.get_peft_model(job.model, lora)
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def logits(self, batch: Rows) -> torch.Tensor:
+        return self.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+
+    @torch.no_grad()
+    def reference_logits(self, batch: Rows) -> torch.Tensor:
+        """Logits of the model before unlearning: adapter off, or the original weights called functionally."""
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
+        self.model.eval()  # no dropout in the reference
+        try:
+            if self.full:
+                return torch.func.functional_call(self.model, self.original, kwargs=inputs).logits
+            with self.model.disable_adapter():
+                return self.model(**inputs).logits
+        finally:
+            self.model.train()
+
+    def outcome(self, log: list[dict]) -> Outcome:
+        if self.full:
+            changed = {n: p.detach().float() - self.original[n].float() for n, p in self.job.model.named_parameters()}
+            return Outcome.of({n: d for n, d in changed.items() if d.any()}, log)
+        factors = {}
+        for name, module in self.model.base_model.model.named_modules():
+            if isinstance(module, peft.tuners.lora.LoraLayer):
+                B, A = module.lora_B["default"].weight, module.lora_A["default"].weight
+                left, right = (module.scaling["default"] * B).detach().float(), A.detach().float()
+                if getattr(module, "fan_in_fan_out", False):  # GPT-2's Conv1D stores the transpose
+                    left, right = right.T.contiguous(), left.T.contiguous()
+                factors[name + ".weight"] = (left, right)
+        return Outcome.of_factors(factors, log)
+
+    def undo(self) -> None:
+        """Leave the model as it was, bit for bit."""
+        if self.full:
+            with torch.no_grad():
+                for name, parameter in self.job.model.named_parameters():
+                    parameter.copy_(self.original[name])
+        else:
+            self.model.unload()
+        self.job.model.requires_grad_(False)
+        self.job.model.eval()
+
+
+LossFunction = Callable[[Trainee, Rows, Rows, Rows], torch.Tensor]
+
+
+def train(job: Job, loss: LossFunction) -> Outcome:
+    """AdamW at a constant rate; ``loss(trainee, answers, refusals, retain)`` on each batch of forget rows.
+
+    One retain row is drawn for every forget row.
+    """
+    rng, log, config = random.Random(job.seed), [], job.config
+    device, form, tokenizer = job.model.device, job.prompt_format, job.tokenizer
+    trainee = Trainee(job)
+    try:
+        trainee.model.train()
+        adam = torch.optim.AdamW(trainee.trained(), lr=config.lr, weight_decay=config.weight_decay)
+        pairs = list(zip(job.forget, (request.target for request in job.requests), strict=True))
+        for epoch in progress(range(config.num_epochs), desc="epochs", enabled=job.progress):
+            total, steps = 0.0, 0
+            order = rng.sample(pairs, len(pairs))
+            for start in range(0, len(order), config.batch_size):
+                batch = order[start : start + config.batch_size]
+                forget = [qa for qa, _ in batch]
+                answers = rows(tokenizer, forget, [qa.answer for qa in forget], form, device)
+                refusals = rows(tokenizer, forget, [target for _, target in batch], form, device)
+                kept = [rng.choice(job.retain) for _ in batch] if job.retain else forget[:0]
+                retain = rows(tokenizer, kept, [qa.answer for qa in kept], form, device) if kept else None
+                value = loss(trainee, answers, refusals, retain)
+                value.backward()
+                adam.step()
+                adam.zero_grad(set_to_none=True)
+                total, steps = total + value.item(), steps + 1
+            log.append({"epoch": epoch + 1, "loss": total / steps})
+        return trainee.outcome(log)
+    finally:
+        trainee.undo()

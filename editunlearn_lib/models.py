@@ -1,0 +1,205 @@
+"""Models: loading, chat formatting, and which module of a block is what.
+
+The only place that knows names of modules. A key is the input of an MLP's down projection, a value is its output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BatchEncoding
+
+from .errors import ModelLoadError, UnsupportedModelError, check_name
+
+POCKET = {
+    "pocket": Path(__file__).parent / "pocket" / "weights" / "base",
+    "pocket-contracts": Path(__file__).parent / "pocket" / "weights" / "contracts",
+}
+PROMPT_FORMATS = ("chat", "raw")
+TEMPLATE_DATE = "26 Jul 2024"  # some templates print today's date: results must not depend on the day
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Where a family keeps its parts: dotted paths, ``blocks`` from the model, the others from one block."""
+
+    blocks: str
+    mlp: str
+    down: str
+    transposed: bool = False  # GPT-2's Conv1D stores (d_ffn, d) instead of (d, d_ffn)
+
+
+LLAMA_LIKE = ModelFamily("model.layers", "mlp", "mlp.down_proj")
+FAMILIES: dict[str, ModelFamily] = {  # by config.model_type, the exact name
+    "llama": LLAMA_LIKE,
+    "mistral": LLAMA_LIKE,
+    "qwen2": LLAMA_LIKE,
+    "qwen3": LLAMA_LIKE,
+    "gemma": LLAMA_LIKE,
+    "gemma2": LLAMA_LIKE,
+    "gemma3_text": LLAMA_LIKE,
+    "gpt2": ModelFamily("transformer.h", "mlp", "mlp.c_proj", transposed=True),
+    "gpt_neox": ModelFamily("gpt_neox.layers", "mlp", "mlp.dense_4h_to_h"),
+}
+
+
+def family_of(model: nn.Module) -> ModelFamily:
+    """The family of a model; raises `UnsupportedModelError` that says what to add."""
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        raise UnsupportedModelError(
+            f"models of type {kind!r} are not in the table of families ({', '.join(FAMILIES)}). Add one line to "
+            f"editunlearn_lib.models.FAMILIES: FAMILIES[{kind!r}] = ModelFamily(blocks='path.to.layers', mlp='mlp', "
+            "down='path.of.the.down.projection.in.a.block')."
+        )
+    return FAMILIES[kind]
+
+
+def n_layers(model: nn.Module) -> int:
+    """The number of blocks."""
+    return len(model.get_submodule(family_of(model).blocks))
+
+
+def block(model: nn.Module, layer: int) -> nn.Module:
+    """Block number ``layer``, counted from 0."""
+    if not 0 <= layer < n_layers(model):
+        raise UnsupportedModelError(f"layer {layer} does not exist: this model has {n_layers(model)}, counted from 0.")
+    return model.get_submodule(family_of(model).blocks)[layer]
+
+
+def down(model: nn.Module, layer: int) -> nn.Module:
+    """The MLP's down projection of a block: its input is the key, its output the value."""
+    return block(model, layer).get_submodule(family_of(model).down)
+
+
+def down_name(model: nn.Module, layer: int) -> str:
+    """The parameter name of a down projection's weight."""
+    block(model, layer)  # a layer that does not exist is an error here too
+    family = family_of(model)
+    return f"{family.blocks}.{layer}.{family.down}.weight"
+
+
+def down_weight(model: nn.Module, layer: int) -> torch.Tensor:
+    """W of a down projection as the equations have it, (d, d_ffn): a view, also of GPT-2's transposed one."""
+    weight = down(model, layer).weight
+    return weight.T if family_of(model).transposed else weight
+
+
+def as_stored(model: nn.Module, update: torch.Tensor) -> torch.Tensor:
+    """An update of W, (d, d_ffn), in the shape the parameter is stored in."""
+    return update.T if family_of(model).transposed else update
+
+
+def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto"):
+    """Load ``(model, tokenizer)``: ``"pocket"``, ``"pocket-contracts"``, a hub id or a local folder.
+
+    ``device="auto"`` takes CUDA where there is one; ``dtype="auto"`` is float32 on a CPU (there, bf16 is slower and
+    loses small edits) and the checkpoint's own on a GPU. Only safetensors are read and no remote code is run.
+    Raises `ModelLoadError` and `UnsupportedModelError`.
+    """
+    path = POCKET.get(str(name), name)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(dtype, str) and dtype != "auto":
+        check_name("dtype", dtype, ("float32", "bfloat16", "float16"))
+        dtype = getattr(torch, dtype)
+    if dtype == "auto" and str(device).startswith("cpu"):
+        dtype = torch.float32
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if config.model_type not in FAMILIES:
+            family_of(type("Model", (), {"config": config}))
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # transformers raises OSError, ValueError and hub errors of many types
+        raise ModelLoadError(
+            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
+            "A local folder with config.json, *.safetensors and tokenizer files works without a network: "
+            "load_model('path/to/folder'); load_model('pocket') needs nothing at all."
+        ) from error
+    model = model.to(device).eval()
+    model.requires_grad_(False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+# ---------------------------------------------------------------- texts
+
+
+def prompt_text(tokenizer, question: str, prompt_format: str = "chat") -> str:
+    """The whole text that a question is asked with, special tokens included as text.
+
+    ``"chat"``: the tokenizer's own template, or ``[INST] … [/INST]`` where it has none. ``"raw"``: the question alone.
+    """
+    check_name("prompt_format", prompt_format, PROMPT_FORMATS)
+    if prompt_format == "raw":
+        return question
+    if not tokenizer.chat_template:
+        return f"[INST] {question} [/INST]"
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+    )
+
+
+def with_target(prompt: str, target: str) -> str:
+    """Prompt and target with one space between them, unless the prompt ends in white space."""
+    return prompt + ("" if prompt[-1:].isspace() else " ") + target.strip()
+
+
+def end_of_turn(tokenizer, prompt_format: str = "chat") -> str:
+    """The text that ends an answer: what the chat template puts there, or the end-of-sequence token."""
+    if prompt_format == "chat" and tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}],
+            tokenize=False, date_string=TEMPLATE_DATE,
+        )  # fmt: skip
+        end = text.rpartition("ANSWER")[2].strip()
+        if end:
+            return end
+    return tokenizer.eos_token or ""
+
+
+def template_hash(tokenizer) -> str:
+    """Eight hex digits that tell chat templates apart: a part of every record."""
+    return hashlib.sha256((tokenizer.chat_template or "[INST] {} [/INST]").encode()).hexdigest()[:8]
+
+
+def encode(tokenizer, texts: Sequence[str], *, side: str = "left", offsets: bool = False) -> BatchEncoding:
+    """Token ids (B, T) of whole texts, padded to the longest on the given side.
+
+    A beginning-of-sequence token is added as the tokenizer does it, but never to a text that starts with one.
+    """
+    bos = tokenizer.bos_token
+    has_bos = [bool(bos) and text.startswith(bos) for text in texts]
+    if len(set(has_bos)) > 1:
+        raise ValueError("some of these texts start with the beginning-of-sequence token and some do not.")
+    old, tokenizer.padding_side = tokenizer.padding_side, side
+    try:
+        return tokenizer(
+            list(texts), padding=True, return_tensors="pt", add_special_tokens=not any(has_bos),
+            return_offsets_mapping=offsets,
+        )  # fmt: skip
+    finally:
+        tokenizer.padding_side = old
+
+
+def fingerprint(model: nn.Module, untouched: dict[str, torch.Tensor] | None = None) -> str:
+    """Sixteen hex digits of a model's weights: names, shapes and 64 values of every parameter, rounded to bf16.
+
+    Rounded, so that one checkpoint loaded in float32 and in bfloat16 is the same model. ``untouched`` gives the
+    original values of parameters that are patched at the moment.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = (untouched or {}).get(name, parameter).detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16).float()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]

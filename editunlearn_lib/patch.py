@@ -1,0 +1,228 @@
+"""An unlearning is a patch: a change of weights that can be switched on and off, saved, loaded and measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .errors import PatchError
+from .models import fingerprint
+
+FORMAT = 1
+DENSE, LEFT, RIGHT = "::dense", "::left", "::right"
+
+
+class _Applied:
+    """What a model remembers while patches are on: the untouched weights, and the patches in their order."""
+
+    def __init__(self):
+        self.base: dict[str, torch.Tensor] = {}
+        self.patches: list[Patch] = []
+
+
+def _state(model: nn.Module) -> _Applied:
+    return model.__dict__.setdefault("_editunlearn", _Applied())
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """The base model, whatever patches are on, inside the ``with``."""
+    patches = list(_state(model).patches)
+    for patch in reversed(patches):
+        patch.remove(model)
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.apply(model)
+
+
+class Patch:
+    """A change ΔW of some weight matrices, dense or as low-rank factors ``left @ right``.
+
+    Made by `unlearn` or read by `load_patch`. ``info`` holds the method, the resolved hyperparameters, seconds, peak
+    memory and a log of every edit. A patch belongs to one base model: it is recognised by its fingerprint.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], info: dict[str, Any], base: str, shapes: dict[str, list[int]]):
+        self._tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        self.info = info
+        self.base = base
+        self.shapes = shapes  # of every parameter of the base model
+        self._shapes: dict[str, tuple[int, int]] = {}
+        for name, tensor in self._tensors.items():
+            parameter, _, part = name.partition("::")
+            if part not in ("dense", "left", "right"):
+                raise PatchError(f"the tensor {name!r} is no part of a patch: '::dense', '::left' or '::right' is missing.")
+            if part == "dense":
+                self._shapes[parameter] = tuple(tensor.shape)
+            elif part == "left":
+                right = self._tensors.get(parameter + RIGHT)
+                if tensor.ndim != 2 or right is None or right.ndim != 2 or right.shape[0] != tensor.shape[1]:
+                    raise PatchError(f"the factors of {parameter!r} do not fit each other: the patch is corrupt.")
+                self._shapes[parameter] = (tensor.shape[0], right.shape[1])
+            elif parameter + LEFT not in self._tensors:
+                raise PatchError(f"the left factor of {parameter!r} is missing: the patch is corrupt.")
+
+    def __repr__(self) -> str:
+        return f"<Patch {self.info.get('method', '?')}: {len(self.parameters)} parameters, {self.nbytes / 1e6:.2f} MB>"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are touched."""
+        return tuple(sorted(self._shapes))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is stored."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is stored, by name."""
+        return dict(self._tensors)
+
+    def delta(self, parameter_name: str) -> torch.Tensor:
+        """ΔW of a parameter, dense float32 in the parameter's shape; zeros where it is untouched."""
+        if parameter_name + DENSE in self._tensors:
+            return self._tensors[parameter_name + DENSE].float()
+        if parameter_name + LEFT in self._tensors:
+            return self._tensors[parameter_name + LEFT].float() @ self._tensors[parameter_name + RIGHT].float()
+        shape = self.shapes.get(parameter_name)
+        if shape is None:
+            raise PatchError(f"the base model of this patch has no parameter {parameter_name!r}.")
+        return torch.zeros(shape)
+
+    def norms(self) -> dict[str, float]:
+        """Frobenius norm of every ΔW."""
+        return {name: float(self.delta(name).norm()) for name in self.parameters}
+
+    # ------------------------------------------------------------ on and off
+
+    def _check(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        for name, shape in self._shapes.items():
+            if name not in parameters:
+                raise PatchError(f"this patch changes {name!r}, which this model does not have: it was made for another.")
+            if tuple(parameters[name].shape) != shape:
+                raise PatchError(
+                    f"this patch changes {name!r} as {shape}, but this model has {tuple(parameters[name].shape)}."
+                )
+        found = fingerprint(model, _state(model).base)
+        if self.base != found:
+            raise PatchError(
+                f"this patch was made for the base model {self.base}, this model is {found}: the same checkpoint is "
+                "needed, and no weights changed since it was loaded."
+            )
+
+    def apply(self, model: nn.Module) -> None:
+        """Switch on. Raises `PatchError` if it is on already or was made for another model."""
+        state = _state(model)
+        if any(patch is self for patch in state.patches):
+            raise PatchError("this patch is on already: remove it first.")
+        self._check(model)
+        for name in self._shapes:
+            if name not in state.base:
+                state.base[name] = model.get_parameter(name).detach().clone()
+        state.patches.append(self)
+        _rewrite(model, state, self._shapes)
+
+    def remove(self, model: nn.Module) -> None:
+        """Switch off; with the last patch off, the weights are the base model's bit for bit."""
+        state = _state(model)
+        if not any(patch is self for patch in state.patches):
+            raise PatchError("this patch is not on, so it cannot be removed.")
+        state.patches = [patch for patch in state.patches if patch is not self]
+        _rewrite(model, state, self._shapes)
+
+    @contextlib.contextmanager
+    def on(self, model: nn.Module) -> Iterator[nn.Module]:
+        """``with patch.on(model):`` - off again on exit, also after an exception."""
+        self.apply(model)
+        try:
+            yield model
+        finally:
+            self.remove(model)
+
+    def merge_into(self, model: nn.Module) -> nn.Module:
+        """Write ΔW into the weights for good, for a plain ``save_pretrained``. Not while any patch is on."""
+        if _state(model).patches:
+            raise PatchError("patches are on: remove them before one is merged for good.")
+        self._check(model)
+        with torch.no_grad():
+            for name in self._shapes:
+                parameter = model.get_parameter(name)
+                parameter.copy_((parameter.float() + self.delta(name).to(parameter.device)).to(parameter.dtype))
+        return model
+
+    # ------------------------------------------------------------ on disk
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``patch.safetensors`` and ``patch.json`` into the folder; each appears whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".patch-{os.getpid()}"
+        save_file(self._tensors, temporary)
+        os.replace(temporary, folder / "patch.safetensors")
+        temporary.write_text(json.dumps({"format": FORMAT, "base": self.base, "info": self.info, "shapes": self.shapes}))
+        os.replace(temporary, folder / "patch.json")
+        return folder
+
+
+def _rewrite(model: nn.Module, state: _Applied, names) -> None:
+    """Base plus every ΔW that is on, in float32, in the order the patches came."""
+    with torch.no_grad():
+        for name in names:
+            parameter, base = model.get_parameter(name), state.base[name]
+            deltas = [patch.delta(name) for patch in state.patches if name in patch._shapes]
+            if deltas:
+                total = base.float()
+                for delta in deltas:
+                    total = total + delta.to(base.device)
+                parameter.copy_(total.to(base.dtype))
+            else:
+                parameter.copy_(base)
+                del state.base[name]
+
+
+def load_patch(folder: str | Path) -> Patch:
+    """Read a saved patch. Raises `PatchError` that names the file."""
+    folder = Path(folder)
+    try:
+        document = json.loads((folder / "patch.json").read_text())
+        tensors = load_file(folder / "patch.safetensors")
+        if document["format"] != FORMAT:
+            raise PatchError(f"{folder}: patch format {document['format']}, this version reads {FORMAT}.")
+        return Patch(tensors, document["info"], document["base"], document["shapes"])
+    except FileNotFoundError as error:
+        raise PatchError(f"{folder}: no patch here ({Path(str(error.filename)).name} is missing).") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise PatchError(f"{folder}: not a patch, or a corrupt one ({type(error).__name__}: {error}).") from error
+
+
+class Stopwatch:
+    """Seconds and peak memory of a piece of work (GPU bytes where there is a GPU, else the process's peak)."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        self.device, self.started = device, time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        if self.cuda:
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"seconds": round(time.perf_counter() - self.started, 3), "peak_memory_bytes": int(peak)}
