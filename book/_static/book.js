@@ -1,0 +1,228 @@
+/* The page script of the book: draws the figures, gives them native controls, runs the side-by-side view.
+   No dependency but plotly.min.js, which is loaded only on pages that have figures. */
+(() => {
+  "use strict";
+  const PLOTLY = new URL("vendor/plotly.min.js", document.currentScript.src).href;
+  const NARROW = 520; // px: a phone
+
+  /** An element with properties and children; text is never parsed as HTML. */
+  function make(tag, properties = {}, ...children) {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  }
+
+  /** A select with a label; `options` are [value, text] pairs or {label, options} groups. */
+  function makeSelect(label, options) {
+    const select = make("select");
+    for (const entry of options) {
+      if (Array.isArray(entry)) select.append(new Option(entry[1], entry[0]));
+      else select.append(make("optgroup", { label: entry.label }, ...entry.options.map(([v, t]) => new Option(t, v))));
+    }
+    return [make("label", {}, make("span", { textContent: label }), select), select];
+  }
+
+  // ------------------------------------------------------------------------------------------------ figures
+
+  /** The theme's colours, as the browser resolves them. */
+  function themeColours() {
+    const probe = document.body.appendChild(make("span", { hidden: true }));
+    const read = (name) => {
+      probe.style.color = `var(--pst-color-${name})`;
+      return getComputedStyle(probe).color;
+    };
+    const colours = { ink: read("text-base"), soft: read("text-muted"), line: read("border"), ground: read("background") };
+    probe.remove();
+    return colours;
+  }
+
+  /** What a figure's layout takes from the theme. */
+  function themed(layout) {
+    const { ink, soft, line, ground } = themeColours();
+    const update = {
+      "font.color": ink, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      "hoverlabel.bgcolor": ground, "hoverlabel.bordercolor": soft, "hoverlabel.font.color": ink,
+      "modebar.bgcolor": "rgba(0,0,0,0)", "modebar.color": soft, "modebar.activecolor": ink,
+    };
+    for (const key of Object.keys(layout)) {
+      if (/^[xy]axis\d*$/.test(key)) {
+        Object.assign(update, { [`${key}.gridcolor`]: line, [`${key}.linecolor`]: soft, [`${key}.zerolinecolor`]: soft });
+      } else if (/^polar\d*$/.test(key)) {
+        update[`${key}.bgcolor`] = "rgba(0,0,0,0)";
+        for (const axis of ["radialaxis", "angularaxis"]) {
+          Object.assign(update, { [`${key}.${axis}.gridcolor`]: line, [`${key}.${axis}.linecolor`]: soft });
+        }
+      }
+    }
+    (layout.annotations || []).forEach((_, i) => { update[`annotations[${i}].font.color`] = soft; });
+    return update;
+  }
+
+  /** Margins, type and height for the width at hand; the title has moved into the page. */
+  function fitted(layout, width) {
+    const phone = width < NARROW;
+    return {
+      height: Math.min(layout.height || 450, Math.max(300, width * (layout.polar ? 0.92 : 1.1))),
+      "font.size": phone ? 11 : 13,
+      "margin.l": phone ? 48 : 60, "margin.r": phone ? 38 : 60, "margin.t": 34, "margin.b": phone ? 46 : 56,
+    };
+  }
+
+  function run(plot, step) {
+    const args = structuredClone(step.args || []); // Plotly may keep and change what it is given
+    if (step.method !== "skip") return Plotly[step.method || "restyle"](plot, ...args);
+  }
+
+  /** Plotly's menus and sliders cannot be reached by keyboard: the same steps, behind native controls. */
+  function addControls(plot, box, menus, sliders) {
+    for (const menu of menus) {
+      const [label, select] = makeSelect(menu.name || "Show", menu.buttons.map((b, i) => [i, b.label]));
+      select.value = String(menu.active || 0);
+      select.addEventListener("change", () => run(plot, menu.buttons[select.value]));
+      box.append(label);
+    }
+    for (const slider of sliders) {
+      const name = ((slider.currentvalue || {}).prefix || slider.name || "Step").replace(/[\s:=]+$/, "");
+      const value = make("output");
+      const input = make("input", { type: "range", min: 0, max: slider.steps.length - 1, step: 1 });
+      const tell = () => {
+        value.textContent = slider.steps[input.value].label;
+        input.setAttribute("aria-valuetext", value.textContent);
+      };
+      input.value = slider.active || 0;
+      input.addEventListener("input", () => { tell(); run(plot, slider.steps[input.value]); });
+      tell();
+      box.append(make("label", {}, make("span", { textContent: name }), input, value));
+    }
+  }
+
+  /** The legend as buttons, with the marks that Plotly drew for its own. */
+  function addLegend(plot, box) {
+    const drawn = [...plot.querySelectorAll(".legend .traces")];
+    const keys = plot.data.map((trace, i) => {
+      const button = make("button", { type: "button" });
+      button.setAttribute("aria-pressed", String(trace.visible !== "legendonly"));
+      const mark = drawn[i] && drawn[i].querySelector(".layers");
+      if (mark) {
+        const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+        for (const [k, v] of Object.entries({ width: 34, height: 16, viewBox: "3 -8 34 16", "aria-hidden": "true" })) svg.setAttribute(k, v);
+        const copy = mark.cloneNode(true);
+        copy.removeAttribute("transform");
+        svg.append(copy);
+        button.append(svg);
+      }
+      button.append(trace.name);
+      const emphasise = (only) => Plotly.restyle(plot, { opacity: plot.data.map((_, j) => (only < 0 || only === j ? 1 : 0.15)) });
+      button.addEventListener("click", () => {
+        const show = button.getAttribute("aria-pressed") === "false";
+        button.setAttribute("aria-pressed", String(show));
+        Plotly.restyle(plot, { visible: show ? true : "legendonly" }, [i]);
+      });
+      button.addEventListener("pointerenter", (e) => { if (e.pointerType === "mouse") emphasise(i); });
+      button.addEventListener("pointerleave", (e) => { if (e.pointerType === "mouse") emphasise(-1); });
+      button.addEventListener("focus", () => { if (button.matches(":focus-visible")) emphasise(i); });
+      button.addEventListener("blur", () => emphasise(-1));
+      return make("li", {}, button);
+    });
+    const list = make("ul", { className: "eu-keys" }, ...keys);
+    list.setAttribute("role", "list");
+    list.setAttribute("aria-label", "Legend: show or hide a method");
+    box.after(list);
+  }
+
+  async function draw(figure) {
+    const { data, layout } = JSON.parse(figure.querySelector(":scope > script").textContent);
+    const plot = figure.querySelector(".eu-plot");
+    const box = figure.querySelector(".eu-controls");
+    const { updatemenus = [], sliders = [], ...rest } = layout;
+    const legend = data.length > 1 && rest.showlegend !== false;
+    plot.replaceChildren();
+    await Plotly.newPlot(plot, data, { ...rest, autosize: true, showlegend: legend, legend: { itemsizing: "trace" } }, {
+      displaylogo: false, modeBarButtons: [["toImage"]], responsive: false,
+    });
+    addControls(plot, box, updatemenus, sliders);
+    if (legend) addLegend(plot, box);
+    const dress = () => Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth), showlegend: false });
+    await dress();
+    new MutationObserver(dress).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+    // Also when a tab or a fold-out shows the figure for the first time.
+    let width = plot.clientWidth;
+    new ResizeObserver(() => {
+      if (!plot.clientWidth || plot.clientWidth === width) return;
+      width = plot.clientWidth;
+      requestAnimationFrame(() => Plotly.relayout(plot, { ...fitted(rest, width), width }));
+    }).observe(plot);
+    figure.dataset.drawn = "true";
+  }
+
+  function drawAll() {
+    const figures = [...document.querySelectorAll(".eu-figure")];
+    if (!figures.length) return;
+    const script = make("script", { src: PLOTLY });
+    script.addEventListener("load", async () => { for (const figure of figures) await draw(figure); });
+    document.head.append(script); // if it is missing, the alt text stays
+  }
+
+  // ------------------------------------------------------------------------------------------------ side by side
+
+  function sideBySide(view) {
+    const { cases, outcomes } = JSON.parse(view.querySelector(":scope > script").textContent);
+    const count = view.querySelector(".eu-count");
+    // From fold-outs, which need no script, to one question at a time.
+    const nodes = [...view.querySelectorAll(":scope > details")].map((fold) => {
+      const node = make("div", { className: "eu-case" });
+      fold.replaceWith(node);
+      node.append(...fold.childNodes);
+      const summary = node.querySelector("summary");
+      summary.replaceWith(make("p", { className: "eu-question" }, ...summary.childNodes));
+      return node;
+    });
+    const groups = [...new Set(cases.map((c) => c.group))].map((label) => ({
+      label, options: cases.flatMap((c, i) => (c.group === label ? [[i, c.question]] : [])),
+    }));
+    const [questionLabel, question] = makeSelect("Question", groups);
+    const [outcomeLabel, outcome] = makeSelect("Outcome", [["", "all"], ...outcomes.map((o) => [o, o])]);
+    view.querySelector(".eu-controls").append(questionLabel, outcomeLabel);
+
+    function show() {
+      const wanted = outcome.value;
+      const fits = cases.map((c) => !wanted || c.outcomes.includes(wanted));
+      [...question.querySelectorAll("option")].forEach((option) => { option.disabled = !fits[option.value]; });
+      if (!fits[question.value] && fits.includes(true)) question.value = String(fits.indexOf(true));
+      nodes.forEach((node, i) => { node.hidden = String(i) !== question.value; });
+      const items = [...nodes[question.value].querySelectorAll("li")];
+      // The base model stays: without it there is nothing to compare with.
+      items.forEach((item) => { item.hidden = Boolean(wanted) && item.dataset.outcome !== wanted && item.dataset.method !== "base"; });
+      const matching = items.filter((item) => !wanted || item.dataset.outcome === wanted).length;
+      count.textContent = wanted
+        ? `“${wanted}”: ${matching} of ${items.length} outputs to this question; ${fits.filter(Boolean).length} of ${cases.length} questions have one.`
+        : `${cases.length} questions, ${items.length} outputs to this one.`;
+    }
+    function remember() {
+      const state = new URLSearchParams({ q: cases[question.value].key });
+      if (outcome.value) state.set("outcome", outcome.value);
+      history.replaceState(null, "", `#${view.id}?${state}`);
+    }
+    function restore() {
+      const [id, query] = location.hash.slice(1).split("?");
+      if (id !== view.id || !query) return;
+      const state = new URLSearchParams(query);
+      const i = cases.findIndex((c) => c.key === state.get("q"));
+      if (i >= 0) question.value = String(i);
+      outcome.value = outcomes.includes(state.get("outcome")) ? state.get("outcome") : "";
+      show();
+      view.scrollIntoView();
+    }
+    for (const select of [question, outcome]) select.addEventListener("change", () => { show(); remember(); });
+    addEventListener("hashchange", restore);
+    show();
+    restore();
+  }
+
+  function start() {
+    document.querySelectorAll(".eu-sbs").forEach(sideBySide);
+    drawAll();
+  }
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();

@@ -1,0 +1,105 @@
+"""Build the book from executed notebooks: `python book/build.py`.
+
+Copies the two vendored scripts, tidies the executed notebooks and runs Jupyter Book with warnings as errors.
+What is up to date is left alone, so a second run is quick. Notebooks are not executed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+
+
+def vendored() -> dict[str, Path]:
+    """The scripts that every page shares and the installed files they come from."""
+    plotly = importlib.util.find_spec("plotly")
+    return {
+        "plotly.min.js": Path(plotly.origin).parent / "package_data" / "plotly.min.js",
+        "tex-svg.js": _packaged("sphinx-mathjax-offline", "tex-svg.js"),
+    }
+
+
+def _packaged(package: str, name: str) -> Path:
+    """A file of an installed package, found without importing it (its module name is not an identifier)."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit(f"The book needs {name} for its formulas: pip install {package}")
+    return Path(next(f for f in files if f.name == name).locate())
+
+
+def copy_vendored(target: Path) -> None:
+    """Copy the scripts unless the copies are the same already."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name, source in vendored().items():
+        copy = target / name
+        if not copy.exists() or copy.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, copy)
+
+
+def tidy(notebook: Path) -> bool:
+    """Hide the parameter cells, drop what papermill and widgets leave behind; True if the file changed."""
+    before = notebook.read_text(encoding="utf-8")
+    book = json.loads(before)
+    for key in ("papermill", "widgets"):
+        book["metadata"].pop(key, None)
+    for cell in book["cells"]:
+        cell["metadata"].pop("papermill", None)
+        tags = cell["metadata"].get("tags", [])
+        if {"parameters", "injected-parameters"} & set(tags) and "hide-input" not in tags:
+            cell["metadata"]["tags"] = [*tags, "hide-input"]
+    after = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    if after == before:
+        return False  # an untouched file is not read again by Sphinx
+    notebook.write_text(after, encoding="utf-8")
+    return True
+
+
+def missing_pages(root: Path) -> list[str]:
+    """Pages of _toc.yml that are not there."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    pages, queue = [toc["root"]], [toc]
+    while queue:
+        entry = queue.pop()
+        for child in [c for key in ("parts", "chapters", "sections") for c in entry.get(key, [])]:
+            queue.append(child)
+            pages += [child["file"]] if "file" in child else []
+    return [page for page in pages if not any((root / f"{page}{end}").exists() for end in (".md", ".ipynb"))]
+
+
+def build(root: Path) -> Path:
+    """Build the book of `root`; the folder of its pages."""
+    copy_vendored(root / "book" / "_static" / "vendor")
+    for notebook in sorted((root / "book" / "executed").glob("*.ipynb")):
+        tidy(notebook)
+    if absent := missing_pages(root):
+        sys.exit(f"_toc.yml names pages that are not there: {', '.join(absent)}. Execute the notebooks first.")
+    start = "from jupyter_book.cli.main import main; main()"  # this interpreter's, whatever PATH says
+    run = [sys.executable, "-c", start, "build", str(root), "--path-output", str(root)]
+    done = subprocess.run([*run, "-W", "--keep-going", "-q"], check=False)
+    if done.returncode:
+        # Sphinx would not read the pages again, and the next run would pass without their warnings.
+        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
+        sys.exit(done.returncode)
+    return root / "_build" / "html"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", nargs="?", type=Path, default=HERE.parent, help="folder with _config.yml and _toc.yml")
+    pages = build(parser.parse_args().root.resolve())
+    print(f"The book is at {pages / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()

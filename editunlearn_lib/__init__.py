@@ -1,0 +1,32 @@
+"""Editing as unlearning: editing and unlearning methods behind one protocol.
+
+    import editunlearn_lib as eu
+    model, tokenizer = eu.load_model("pocket")
+    split = eu.load_split("factual", n_forget=40, seed=0)
+    patch = eu.unlearn(model, tokenizer, split, method="memit")
+    with patch.on(model):
+        records = eu.evaluate(model, tokenizer, split)
+    eu.summarise(records)
+"""
+
+from . import losses, metrics
+from .covariance import CovarianceSource
+from .data import QA, ForgetSplit, load_split
+from .errors import (
+    DatasetError, EditUnlearnError, ModelLoadError, PatchError, RequestError, StoreError, UnknownNameError,
+    UnsupportedModelError,
+)  # fmt: skip
+from .evaluation import evaluate, generate, summarise
+from .hparams import preset
+from .methods import METHODS, unlearn
+from .models import load_model
+from .paper import paper_tables, paper_text
+from .patch import Patch, load_patch
+
+__version__ = "0.1.0"
+__all__ = [
+    "METHODS", "QA", "CovarianceSource", "DatasetError", "EditUnlearnError", "ForgetSplit", "ModelLoadError", "Patch",
+    "PatchError", "RequestError", "StoreError", "UnknownNameError", "UnsupportedModelError", "evaluate", "generate",
+    "load_model", "load_patch", "load_split", "losses", "metrics", "paper_tables", "paper_text", "preset", "summarise",
+    "unlearn",
+]  # fmt: skip

@@ -1,0 +1,681 @@
+"""Figures and tables from records and summaries: what the book shows and what a live notebook shows.
+
+Nothing here touches a model. Two Plotly figures (`radar`, `trade_off`) and two HTML objects (`side_by_side`,
+`table`) take data frames and return something that a notebook displays. Each carries a provenance line, alt text
+and a link to its data as CSV. `use_book_renderer()` makes Plotly figures appear in JupyterLab and in the offline
+book alike; in the book, `book/_static/book.js` turns menus into native controls.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.io.base_renderers import MimetypeRenderer
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How each method looks, everywhere
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn: Okabe-Ito colour, marker symbol, line dash."""
+
+    label: str
+    colour: str
+    symbol: str
+    dash: str = "solid"
+
+
+# Seven legible Okabe-Ito hues cannot tell twelve methods apart, so the shape does: editing methods are filled and
+# solid, training methods open and dashed, references grey. Colour is a help, never the only cue. Yellow and black
+# are left out: one vanishes on white, the other on a dark page.
+STYLES: dict[str, Style] = {
+    "base": Style("Base model", "#808080", "x", "dot"),
+    "retrained": Style("Retrained", "#808080", "star", "dot"),
+    "ga": Style("GA", "#D55E00", "circle-open", "dash"),
+    "gd": Style("GD", "#56B4E9", "square-open", "dash"),
+    "kl": Style("KL", "#009E73", "diamond-open", "dash"),
+    "dpo": Style("DPO", "#CC79A7", "triangle-up-open", "dash"),
+    "idk": Style("IDK fine-tuning", "#E69F00", "triangle-down-open", "dash"),
+    "rome": Style("ROME", "#E69F00", "triangle-up"),
+    "memit": Style("MEMIT", "#56B4E9", "triangle-down"),
+    "grace": Style("GRACE", "#CC79A7", "diamond"),
+    "wise": Style("WISE", "#0072B2", "square"),
+    "alphaedit": Style("AlphaEdit", "#D55E00", "circle"),
+}
+
+DATASET_LABELS = {
+    "factual": "Factual (pretrained knowledge)",
+    "contracts": "Contracts (finetuned knowledge)",
+    "pistol": "PISTOL (finetuned knowledge)",
+    "tofu-facts": "TOFU facts (pretrained knowledge)",
+}
+
+WANTED = {
+    "forget": "to be forgotten: the answer should be gone",
+    "rephrased": "a forgotten fact asked in other words: the answer should be gone",
+    "retain": "to be kept: the answer should still come",
+    "unseen": "kept, and never shown to any method: the answer should still come",
+}
+GONE = ("forget", "rephrased")  # the sets whose answers should be gone; everywhere else they should stay
+OUTCOMES = ("correct", "refusal", "other answer", "garbled")
+
+
+def style(method: str) -> Style:
+    """The style of a method; one that is not built in gets a neutral one under its own name."""
+    return STYLES.get(method, Style(method, "#808080", "hexagon"))
+
+
+def _ordered(methods: Iterable[str]) -> list[str]:
+    """References first, then training, then editing methods; unknown ones last, by name."""
+    rank = {name: i for i, name in enumerate(STYLES)}
+    return sorted(set(methods), key=lambda m: (rank.get(m, len(rank)), m))
+
+
+def _dataset_label(name: str) -> str:
+    return DATASET_LABELS.get(name, name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Objects that a notebook displays
+
+
+@dataclass(frozen=True)
+class Html:
+    """A piece of HTML with a plain-text fallback for terminals and screen logs."""
+
+    html: str
+    text: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.text}
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+class BookRenderer(MimetypeRenderer):
+    """Plotly figures for JupyterLab (its own MIME type), for the offline book (HTML) and for terminals (alt text).
+
+    The HTML holds the figure as JSON and no script: the book's page script finds it and draws it with the one copy
+    of plotly.js that all pages share.
+    """
+
+    def to_mimebundle(self, fig_dict: dict) -> dict[str, Any]:
+        figure = json.loads(pio.to_json(fig_dict, validate=False, remove_uids=False))
+        meta = figure["layout"].get("meta") or {}
+        title = (figure["layout"].get("title") or {}).get("text", "")
+        alt = meta.get("alt") or title or "Figure"
+        html = _figure_html(figure, meta, alt)
+        return {"application/vnd.plotly.v1+json": figure, "text/html": html, "text/plain": alt}
+
+
+def use_book_renderer() -> None:
+    """Make `BookRenderer` the default renderer of Plotly; on Colab, which has no JupyterLab, leave Plotly's own."""
+    pio.renderers["book"] = BookRenderer()
+    if "google.colab" not in sys.modules:
+        pio.renderers.default = "book"
+
+
+def _figure_html(figure: dict, meta: dict, alt: str) -> str:
+    layout = {key: value for key, value in figure["layout"].items() if key != "meta"}
+    head = ""
+    if meta.get("title"):  # the title moves out of the drawing: HTML wraps on a phone, SVG text does not
+        head = f'<p class="eu-title">{escape(meta["title"])}</p><p class="eu-reading">{escape(meta["reading"])}</p>'
+        layout.pop("title", None)
+    data = _json_for_script({"data": figure["data"], "layout": layout})
+    return (
+        f'<div class="eu eu-figure" role="group" aria-label="{escape(alt)}">{head}<div class="eu-controls"></div>'
+        f'<div class="eu-plot"><p>{escape(alt)}</p></div><script type="application/json">{data}</script>'
+        f"{_note(meta.get('provenance', ''), meta.get('csv', ''), meta.get('name', 'figure'))}</div>"
+    )
+
+
+def _json_for_script(value: Any) -> str:
+    """JSON that cannot end the <script> element it lies in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _note(provenance: str, csv: str, name: str) -> str:
+    """The line under a figure: where the numbers come from, and the numbers themselves."""
+    parts = [f'<span class="eu-provenance">Source: {escape(provenance)}</span>'] if provenance else []
+    if csv:
+        address = "data:text/csv;charset=utf-8," + quote(csv)
+        parts.append(f'<a href="{address}" download="{escape(name)}.csv">Download CSV</a>')
+    return f'<p class="eu-note">{" · ".join(parts)}</p>' if parts else ""
+
+
+def _finish(
+    fig: go.Figure, *, title: str, reading: str, alt: str, provenance: str, csv: str, name: str, height: int
+) -> go.Figure:
+    """What all figures share. `reading` says which direction is good; it stands under the title."""
+    fig.update_layout(
+        template=go.layout.Template(),  # an empty template: the default one alone is 7 kB a figure
+        title={"text": title, "x": 0, "xref": "paper", "subtitle": {"text": f"{reading}<br>Source: {provenance}"}},
+        meta={"title": title, "reading": reading, "alt": alt, "provenance": provenance, "csv": csv, "name": name},
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#222832"},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        height=height,
+        margin={"l": 60, "r": 30, "t": 110, "b": 60},
+        dragmode=False,  # a finger on the figure scrolls the page
+        hoverlabel={"align": "left"},
+    )
+    return fig
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks on what comes in
+
+
+def _need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}; its columns are {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise ValueError(f"{what} has no rows")
+
+
+def _one_per(frame: pd.DataFrame, keys: Sequence[str], what: str) -> None:
+    """Refuse to draw two values for one mark: the caller has to say which of them is meant."""
+    double = frame[frame.duplicated(list(keys), keep=False)]
+    if double.empty:
+        return
+    first = double.iloc[0]
+    same = double[(double[list(keys)] == first[list(keys)]).all(axis=1)]
+    cell = ("model", "n_forget", "targets", "merge", "mode", "seed", "table", "stage", "metric")
+    vary = [f"{c} ({', '.join(map(str, same[c].unique()))})" for c in cell if c in same and same[c].nunique() > 1]
+    where = ", ".join(f"{k}={first[k]!r}" for k in keys)
+    raise ValueError(f"{what} has {len(same)} rows for {where}. Select one value of: {'; '.join(vary) or 'the row'}.")
+
+
+def _number(value: Any) -> float | None:
+    """A float for JSON, None where there is none."""
+    return None if value is None or pd.isna(value) else round(float(value), 4)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+class _Summary:
+    """Look-up of a summary by data set, method and set; ROUGE-1 recall and its interval."""
+
+    def __init__(self, summary: pd.DataFrame, methods: Sequence[str] | None):
+        _need(summary, ("dataset", "method", "set", "rouge1_recall", "score"), "summary")
+        if methods is not None:
+            summary = summary[summary["method"].isin(list(methods))]
+            _need(summary, (), f"summary, for the methods {', '.join(methods)},")
+        _one_per(summary, ("dataset", "method", "set"), "summary")
+        self.frame = summary
+        self.datasets = list(dict.fromkeys(summary["dataset"]))
+        self.methods = list(methods) if methods is not None else _ordered(summary["method"])
+        self._rows = {(r["dataset"], r["method"], r["set"]): r for r in summary.to_dict("records")}
+
+    def get(self, dataset: str, method: str, which: str, column: str = "rouge1_recall") -> float | None:
+        return _number(self._rows.get((dataset, method, which), {}).get(column))
+
+    def interval(self, dataset: str, method: str, which: str, metric: str = "rouge1_recall") -> tuple:
+        """Value, low, high; without an interval both ends are the value."""
+        value = self.get(dataset, method, which, metric)
+        low, high = (self.get(dataset, method, which, f"{metric}_{end}") for end in ("low", "high"))
+        return value, value if low is None else low, value if high is None else high
+
+    def score(self, dataset: str, method: str) -> float | None:
+        scores = (self.get(dataset, method, s, "score") for s in ("forget", "retain"))
+        return next((s for s in scores if s is not None), None)
+
+    def in_words(self, dataset: str) -> str:
+        """The scores of one data set, best first: the part of the alt text that carries the finding."""
+        scores = {m: s for m in self.methods if (s := self.score(dataset, m)) is not None}
+        ranked = sorted(scores, key=lambda m: -scores[m])
+        return f"{_dataset_label(dataset)}, score: " + ", ".join(f"{style(m).label} {scores[m]:.2f}" for m in ranked)
+
+
+def _flip(value: float | None) -> float | None:
+    """1 - ROUGE: high is good, as on the other axes."""
+    return None if value is None else round(1 - value, 4)
+
+
+def _span(value: float | None, low: float | None, high: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f} ({low:.2f}–{high:.2f})"
+
+
+def _marker(look: Style, size: int) -> dict[str, Any]:
+    """A filled mark has a thin grey edge, seen on white and on black; an open one is all edge, in its own colour."""
+    edge = {"width": 2 if "open" in look.symbol else 1, "color": "#808080"}
+    return {"symbol": look.symbol, "size": size, "color": look.colour, "line": edge}
+
+
+def _menu(datasets: Sequence[str], values: Sequence[dict[str, list]]) -> list[dict]:
+    """A menu that puts each data set's values into the same traces, so that the legend's choices stay."""
+    if len(datasets) < 2:
+        return []
+    buttons = [
+        {"label": _dataset_label(name), "method": "restyle", "args": [update]}
+        for name, update in zip(datasets, values, strict=True)
+    ]
+    return [{"name": "Data set", "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
+
+
+def _initial(values: dict[str, list], i: int) -> dict[str, Any]:
+    """The i-th trace's share of a restyle update; `error_x.array` becomes `error_x_array`."""
+    return {key.replace(".", "_"): column[i] for key, column in values.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Radar: three aims at once
+
+_AXES = (("forget", "Forget", True), ("retain", "Retain", False), ("rephrased", "Generalize", True))
+
+
+def radar(
+    summary: pd.DataFrame,
+    *,
+    provenance: str,
+    methods: Sequence[str] | None = None,
+    title: str = "Forgetting, retaining, generalizing",
+    alt: str | None = None,
+    name: str = "radar",
+) -> go.Figure:
+    """Three axes: 1 - ROUGE-1 on the forget set, ROUGE-1 on the retain set, 1 - ROUGE-1 on the rephrased questions.
+
+    `summary` has one row per data set, method and set; each data set is an entry of the menu. A method that was not
+    measured on an axis has a gap there, never a zero.
+    """
+    table = _Summary(summary, methods)
+    values = [_radar_values(table, dataset) for dataset in table.datasets]
+    fig = go.Figure()
+    for i, method in enumerate(table.methods):
+        look = style(method)
+        fig.add_scatterpolar(
+            name=look.label,
+            mode="lines+markers",
+            line={"color": look.colour, "width": 2, "dash": look.dash},
+            marker=_marker(look, 9),
+            hovertemplate="<b>%{fullData.name}</b><br>%{theta}: %{customdata}<extra></extra>",
+            connectgaps=False,
+            **_initial(values[0], i),
+        )
+    fig.update_layout(
+        polar={
+            "gridshape": "linear",
+            "sector": [-31, 211],  # the triangle without the empty lower half of its circle; a mark on the edge is cut
+            "radialaxis": {"range": [0, 1], "tickvals": [0.25, 0.5, 0.75, 1], "tickangle": 90, "angle": 90},
+            "angularaxis": {"rotation": 90, "direction": "clockwise"},
+        },
+        updatemenus=_menu(table.datasets, values),
+    )
+    about = "Radar chart; on each of three axes (forget, retain, generalize) further out is better."
+    return _finish(
+        fig,
+        title=title,
+        reading="Further out is better on every axis.",
+        alt=alt or f"{about} {'. '.join(map(table.in_words, table.datasets))}.",
+        provenance=provenance,
+        csv=_csv(table.frame),
+        name=name,
+        height=480,
+    )
+
+
+def _radar_values(table: _Summary, dataset: str) -> dict[str, list]:
+    labels = [label for _, label, _ in _AXES]
+    r, text = [], []
+    for method in table.methods:
+        points, words = [], []
+        for which, _, flip in _AXES:
+            value, low, high = table.interval(dataset, method, which)
+            if flip:
+                value, low, high = _flip(value), _flip(high), _flip(low)
+            points.append(value)
+            words.append(_span(value, low, high))
+        r.append([*points, points[0]])  # back to the first axis: the outline closes
+        text.append([*words, words[0]])
+    return {"r": r, "theta": [[*labels, labels[0]]] * len(r), "customdata": text}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Trade-off: the two aims that pull against each other
+
+
+def trade_off(
+    summary: pd.DataFrame,
+    *,
+    provenance: str,
+    methods: Sequence[str] | None = None,
+    title: str = "What forgetting costs",
+    alt: str | None = None,
+    name: str = "trade-off",
+) -> go.Figure:
+    """Forgotten (1 - ROUGE-1 on the forget set) against retained (ROUGE-1 on the retain set), with intervals.
+
+    Dotted lines join points of equal score = forgotten + retained; the score of 2 in the upper right corner is ideal.
+    """
+    table = _Summary(summary, methods)
+    values = [_trade_off_values(table, dataset) for dataset in table.datasets]
+    fig = go.Figure()
+    for i, method in enumerate(table.methods):
+        look = style(method)
+        bars = {"type": "data", "symmetric": False, "color": look.colour, "thickness": 1, "width": 0}
+        mine = {key: value for key, value in _initial(values[0], i).items() if not key.startswith("error")}
+        fig.add_scatter(
+            name=look.label,
+            mode="markers",
+            marker=_marker(look, 12),
+            error_x=bars | {"array": values[0]["error_x.array"][i], "arrayminus": values[0]["error_x.arrayminus"][i]},
+            error_y=bars | {"array": values[0]["error_y.array"][i], "arrayminus": values[0]["error_y.arrayminus"][i]},
+            hovertemplate="<b>%{fullData.name}</b><br>%{customdata}<extra></extra>",
+            cliponaxis=False,
+            **mine,
+        )
+    axis = {"range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False, "showgrid": False}
+    fig.update_layout(
+        xaxis=axis | {"title": {"text": "Forgotten: 1 − ROUGE-1, forget set →"}, "showline": True},
+        yaxis=axis | {"title": {"text": "Retained: ROUGE-1, retain set →"}, "showline": True},
+        shapes=[_iso_line(score) for score in _ISO_SCORES],
+        annotations=[_iso_label(score) for score in _ISO_SCORES],
+        updatemenus=_menu(table.datasets, values),
+    )
+    about = "Scatter plot of how much was forgotten against how much was retained; the upper right corner is ideal."
+    return _finish(
+        fig,
+        title=title,
+        reading="Up and to the right is better; dotted lines join equal scores; bars are intervals.",
+        alt=alt or f"{about} {'. '.join(map(table.in_words, table.datasets))}.",
+        provenance=provenance,
+        csv=_csv(table.frame),
+        name=name,
+        height=520,
+    )
+
+
+_ISO_SCORES = (0.5, 1.0, 1.5, 1.75)
+
+
+def _iso_line(score: float) -> dict:
+    """forgotten + retained = score, cut off at the unit square."""
+    left, right = max(0.0, score - 1), min(1.0, score)
+    ends = {"x0": left, "y0": score - left, "x1": right, "y1": score - right}
+    return {"type": "line", "layer": "below", **ends, "line": {"width": 1, "dash": "dot", "color": "#808080"}}
+
+
+def _iso_label(score: float) -> dict:
+    """The score, at the upper end of its line."""
+    x = max(0.0, score - 1)
+    text = f"score {score:g}"
+    return {"x": x, "y": score - x, "text": text, "showarrow": False, "xanchor": "left", "yanchor": "bottom"}
+
+
+def _trade_off_values(table: _Summary, dataset: str) -> dict[str, list]:
+    keys = ("x", "y", "customdata", "error_x.array", "error_x.arrayminus", "error_y.array", "error_y.arrayminus")
+    values: dict[str, list] = {key: [] for key in keys}
+    for method in table.methods:
+        forget, retain = table.interval(dataset, method, "forget"), table.interval(dataset, method, "retain")
+        x, x_low, x_high = _flip(forget[0]), _flip(forget[2]), _flip(forget[1])
+        y, y_low, y_high = retain
+        score = table.score(dataset, method)
+        words = f"forgotten {_span(x, x_low, x_high)}<br>retained {_span(y, y_low, y_high)}"
+        words += "" if score is None else f"<br>score {score:.2f}"
+        row = (x, y, words, _less(x_high, x), _less(x, x_low), _less(y_high, y), _less(y, y_low))
+        for key, value in zip(keys, row, strict=True):
+            values[key].append([value])
+    return values
+
+
+def _less(a: float | None, b: float | None) -> float | None:
+    """The length of an interval's arm; rounding never makes it negative."""
+    return None if a is None or b is None else max(0.0, round(a - b, 4))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Side by side: what the models actually said
+
+_WORD = re.compile(r"[^\W_]+")
+# Words too common to give anything away: an answer's "the" in an output is no leak.
+_COMMON = frozenset(_WORD.findall("a an and are as at by for from in is it its of on or that the this to was with"))
+
+
+def answer_words(text: str, answer: str, question: str = "") -> list[tuple[int, int]]:
+    """Where `text` says words of the answer: (start, end) of each.
+
+    Case does not matter; words of the question and very common words do not count, for they give nothing away.
+    """
+    known = {w.lower() for w in _WORD.findall(question)} | _COMMON
+    wanted = {w.lower() for w in _WORD.findall(answer)} - known
+    return [m.span() for m in _WORD.finditer(text) if m.group().lower() in wanted]
+
+
+def side_by_side(
+    records: pd.DataFrame,
+    methods: Sequence[str] | None = None,
+    *,
+    provenance: str,
+    questions: int | Sequence[tuple[str, Any, int]] = 6,
+    sets: Sequence[str] = ("forget", "rephrased", "retain"),
+    title: str = "The same question, put to every model",
+    name: str = "side-by-side",
+) -> Html:
+    """For each of some questions: the answer, the base model's output and every method's, beside its outcome.
+
+    `questions` is the number taken from the head of each set (no picking of telling ones), or a list of
+    (set, id, variant). Without a page script each question is a fold-out; in the book the page script puts a question
+    selector and an outcome filter in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
+    """
+    _need(records, ("method", "set", "id", "question", "answer", "output", "outcome"), "records")
+    records = records.assign(
+        dataset=records.get("dataset", ""),
+        variant=records["variant"].fillna(0).astype(int) if "variant" in records else 0,
+    )
+    methods = list(methods) if methods is not None else _ordered(records["method"])
+    if "base" in set(records["method"]):
+        methods = ["base", *(m for m in methods if m != "base")]  # the output before unlearning is always there
+    records = records[records["method"].isin(methods)]
+    _need(records, (), f"records, for the methods {', '.join(methods)},")
+    keys = ["dataset", "set", "id", "variant"]
+    _one_per(records, [*keys, "method"], "records")
+
+    chosen = _choose(records, keys, questions, sets)
+    rank = {method: i for i, method in enumerate(methods)}
+    # One pass over the table, not one per question: a study's records are many.
+    rows_of: dict[tuple, list[dict]] = {key: [] for key in chosen}
+    for row in records.to_dict("records"):
+        key = tuple(row[k] for k in keys)
+        if key in rows_of:
+            rows_of[key].append(row)
+    for rows in rows_of.values():
+        rows.sort(key=lambda row: rank[row["method"]])
+
+    many = records["dataset"].nunique() > 1
+    index = [
+        {
+            "key": "/".join(map(str, key[1:] if not many else key)),
+            "group": (f"{_dataset_label(key[0])}: " if many else "") + str(key[1]),
+            "question": str(rows[0]["question"]),
+            "outcomes": sorted({row["outcome"] for row in rows}),
+        }
+        for key, rows in rows_of.items()
+    ]
+    cases = "".join(_case_html(rows, first=i == 0) for i, rows in enumerate(rows_of.values()))
+    flat = [row for rows in rows_of.values() for row in rows]
+    columns = [*keys, "question", "answer", "method", "outcome", "output"]
+    text = "\n\n".join(_case_text(rows) for rows in rows_of.values())
+    marked = "Marked: <mark>words of the answer</mark>, where the question does not already say them."
+    return Html(
+        html=(
+            f'<section class="eu eu-sbs" id="{escape(name)}" aria-label="{escape(title)}">'
+            f'<p class="eu-title">{escape(title)}</p><p class="eu-reading">{marked}</p>'
+            f'<div class="eu-controls"></div><p class="eu-count" role="status"></p>{cases}'
+            f'<script type="application/json">{_json_for_script({"cases": index, "outcomes": list(OUTCOMES)})}</script>'
+            f"{_note(provenance, _csv(pd.DataFrame(flat)[columns]), name)}</section>"
+        ),
+        text=f"{title}\n\n{text}\n\nSource: {provenance}",
+    )
+
+
+def _choose(
+    records: pd.DataFrame, keys: list[str], questions: int | Sequence[tuple[str, Any, int]], sets: Sequence[str]
+) -> list[tuple]:
+    asked = [tuple(row) for row in records[keys].drop_duplicates().itertuples(index=False)]
+    if isinstance(questions, int):
+        chosen: list[tuple] = []
+        for dataset in dict.fromkeys(key[0] for key in asked):
+            for which in sets:
+                chosen += [key for key in asked if key[:2] == (dataset, which)][:questions]
+    else:
+        wanted = [tuple(q) for q in questions]
+        absent = [q for q in wanted if q not in {key[1:] for key in asked}]
+        if absent:
+            raise ValueError(f"records have no question (set, id, variant) = {absent[0]!r}")
+        chosen = [key for q in wanted for key in asked if key[1:] == q]
+    if not chosen:
+        raise ValueError(f"records have no questions in the sets {', '.join(sets)}; they have {set(records['set'])}")
+    return chosen
+
+
+def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Escaped text with the spans in <mark>."""
+    out, at = [], 0
+    for start, end in spans:
+        out += [escape(text[at:start]), "<mark>", escape(text[start:end]), "</mark>"]
+        at = end
+    return "".join(out) + escape(text[at:])
+
+
+def _case_html(rows: list[dict], *, first: bool) -> str:
+    question, answer, which = str(rows[0]["question"]), str(rows[0]["answer"]), str(rows[0]["set"])
+    wanted = WANTED.get(which, f"{which}: nothing about it should change")
+    items = []
+    for row in rows:
+        output, outcome = str(row["output"]), str(row["outcome"])
+        said = _marked(output, answer_words(output, answer, question)) if output.strip() else "<em>(nothing)</em>"
+        items.append(
+            f'<li data-outcome="{escape(outcome)}" data-method="{escape(str(row["method"]))}">'
+            f"<strong>{escape(style(row['method']).label)}</strong> "
+            f'<span class="eu-outcome">{escape(outcome)}</span> <span class="eu-output">{said}</span></li>'
+        )
+    return (
+        f'<details class="eu-case"{" open" if first else ""}><summary>{escape(question)}</summary>'
+        f'<p class="eu-answer">Answer: <strong>{escape(answer)}</strong> <span>({escape(wanted)})</span></p>'
+        f'<ul role="list">{"".join(items)}</ul></details>'
+    )
+
+
+def _case_text(rows: list[dict]) -> str:
+    lines = [f"[{rows[0]['set']}] {rows[0]['question']}", f"  answer: {rows[0]['answer']}"]
+    return "\n".join(lines + [f"  {style(r['method']).label} ({r['outcome']}): {r['output']}" for r in rows])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table: ours beside the paper's
+
+
+def table(
+    summary: pd.DataFrame,
+    paper: pd.DataFrame | None = None,
+    *,
+    provenance: str,
+    caption: str,
+    methods: Sequence[str] | None = None,
+    metric: str = "rouge1_recall",
+    sets: Sequence[str] = ("forget", "rephrased", "retain", "unseen"),
+    paper_label: str = "paper",
+    name: str = "table",
+) -> Html:
+    """One row per method, one column per set; the paper's value beside ours where there is one.
+
+    `paper` has the columns of `paper_tables()`, cut down to one value per data set, method and set of this `metric`;
+    to set PISTOL beside our contracts, rename its data set first. The paper's score is worked out from its values.
+    """
+    ours = _Summary(summary, methods)
+    sets = [s for s in sets if s in set(ours.frame["set"])]
+    theirs = _paper_values(paper, metric)
+    spoken = {s for _, _, s in theirs}
+    columns: list[tuple[str, str]] = []  # (set or "score", "ours" or "paper")
+    for which in [*sets, "score"]:
+        columns += [(which, "ours")] + ([(which, "paper")] if which in spoken else [])
+
+    rows, body, text = [], [], []
+    for dataset in ours.datasets:
+        lines = []
+        for method in [m for m in ours.methods if any(ours.get(dataset, m, s, metric) is not None for s in sets)]:
+            row: dict[str, Any] = {"dataset": dataset, "method": method}
+            cells = []
+            for which, whose in columns:
+                if whose == "paper":
+                    value, low, high = theirs.get((dataset, method, which)), None, None
+                elif which == "score":
+                    value, low, high = ours.score(dataset, method), None, None
+                else:
+                    value, low, high = ours.interval(dataset, method, which, metric)
+                    row |= {f"{which}_low": low, f"{which}_high": high}
+                row[f"{which}_{whose}"] = value
+                cells.append(_cell(value, low, high, whose))
+            rows.append(row)
+            lines.append(f'<tr><th scope="row">{escape(style(method).label)}</th>{"".join(cells)}</tr>')
+            shown = (f"{w} {o} {_plain(row[f'{w}_{o}'])}" for w, o in columns)
+            text.append(f"{_dataset_label(dataset)}, {style(method).label}: {', '.join(shown)}")
+        group = f'<tr><th scope="rowgroup" colspan="{len(columns) + 1}">{escape(_dataset_label(dataset))}</th></tr>'
+        body.append(f"<tbody>{group}{''.join(lines)}</tbody>")
+
+    head = _table_head(columns, [*sets, "score"], paper_label)
+    frame = pd.DataFrame(rows)
+    return Html(
+        html=(
+            '<div class="eu eu-table">'
+            f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
+            f"<table><caption>{escape(caption)}</caption>{head}{''.join(body)}</table></div>"
+            f"{_note(provenance, _csv(frame), name)}</div>"
+        ),
+        text="\n".join([caption, *text, f"Source: {provenance}"]),
+    )
+
+
+def _paper_values(paper: pd.DataFrame | None, metric: str) -> dict[tuple[str, str, str], float]:
+    if paper is None:
+        return {}
+    _need(paper, ("dataset", "method", "set", "metric", "value"), "paper")
+    paper = paper[paper["metric"] == metric]
+    _one_per(paper, ("dataset", "method", "set"), "paper")
+    values = {(r["dataset"], r["method"], r["set"]): _number(r["value"]) for r in paper.to_dict("records")}
+    values = {key: value for key, value in values.items() if value is not None}
+    if metric == "rouge1_recall":  # the score is defined on ROUGE-1 only
+        for dataset, method in {key[:2] for key in values}:
+            forget, retain = values.get((dataset, method, "forget")), values.get((dataset, method, "retain"))
+            if forget is not None and retain is not None:
+                values[dataset, method, "score"] = round(1 - forget + retain, 4)
+    return values
+
+
+def _table_head(columns: list[tuple[str, str]], groups: Sequence[str], paper_label: str) -> str:
+    """Two rows: the sets with the direction that is good, then whose value it is (only where the paper has any)."""
+    two = any(whose == "paper" for _, whose in columns)
+    top, below = [f'<th scope="col"{" rowspan=2" if two else ""}>Method</th>'], []
+    for group in groups:
+        width = sum(which == group for which, _ in columns)
+        good = "lower is better" if group in GONE else "higher is better"
+        top.append(f'<th scope="colgroup" colspan="{width}">{escape(group)}<small>{good}</small></th>')
+    for _, whose in columns:
+        below.append(f'<th scope="col" class="eu-{whose}">{"ours" if whose == "ours" else escape(paper_label)}</th>')
+    second = f"<tr>{''.join(below)}</tr>" if two else ""
+    return f"<thead><tr>{''.join(top)}</tr>{second}</thead>"
+
+
+def _cell(value: float | None, low: float | None, high: float | None, whose: str) -> str:
+    small = "" if low is None or high is None else f"<small>{low:.2f}–{high:.2f}</small>"
+    return f'<td class="eu-{whose}">{_plain(value)}{small}</td>'
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

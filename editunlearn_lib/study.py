@@ -1,0 +1,264 @@
+"""The study: a grid of cells, each run once and stored whole.
+
+A cell is (model, dataset, method, n_forget, targets, merge, mode, seed). Every cell is one JSON file, written
+atomically; killed half-way, the next run goes on with the cells that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import transformers
+
+from .data import DATASETS, ForgetSplit, load_split
+from .errors import RequestError, StoreError, check_name
+from .evaluation import evaluate
+from .hparams import preset
+from .methods import METHODS, unlearn
+from .models import fingerprint, load_model, template_hash
+from .patch import Stopwatch
+from .progress import progress
+
+log = logging.getLogger(__name__)
+SCHEMA = 1  # of a stored cell
+REFERENCES = ("base", "retrained")  # rows that are no methods: the untouched model, the one that never saw the forget set
+CONTRACT_LIKE = ("contracts", "pistol")  # knowledge that is fine-tuned in before it is forgotten
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what is forgotten, how, and from which model."""
+
+    model: str
+    dataset: str
+    method: str
+    n_forget: int
+    targets: str = "refusal"
+    merge: int = 1
+    mode: str | None = None
+    seed: int = 0
+    source: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of the cell's file: readable, and different for other presets or another schema."""
+        # a reference model has no hyperparameters; a data file is known by its name, wherever it lies
+        values = {} if self.method in REFERENCES else preset(self.method, self.model_name)
+        cell = {**asdict(self), "source": Path(self.source).name if self.source else None}
+        text = json.dumps([SCHEMA, cell, values], sort_keys=True, default=str)
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{self.model}-{self.dataset}-{self.method}")
+        return f"{name}-n{self.n_forget}-m{self.merge}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @property
+    def model_name(self) -> str:
+        """The checkpoint: the pocket has one that knows the contracts."""
+        return "pocket-contracts" if self.model == "pocket" and self.dataset == "contracts" else self.model
+
+
+def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Every cell of a grid (or of several): each field a value or a list of values. Wrong names and values raise."""
+    found: dict[Cell, None] = {}
+    known = set(Cell.__dataclass_fields__)
+    for part in [grid] if isinstance(grid, Mapping) else grid:
+        for name in part:
+            check_name("field of a grid", name, known)
+        lists = {name: [v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for name, v in part.items()}
+        for values in itertools.product(*lists.values()):
+            cell = Cell(**dict(zip(lists, values, strict=True)))
+            check_name("method", cell.method, (*METHODS, *REFERENCES))
+            if Path(cell.dataset).suffix == "":
+                check_name("dataset", cell.dataset, DATASETS)
+            if cell.method == "retrained" and cell.model_name != "pocket-contracts":
+                continue  # facts were learnt in pretraining: there is no model without them
+            if cell.merge > 1 and (cell.method in REFERENCES or not METHODS[cell.method].merges):
+                continue
+            found[cell] = None
+    return list(found)
+
+
+def run(
+    grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    store: str | Path,
+    executor: Callable[[Callable, list[Cell]], Iterable] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    show: bool = True,
+) -> pd.DataFrame:
+    """Run every cell that the store does not hold yet, and return the records of all, with the cell's columns.
+
+    ``executor`` maps a function over cells (``None``: one after another, one model in memory). Ctrl-C or a full disk
+    loses nothing that is finished. Raises `StoreError` if a cell cannot be stored.
+    """
+    wanted, store = cells(grid), Path(store)
+    if not wanted:
+        raise RequestError("the grid has no cell that can be run.")
+    missing = [cell for cell in wanted if not path_of(store, cell).exists()]
+    missing.sort(key=lambda c: c.model_name)  # one load for all the cells of a model
+    loaded: dict[str, tuple] = {}
+
+    def work(cell: Cell) -> None:
+        if cell.model_name not in loaded:
+            loaded.clear()  # one model in memory at a time
+            loaded[cell.model_name] = load_model(cell.model_name, device=device, dtype=dtype)
+        put(store, cell, *run_cell(cell, *loaded[cell.model_name]))
+
+    done = 0
+    try:
+        for _ in progress((executor or map)(work, missing), total=len(missing), desc="cells", enabled=show and bool(missing)):
+            done += 1
+    except KeyboardInterrupt:
+        log.warning("stopped: %d of %d cells are in %s; run again to go on.", len(wanted) - len(missing) + done, len(wanted), store)
+        raise
+    return pd.concat([get(path_of(store, cell)) for cell in wanted], ignore_index=True)
+
+
+def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
+    """Records and info of one cell."""
+    split = load_split(cell.dataset, n_forget=cell.n_forget, seed=cell.seed, source=cell.source)
+    watch = Stopwatch(model.device)
+    info: dict[str, Any] = {}
+    if cell.method == "base":
+        records = evaluate(model, tokenizer, split, show=False)
+    else:
+        if cell.method == "retrained":
+            from .pocket.train import retrained
+
+            patch = retrained(model, split)
+        else:
+            patch = unlearn(
+                model, tokenizer, split, cell.method, targets=cell.targets, merge=cell.merge, mode=cell.mode,
+                seed=cell.seed, progress=False,
+            )  # fmt: skip
+        info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes}
+        with patch.on(model):
+            records = evaluate(model, tokenizer, split, show=False)
+    records.insert(0, "schema", SCHEMA)
+    for position, (name, value) in enumerate(columns(cell).items(), 1):
+        records.insert(position, name, value)
+    records["same_party"] = records["id"].isin(split.same_party)
+    return records, {"patch": info, "cell_seconds": watch.read()["seconds"], **provenance(model, tokenizer, split, records)}
+
+
+def columns(cell: Cell) -> dict[str, Any]:
+    """The cell's columns in the records; a mode that was not chosen is the method's own."""
+    mode = cell.mode or (METHODS[cell.method].modes[0] if cell.method in METHODS else "")
+    return {"model": cell.model, "dataset": cell.dataset, "method": cell.method, "n_forget": cell.n_forget,
+            "targets": cell.targets, "merge": cell.merge, "mode": mode, "seed": cell.seed}  # fmt: skip
+
+
+def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> dict[str, Any]:
+    """What is needed to run a cell again and to trust it."""
+    return {
+        "schema": SCHEMA,
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "base": fingerprint(model),
+        "template": template_hash(tokenizer),
+        "device": str(model.device),
+        "dtype": str(model.dtype),
+        "protocol": records.attrs["protocol"],
+        "forget_ids": [qa.id for qa in split.forget],
+    }
+
+
+def commit() -> str:
+    """The commit of the code that runs, ``+`` if the tree has changes, or ``unknown`` outside a checkout."""
+    try:
+        here = Path(__file__).parent
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no", "."], cwd=here, capture_output=True, text=True, check=True).stdout
+        return head + ("+" if dirty.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+# ---------------------------------------------------------------- the store
+
+
+def path_of(store: Path, cell: Cell) -> Path:
+    return Path(store) / f"{cell.key}.json"
+
+
+def put(store: Path, cell: Cell, records: pd.DataFrame, info: dict) -> Path:
+    """Write one cell: whole or not at all."""
+    path = path_of(store, cell)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps({"cell": asdict(cell), "info": info, "records": records.to_dict(orient="list")}, default=str)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        finished = len(list(path.parent.glob("*.json"))) if path.parent.is_dir() else 0
+        raise StoreError(
+            f"the cell {cell.key} could not be stored in {path.parent}: {error.strerror or error}. The {finished} cells "
+            "stored before are intact; make room (or choose another store) and run again to go on."
+        ) from error
+    return path
+
+
+def get(path: Path) -> pd.DataFrame:
+    """The records of a stored cell."""
+    return pd.DataFrame(read(path)["records"])
+
+
+def read(path: Path) -> dict:
+    """A stored cell: ``cell``, ``info``, ``records``."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        if document["info"]["schema"] != SCHEMA:
+            raise StoreError(f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again.")
+        return document
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{path}: not a stored cell ({error}). Delete the file and run again.") from error
+
+
+def export(store: str | Path, file: str | Path) -> Path:
+    """Every cell of a store as one compact parquet file, with a JSON manifest of the cells beside it."""
+    paths = sorted(Path(store).glob("*.json"))
+    if not paths:
+        raise StoreError(f"{store}: no stored cells to export.")
+    documents = [read(path) for path in paths]
+    frame = pd.concat([pd.DataFrame(d["records"]) for d in documents], ignore_index=True)
+    for name in frame.select_dtypes("float64"):
+        frame[name] = frame[name].astype("float32")
+    for name in frame.columns:
+        if frame[name].dtype == object or str(frame[name].dtype).startswith("str"):
+            frame[name] = frame[name].astype("category")
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    frame.to_parquet(temporary, compression="zstd", index=False)
+    os.replace(temporary, file)
+    slim = [{"cell": d["cell"], **{k: v for k, v in d["info"].items() if k != "patch"},
+             "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode")}}
+            for d in documents]  # fmt: skip
+    manifest = file.with_suffix(".json")
+    temporary.write_text(json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n")
+    os.replace(temporary, manifest)
+    return file
+
+
+def load_results(file: str | Path) -> pd.DataFrame:
+    """The records of a committed results file."""
+    frame = pd.read_parquet(file)
+    for name in frame.select_dtypes("category"):
+        frame[name] = frame[name].astype(object)
+    return frame

@@ -1,0 +1,242 @@
+"""Figures and tables from records: what they hold, what they refuse, what they escape."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pandas as pd
+import plotly.io as pio
+import pytest
+from sample_records import ATTACK, METHODS, paper, records, summary
+
+from editunlearn_lib import charts
+
+LIVE = "run live just now"
+
+
+def rendered(fig) -> dict:
+    """What a notebook stores of a figure."""
+    return charts.BookRenderer().to_mimebundle(fig.to_dict())
+
+
+def figure_json(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1))
+
+
+def csv_rows(html: str) -> list[dict]:
+    address = re.search(r'href="data:text/csv;charset=utf-8,([^"]*)"', html).group(1)
+    return list(csv.DictReader(io.StringIO(unquote(address))))
+
+
+class Tags(HTMLParser):
+    """Elements, their attributes and the text outside of scripts; fails on unbalanced tags."""
+
+    VOID = ("br", "img", "input", "hr")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.found, self.text = [], [], ""
+        self.feed(html)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += "" if "script" in self.open else data
+
+
+# -- styles
+
+
+def test_every_method_has_its_own_look():
+    assert set(METHODS) == set(charts.STYLES)
+    assert len({s.symbol for s in charts.STYLES.values()}) == len(METHODS)  # told apart without colour
+    okabe_ito = {"#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"}
+    assert {s.colour for s in charts.STYLES.values()} == okabe_ito | {"#808080"}
+
+
+def test_a_method_looks_the_same_in_every_figure_and_selection():
+    one = charts.radar(summary(), provenance=LIVE, methods=["wise"]).data[0]
+    all_of = {t.name: t for t in charts.trade_off(summary(), provenance=LIVE).data}
+    assert one.marker.symbol == all_of["WISE"].marker.symbol
+    assert one.marker.color == all_of["WISE"].marker.color
+
+
+def test_a_method_that_is_not_built_in_is_drawn_too():
+    mine = summary().replace({"method": {"wise": "my method"}})
+    assert charts.radar(mine, provenance=LIVE).data[-1].name == "my method"
+
+
+# -- Plotly figures
+
+
+@pytest.mark.parametrize("draw", [charts.radar, charts.trade_off])
+def test_a_figure_says_what_it_shows(draw):
+    fig = draw(summary(), provenance="committed results, abc1234")
+    bundle = rendered(fig)
+    html = bundle["text/html"]
+    assert bundle["text/plain"] == fig.layout.meta["alt"]
+    assert "better" in html  # which direction is good
+    assert "Source: committed results, abc1234" in html
+    assert "committed results, abc1234" in fig.layout.title.subtitle.text  # for JupyterLab, which sees no HTML
+    assert f"WISE {charts._Summary(summary(), None).score('factual', 'wise'):.2f}" in bundle["text/plain"]
+    assert len(csv_rows(html)) == len(summary())
+    assert Tags(html).found[0][1]["role"] == "group"
+    assert len(html) < 150_000 and "http" not in re.sub(r"data:text/csv[^\"]*", "", html)
+
+
+def test_radar_flips_what_should_be_low_and_closes_its_outline():
+    frame = summary()
+    fig = charts.radar(frame, provenance=LIVE, methods=["gd"])
+    value = frame[frame.dataset.eq("factual") & frame.method.eq("gd")].set_index("set").rouge1_recall
+    expected = [1 - value["forget"], value["retain"], 1 - value["rephrased"], 1 - value["forget"]]
+    assert list(fig.data[0].r) == pytest.approx(expected, abs=1e-4)
+
+
+def test_radar_leaves_a_gap_where_nothing_was_measured():
+    frame = summary()
+    fig = charts.radar(frame[~frame.set.eq("rephrased")], provenance=LIVE, methods=["gd"])
+    assert fig.data[0].r[2] is None
+    assert "not measured" in fig.data[0].customdata[2]
+
+
+def test_trade_off_has_intervals_the_right_way_round():
+    row = {"dataset": "d", "method": "gd", "score": 1.5, "n": 9}
+    frame = pd.DataFrame(
+        [
+            row | {"set": "forget", "rouge1_recall": 0.3, "rouge1_recall_low": 0.2, "rouge1_recall_high": 0.6},
+            row | {"set": "retain", "rouge1_recall": 0.8, "rouge1_recall_low": 0.7, "rouge1_recall_high": 0.85},
+        ]
+    )
+    point = charts.trade_off(frame, provenance=LIVE).data[0]
+    assert (point.x[0], point.y[0]) == (0.7, 0.8)
+    assert (point.error_x.array[0], point.error_x.arrayminus[0]) == pytest.approx((0.1, 0.3))
+    assert (point.error_y.array[0], point.error_y.arrayminus[0]) == pytest.approx((0.05, 0.1))
+
+
+@pytest.mark.parametrize("draw", [charts.radar, charts.trade_off])
+def test_the_menu_puts_the_second_data_set_into_the_same_traces(draw):
+    fig = draw(summary(), provenance=LIVE)
+    alone = draw(summary()[summary().dataset.eq("contracts")], provenance=LIVE)
+    update = fig.layout.updatemenus[0].buttons[1].args[0]
+    key = "r" if "r" in update else "x"
+    assert [list(v) for v in update[key]] == [list(t[key]) for t in alone.data]
+    assert not alone.layout.updatemenus  # one data set: nothing to choose
+
+
+def test_two_values_for_one_mark_are_refused_with_what_to_select():
+    double = pd.concat([summary().assign(n_forget=20), summary().assign(n_forget=40)])
+    with pytest.raises(ValueError, match=r"Select one value of: n_forget \(20, 40\)"):
+        charts.radar(double, provenance=LIVE)
+
+
+@pytest.mark.parametrize("broken", [summary().drop(columns="score"), summary().iloc[:0]])
+def test_unusable_summaries_are_refused(broken):
+    with pytest.raises(ValueError, match="lacks score|no rows"):
+        charts.trade_off(broken, provenance=LIVE)
+
+
+def test_titles_cannot_break_out_of_the_page():
+    fig = charts.radar(summary(), provenance=ATTACK, title=ATTACK, alt='"><script>', name='"><b>')
+    html = rendered(fig)["text/html"]
+    assert [tag for tag, _ in Tags(html).found].count("script") == 1
+    assert not any(tag in ("img", "b") for tag, _ in Tags(html).found)
+
+
+def test_the_renderer_is_the_default_after_the_call(monkeypatch):
+    monkeypatch.setattr(pio.renderers, "default", "json")
+    charts.use_book_renderer()
+    assert pio.renderers.default == "book"
+    fig = charts.radar(summary(), provenance=LIVE)
+    assert set(rendered(fig)) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
+    assert figure_json(rendered(fig)["text/html"])["data"][0]["type"] == "scatterpolar"
+
+
+# -- side by side
+
+
+def test_answer_words_are_found_but_not_those_of_the_question():
+    question, answer = "Who wrote 'The Trial' in Prague?", "Franz Kafka of Prague"
+    said = "In PRAGUE, kafka, of course; Kafkaesque."
+    assert [said[a:b] for a, b in charts.answer_words(said, answer, question)] == ["kafka"]
+
+
+def test_side_by_side_shows_base_first_and_marks_leaks():
+    view = charts.side_by_side(records(), ["wise", "gd"], provenance=LIVE, questions=2)
+    items = [a for t, a in Tags(view.html).found if t == "li"]
+    assert [a["data-method"] for a in items[:3]] == ["base", "wise", "gd"]
+    assert "<mark>exampleton</mark>" in view.html
+    index = figure_json(view.html)["cases"]
+    assert len(index) == 2 * 2 * 3  # questions, data sets, sets
+    assert index[0]["key"] == "factual/forget/factual-0/0"
+    assert len(csv_rows(view.html)) == len(index) * 3
+    assert LIVE in view.text and "Exampleton" in view.text
+    assert set(view._repr_mimebundle_()) == {"text/html", "text/plain"}
+
+
+def test_side_by_side_escapes_what_models_and_users_write():
+    frame = records().assign(question=ATTACK, answer=ATTACK)
+    for dangerous in (records(), frame):
+        html = charts.side_by_side(dangerous, provenance=ATTACK, title=ATTACK, name='"x').html
+        tags = [tag for tag, _ in Tags(html).found]
+        assert tags.count("script") == 1 and "img" not in tags
+        assert not any(key.startswith("on") for _, attrs in Tags(html).found for key in attrs)
+        figure_json(html)
+
+
+def test_side_by_side_takes_named_questions():
+    chosen = [("retain", "factual-1", 0), ("forget", "factual-0", 0)]
+    view = charts.side_by_side(records(), provenance=LIVE, questions=chosen)
+    assert [c["key"] for c in figure_json(view.html)["cases"]] == [
+        "factual/retain/factual-1/0",
+        "factual/forget/factual-0/0",
+    ]
+    with pytest.raises(ValueError, match="no question"):
+        charts.side_by_side(records(), provenance=LIVE, questions=[("forget", "nowhere", 0)])
+
+
+def test_side_by_side_refuses_two_outputs_for_one_place():
+    double = pd.concat([records(), records().assign(seed=1)])
+    with pytest.raises(ValueError, match=r"seed \(0, 1\)"):
+        charts.side_by_side(double, provenance=LIVE)
+
+
+def test_an_empty_output_is_shown_as_such():
+    html = charts.side_by_side(records().assign(output=" "), provenance=LIVE).html
+    assert "(nothing)" in html
+
+
+# -- table
+
+
+def test_table_sets_ours_beside_the_papers():
+    shown = charts.table(summary(), paper(), provenance=LIVE, caption="ROUGE-1 recall", paper_label="paper, Llama2-7B")
+    parsed = Tags(shown.html)
+    assert ("caption", {}) in parsed.found and "paper, Llama2-7B" in parsed.text
+    assert any(a.get("tabindex") == "0" and a.get("role") == "region" for _, a in parsed.found)
+    row = next(r for r in csv_rows(shown.html) if (r["dataset"], r["method"]) == ("factual", "wise"))
+    assert (row["forget_paper"], row["retain_paper"], row["score_paper"]) == ("0.25", "0.75", "1.5")
+    assert float(row["forget_low"]) < float(row["forget_ours"]) < float(row["forget_high"])
+    assert "unseen_paper" not in row  # no empty column for what the paper did not measure
+    body = re.findall(r'<tr><th scope="row">.*?</tr>', shown.html)
+    assert len(body) == 2 * len(METHODS) and len({row.count("<td") for row in body}) == 1
+
+
+def test_table_without_paper_has_one_head_row():
+    shown = charts.table(summary(), provenance=LIVE, caption="c", methods=["gd", "wise"])
+    assert shown.html.count("<thead><tr>") == 1 and "rowspan" not in shown.html
+    assert "GD" in shown.text and "ROME" not in shown.text
+
+
+def test_table_refuses_papers_with_several_values():
+    with pytest.raises(ValueError, match=r"model \(Llama2-7B, Mistral-7B\)"):
+        both = pd.concat([paper(), paper().assign(model="Mistral-7B")])
+        charts.table(summary(), both, provenance=LIVE, caption="c")

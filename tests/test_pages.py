@@ -1,0 +1,394 @@
+"""The built book in a real browser: offline, drawn, reachable by keyboard, legible, and as narrow as a phone.
+
+A small book is built from the real configuration, style and page script with a notebook of made-up figures; if the
+real book lies in `_build/html`, it is opened too.
+"""
+
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import plotly.graph_objects as go
+import pytest
+from sample_records import ATTACK, paper, records, summary
+
+from editunlearn_lib import charts
+
+playwright_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("jupyter_book")
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]  # fmt: skip
+PAGE = "book/executed/rq1_methods.html"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sample book
+
+
+def slider_figure() -> go.Figure:
+    """The library draws menus only; the page script knows sliders too."""
+    steps = [{"label": str(n), "method": "restyle", "args": [{"y": [[n, 2 * n]]}]} for n in (10, 20, 40)]
+    slider = {"steps": steps, "active": 0, "currentvalue": {"prefix": "Forget set: "}}
+    return go.Figure(go.Scatter(x=[0, 1], y=[10, 20]), {"sliders": [slider], "meta": {"alt": "Slider"}})
+
+
+def sample_notebook() -> nbformat.NotebookNode:
+    """An executed notebook as papermill leaves it, with every kind of output."""
+    live = {"provenance": "committed results, 0123abc"}
+    figures = [charts.radar(summary(), **live), charts.trade_off(summary(), **live), slider_figure()]
+    bundles = [charts.BookRenderer().to_mimebundle(figure.to_dict()) for figure in figures]
+    shown = [
+        charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
+        charts.side_by_side(records(), questions=2, **live),
+    ]
+    bundles += [item._repr_mimebundle_() for item in shown]
+    cells = [
+        nbformat.v4.new_markdown_cell("# A page of made-up figures\n\nInline $1 - R$ and\n\n$$s = 1 - R_f + R_r$$"),
+        nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"], "papermill": {"duration": 1}}),
+        nbformat.v4.new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]}),
+    ]
+    for i, bundle in enumerate(bundles):
+        output = nbformat.v4.new_output("execute_result", bundle, execution_count=i)
+        cells.append(nbformat.v4.new_markdown_cell(f"## Part {i + 1}"))
+        cells.append(nbformat.v4.new_code_cell(f"show({i})", outputs=[output], execution_count=i))
+    # The first figure as papers have it: numbered, with a caption.
+    cells[4].metadata["mystnb"] = {"figure": {"name": "fig-sample", "caption": "A radar of made-up values."}}
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "papermill": {"duration": 3},
+    }
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def make_book(root: Path) -> Path:
+    """The real book with the sample notebook in place of the executed one; its built pages."""
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("executed", "vendor", "__pycache__"))
+    shutil.copy(ROOT / "_config.yml", root)
+    toc = {"format": "jb-book", "root": "book/index", "chapters": []}
+    toc["chapters"] = [{"file": f"book/{f}"} for f in ("how_to_read", "executed/rq1_methods", "bibliography")]
+    (root / "_toc.yml").write_text(json.dumps(toc))
+    (root / "book" / "executed").mkdir()
+    nbformat.write(sample_notebook(), root / "book" / "executed" / "rq1_methods.ipynb")
+    run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return root / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def sample_book(tmp_path_factory) -> Path:
+    return make_book(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="session", params=["sample", "real"])
+def pages(request) -> Path:
+    """The pages of the sample book, then those of the real one where it is built."""
+    if request.param == "sample":
+        return request.getfixturevalue("sample_book")
+    if not (ROOT / "_build" / "html" / PAGE).exists():
+        pytest.skip("the real book is not built")
+    return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Serve folders on this machine; the address of each."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    servers = []
+
+    def start(folder: Path) -> str:
+        handler = functools.partial(Quiet, directory=str(folder))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The browser
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with playwright_api.sync_playwright() as p:
+        instance = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)  # a new profile folder each time
+        yield instance
+        instance.close()
+
+
+class Visit:
+    """One page; notes every request off the machine (none gets there: no name resolves) and every console error."""
+
+    def __init__(self, browser, address: str, *, size: dict, scheme: str = "light"):
+        self.away, self.errors = [], []
+        self.context = browser.new_context(viewport=size, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.on("request", self._note)
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("requestfailed", lambda r: self.errors.append(f"failed: {r.url}"))
+        self.page.goto(address)
+        self.page.wait_for_load_state("load")
+        # Figures, too, are drawn; a page without figures is ready at once.
+        self.page.wait_for_function(
+            "() => [...document.querySelectorAll('.eu-figure')].every(f => f.dataset.drawn === 'true')"
+        )
+        self.page.wait_for_timeout(150)  # resize observers
+
+    def _note(self, request):
+        url = urlsplit(request.url)
+        if url.scheme not in ("file", "data", "blob") and url.hostname != "127.0.0.1":
+            self.away.append(request.url)
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page of a folder, from disk unless an address is given."""
+    open_visits = []
+
+    def start(folder: Path | str, page: str = PAGE, *, size=DESKTOP, scheme="light") -> Visit:
+        base = folder if isinstance(folder, str) else folder.as_uri()
+        open_visits.append(Visit(browser, f"{base}/{page}", size=size, scheme=scheme))
+        return open_visits[-1]
+
+    yield start
+    for v in open_visits:
+        v.context.close()
+
+
+def html_pages(folder: Path) -> list[str]:
+    pages = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*.html"))]
+    return [page for page in pages if not page.startswith(("_static", "_sources"))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tests of every page
+
+
+@pytest.mark.parametrize("how", ["file", "http"])
+def test_no_page_leaves_the_machine(pages, visit, serve, how):
+    where = pages if how == "file" else serve(pages)
+    for page in html_pages(pages):
+        seen = visit(where, page)
+        assert seen.away == [], page
+        assert seen.errors == [], page
+        seen.context.close()
+
+
+def test_nothing_is_wider_than_a_phone(pages, visit):
+    for page in html_pages(pages):
+        seen = visit(pages, page, size=PHONE).page
+        assert seen.evaluate("document.documentElement.scrollWidth <= innerWidth"), page
+        wide = seen.evaluate(
+            """() => [...document.querySelectorAll('.eu, .eu *')].filter(n => !n.closest('.eu-scroll table, svg')
+               && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
+        )
+        assert wide == [], page
+
+
+# Text of figures against what lies behind it; WCAG's formula. Transparent backgrounds show what is further out.
+CONTRASTS = """() => {
+  const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = node => {
+    for (; node; node = node.parentElement) {
+      const c = parse(getComputedStyle(node).backgroundColor);
+      if (c.length === 3 || c[3] === 1) return c;
+    }
+    return [255, 255, 255];
+  };
+  const leaves = [...document.querySelectorAll('.eu *')].filter(n => n.getClientRects().length
+    && !n.closest('.modebar, script') && [...n.childNodes].some(c => c.nodeType === 3 && c.textContent.trim()));
+  return leaves.map(n => {
+    const style = getComputedStyle(n), svg = n.namespaceURI.endsWith('svg');
+    const [a, b] = [luminance(parse(svg ? style.fill : style.color)), luminance(behind(n))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), n.textContent.slice(0, 40), svg];
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_legible(pages, visit, scheme):
+    found = visit(pages, scheme=scheme).page.evaluate(CONTRASTS)
+    assert any(svg for _, _, svg in found) and len(found) > 30
+    assert [row for row in found if row[0] < 4.5] == []
+
+
+def test_figures_are_drawn(pages, visit):
+    seen = visit(pages).page
+    sizes = seen.evaluate(
+        """() => [...document.querySelectorAll('.eu-plot')].map(p => {
+             const box = p.querySelector('svg.main-svg').getBoundingClientRect();
+             return [box.width, box.height, p.querySelectorAll('.trace').length]; })"""
+    )
+    assert sizes
+    assert all(width > 300 and height > 200 and traces for width, height, traces in sizes)
+    assert seen.locator(".updatemenu-container, .slider-container").count() == 0  # native ones took their place
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tests of the sample book alone: what its figures are is known
+
+
+def drawn(page, figure: int) -> str:
+    """The marks of a figure as drawn."""
+    paths = "[...document.querySelectorAll('.eu-plot')][%d].querySelectorAll('.trace path')" % figure  # noqa: UP031
+    return page.evaluate(f"[...{paths}].map(p => p.getAttribute('d') + p.getAttribute('transform')).join()")
+
+
+@pytest.mark.parametrize("figure", [0, 1])
+def test_a_selector_changes_its_figure_by_keyboard(sample_book, visit, figure):
+    page = visit(sample_book).page
+    select = page.locator(".eu-figure").nth(figure).get_by_label("Data set")
+    before = drawn(page, figure)
+    select.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(200)
+    assert select.input_value() == "1"
+    assert drawn(page, figure) != before
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(200)
+    assert drawn(page, figure) == before
+
+
+def test_a_slider_changes_its_figure_by_keyboard(sample_book, visit):
+    page = visit(sample_book).page
+    slider = page.get_by_label("Forget set")
+    before = page.evaluate("document.querySelectorAll('.eu-plot')[2].data[0].y.join()")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(200)
+    assert slider.get_attribute("aria-valuetext") == "20"
+    assert page.evaluate("document.querySelectorAll('.eu-plot')[2].data[0].y.join()") == "20,40" != before
+
+
+def test_controls_are_reached_by_tab(sample_book, visit):
+    page = visit(sample_book).page
+    page.locator(".eu-figure").nth(0).get_by_label("Data set").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('.eu-keys') !== null")
+    page.keyboard.press("Space")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "false"
+    assert page.evaluate("document.querySelector('.eu-plot').data[0].visible") == "legendonly"
+
+
+def test_a_legend_key_shows_its_methods_mark(sample_book, visit):
+    keys = visit(sample_book).page.locator(".eu-figure").nth(1).locator(".eu-keys button")
+    marks = keys.evaluate_all("bs => bs.map(b => b.querySelector('.legendpoints').outerHTML)")
+    assert len(marks) == len(set(marks)) == len(charts.STYLES)
+
+
+def test_dark_and_light_change_without_reload(sample_book, visit):
+    page = visit(sample_book).page
+    fill = "getComputedStyle(document.querySelector('.eu-plot .angularaxistick text, .eu-plot text')).fill"
+    light = page.evaluate(fill)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_timeout(300)
+    assert page.evaluate(fill) != light
+    assert [row for row in page.evaluate(CONTRASTS) if row[0] < 4.5] == []
+
+
+def test_a_figure_follows_the_width_of_the_page(sample_book, visit):
+    page = visit(sample_book).page
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(400)
+    width = page.evaluate("document.querySelector('.eu-plot svg.main-svg').getBoundingClientRect().width")
+    assert 250 < width <= 390
+
+
+def shown_case(page) -> str:
+    return page.locator(".eu-sbs .eu-case:visible").inner_text()
+
+
+def test_side_by_side_by_keyboard_with_its_state_in_the_address(sample_book, visit):
+    first = visit(sample_book)
+    page = first.page
+    assert page.locator(".eu-sbs .eu-case:visible").count() == 1
+    before = shown_case(page)
+    page.locator(".eu-sbs").get_by_label("Question").focus()
+    page.keyboard.press("ArrowDown")
+    assert shown_case(page) != before
+    assert "factual/forget/factual-1/0" in unquote(page.evaluate("location.hash"))
+    page.keyboard.press("Tab")
+    page.keyboard.press("r")  # jumps to "refusal"
+    assert page.locator(".eu-sbs").get_by_label("Outcome").input_value() == "refusal"
+    words = page.locator(".eu-sbs li:visible:not([data-method=base]) .eu-outcome").all_inner_texts()
+    assert set(words) == {"refusal"}
+    assert page.locator(".eu-sbs li[data-method=base]:visible").count() == 1
+    state = page.evaluate("location.hash")
+    assert "outcome=refusal" in state
+
+    again = visit(sample_book, PAGE + state).page
+    assert shown_case(again) == shown_case(page)
+
+
+def test_without_a_script_the_answers_are_still_there(sample_book, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{sample_book.as_uri()}/{PAGE}")
+    assert page.locator(".eu-sbs details").count() == 12
+    assert "Radar chart" in page.locator(".eu-plot").first.inner_text()
+    context.close()
+
+
+def test_a_planted_script_stays_text(sample_book, visit):
+    seen = visit(sample_book)
+    assert seen.page.evaluate("window.planted") is None
+    assert seen.page.locator(".eu-output script, .eu-output img").count() == 0
+    assert ATTACK in seen.page.locator(".eu-sbs li[data-method=wise]:visible .eu-output").inner_text()
+
+
+def test_plotly_is_loaded_only_where_there_are_figures(sample_book, visit):
+    assert visit(sample_book).page.evaluate("typeof Plotly") == "object"
+    assert visit(sample_book, "book/how_to_read.html").page.evaluate("typeof Plotly") == "undefined"
+
+
+def test_formulas_are_set(sample_book, visit):
+    page = visit(sample_book).page
+    page.wait_for_selector("mjx-container svg")
+    assert page.locator("mjx-container svg").count() == 2
+
+
+def test_parameters_are_folded_away_and_traces_of_tools_removed(sample_book, visit):
+    page = visit(sample_book).page
+    assert page.locator("div.cell.tag_hide-input").count() == 2
+    notebook = json.loads((sample_book.parents[1] / "book" / "executed" / "rq1_methods.ipynb").read_text())
+    assert "papermill" not in json.dumps([notebook["metadata"], [c["metadata"] for c in notebook["cells"]]])
+
+
+def test_launch_links_name_the_source_notebook(sample_book):
+    html = (sample_book / PAGE).read_text()
+    assert "/blob/main/notebooks/rq1_methods.ipynb" in html
+    assert "/blob/main/book/executed" not in html
+
+
+def test_a_missing_page_is_named(tmp_path):
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/nowhere}]\n")
+    script = ROOT / "book" / "build.py"
+    run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "book/nowhere" in run.stderr
