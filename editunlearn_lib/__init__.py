@@ -1,19 +1,25 @@
 """Editing as unlearning: editing and unlearning methods behind one protocol.
 
-    import editunlearn_lib as eu
-    model, tokenizer = eu.load_model("pocket")
-    split = eu.load_split("factual", n_forget=40, seed=0)
-    patch = eu.unlearn(model, tokenizer, split, method="memit")
-    with patch.on(model):
-        records = eu.evaluate(model, tokenizer, split)
-    eu.summarise(records)
+import editunlearn_lib as eu
+model, tokenizer = eu.load_model("pocket")
+split = eu.load_split("factual", n_forget=40, seed=0)
+patch = eu.unlearn(model, tokenizer, split, method="memit")
+with patch.on(model):
+    records = eu.evaluate(model, tokenizer, split)
+eu.summarise(records)
 """
 
 from . import losses, metrics
 from .covariance import CovarianceSource
 from .data import QA, ForgetSplit, load_split
 from .errors import (
-    DatasetError, EditUnlearnError, ModelLoadError, PatchError, RequestError, StoreError, UnknownNameError,
+    DatasetError,
+    EditUnlearnError,
+    ModelLoadError,
+    PatchError,
+    RequestError,
+    StoreError,
+    UnknownNameError,
     UnsupportedModelError,
 )  # fmt: skip
 from .evaluation import evaluate, generate, summarise

@@ -38,7 +38,9 @@ class CovarianceSource:
     requests: tuple[Request, ...] = field(default=(), repr=False)
     subject_share: float = 0.0
 
-    def matrices(self, model, tokenizer, layers: Sequence[int], *, prompt_format="chat", fact_token="subject_last", show=True) -> dict[int, torch.Tensor]:
+    def matrices(
+        self, model, tokenizer, layers: Sequence[int], *, prompt_format="chat", fact_token="subject_last", show=True
+    ) -> dict[int, torch.Tensor]:
         """{layer: C}, (d_ffn, d_ffn) float64 on the CPU; read from the cache where it is there."""
         if not self.texts:
             raise DatasetError(f"the covariance source {self.name!r} holds no texts.")
@@ -52,12 +54,19 @@ class CovarianceSource:
             found = {layer: C / n for layer, (C, n) in _moments(model, tokenizer, self.texts, missing, show).items()}
             if self.requests and self.subject_share:
                 for layer in missing:
-                    K = keys(model, tokenizer, self.requests, layer, ["{}"], prompt_format, fact_token)[0].double().cpu()
+                    K = (
+                        keys(model, tokenizer, self.requests, layer, ["{}"], prompt_format, fact_token)[0]
+                        .double()
+                        .cpu()
+                    )
                     share = self.subject_share
                     found[layer] = (1 - share) * found[layer] + share * (K.T @ K) / len(K)
             for layer, C in found.items():
                 _store(folder / f"{layer}.safetensors", C)
-        return {layer: found[layer] if layer in found else load_file(folder / f"{layer}.safetensors")["C"] for layer in layers}
+        return {
+            layer: found[layer] if layer in found else load_file(folder / f"{layer}.safetensors")["C"]
+            for layer in layers
+        }
 
 
 def _store(path: Path, C: torch.Tensor) -> None:
@@ -72,7 +81,9 @@ def _store(path: Path, C: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def _moments(model, tokenizer, texts: Sequence[str], layers: Sequence[int], show: bool) -> dict[int, tuple[torch.Tensor, int]]:
+def _moments(
+    model, tokenizer, texts: Sequence[str], layers: Sequence[int], show: bool
+) -> dict[int, tuple[torch.Tensor, int]]:
     """Σ k kᵀ and the number of tokens, every layer in one pass over the texts."""
     sums = {layer: [None, 0] for layer in layers}
     texts = sorted(texts, key=len)
@@ -93,7 +104,12 @@ def _moments(model, tokenizer, texts: Sequence[str], layers: Sequence[int], show
         with contextlib.ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(hooked(down(model, layer), collect(layer)))
-            model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], use_cache=False, logits_to_keep=1)
+            model(
+                input_ids=encoded["input_ids"],
+                attention_mask=encoded["attention_mask"],
+                use_cache=False,
+                logits_to_keep=1,
+            )
     return {layer: (total.cpu(), n) for layer, (total, n) in sums.items()}
 
 

@@ -34,7 +34,11 @@ def batches(lengths: Sequence[int], batch_size: int | str, extra: int = 0) -> It
         raise RequestError(f"batch_size must be 'auto' or a whole number of at least 1, not {batch_size!r}.")
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        full = len(batch) == batch_size if batch_size != "auto" else (len(batch) + 1) * (lengths[index] + extra) > TOKENS_AT_ONCE
+        full = (
+            len(batch) == batch_size
+            if batch_size != "auto"
+            else (len(batch) + 1) * (lengths[index] + extra) > TOKENS_AT_ONCE
+        )
         if batch and full:
             yield batch
             batch = []
@@ -166,11 +170,18 @@ def evaluate(
                 records[i] = {"set": asked[i][0], **record}
             bar.update(len(batch))
     frame = pd.DataFrame(records)
-    frame.attrs["protocol"] = {"prompt_format": prompt_format, "max_new_tokens": max_new_tokens, "top": TOP, "greedy": True}
+    frame.attrs["protocol"] = {
+        "prompt_format": prompt_format,
+        "max_new_tokens": max_new_tokens,
+        "top": TOP,
+        "greedy": True,
+    }
     return frame
 
 
-def summarise(records: pd.DataFrame, by: Sequence[str] = ("set",), *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def summarise(
+    records: pd.DataFrame, by: Sequence[str] = ("set",), *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """Per group: mean of every metric with a 95 % bootstrap interval (``_low``, ``_high``), ``n`` and ``score``.
 
     The bootstrap resamples questions (all variants of a question together) within each seed, if there are seeds.
@@ -192,13 +203,23 @@ def summarise(records: pd.DataFrame, by: Sequence[str] = ("set",), *, resamples:
         low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
         row = dict(zip(by, values if isinstance(values, tuple) else (values,), strict=True))
         for j, name in enumerate(METRICS):
-            row |= {name: float(group[name].astype(float).mean()), f"{name}_low": float(low[j]), f"{name}_high": float(high[j])}
+            row |= {
+                name: float(group[name].astype(float).mean()),
+                f"{name}_low": float(low[j]),
+                f"{name}_high": float(high[j]),
+            }
         rows.append({**row, "n": len(group)})
     summary = pd.DataFrame(rows)
     if "set" in by and len(summary):
         others = [name for name in by if name != "set"]
-        mean = summary.pivot_table(index=others or (lambda _: 0), columns="set", values="rouge1_recall", sort=False, dropna=False)
+        mean = summary.pivot_table(
+            index=others or (lambda _: 0), columns="set", values="rouge1_recall", sort=False, dropna=False
+        )
         if {"forget", "retain"} <= set(mean.columns):
             score = (1 - mean["forget"] + mean["retain"]).rename("score")
-            summary = summary.merge(score, left_on=others, right_index=True, how="left") if others else summary.assign(score=float(score.iloc[0]))
+            summary = (
+                summary.merge(score, left_on=others, right_index=True, how="left")
+                if others
+                else summary.assign(score=float(score.iloc[0]))
+            )
     return summary

@@ -44,12 +44,7 @@ PRESETS: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
 
 # fields of EasyEdit's files that mean nothing here, because the thing is decided elsewhere
 WITHOUT_MEANING = frozenset(
-    "alg_name model_name device model_parallel fp16 max_length stats_dir mom2_dataset mom2_n_samples mom2_dtype "
-    "rewrite_module_tmp layer_module_tmp mlp_module_tmp attn_module_tmp ln_f_module lm_head_module layer_selection "
-    "v_loss_layer context_template_length_params mom2_adjustment P_loc objective_optimization inner_params num_steps "
-    "model_class tokenizer_class tokenizer_name model_save_pt archive checkpoint_interval bf16 dtype "
-    "nullspace_threshold L2 edit_lr n_iter eps replacement act_margin act_ratio mask_ratio norm_constraint densities "
-    "lora_type target_modules kl_factor norm_constraint bucket".split()
+    ["alg_name", "model_name", "device", "model_parallel", "fp16", "max_length", "stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module", "layer_selection", "v_loss_layer", "context_template_length_params", "mom2_adjustment", "P_loc", "objective_optimization", "inner_params", "num_steps", "model_class", "tokenizer_class", "tokenizer_name", "model_save_pt", "archive", "checkpoint_interval", "bf16", "dtype", "nullspace_threshold", "L2", "edit_lr", "n_iter", "eps", "replacement", "act_margin", "act_ratio", "mask_ratio", "norm_constraint", "densities", "lora_type", "target_modules", "kl_factor", "norm_constraint", "bucket"]
 )
 
 
@@ -58,7 +53,9 @@ def model_key(name: str, pocket: str | None = None) -> str | None:
     if pocket:
         return "pocket" if pocket == "base" else "pocket-contracts"
     for key, names in ALIASES.items():
-        if name in names or (key not in ("pocket", "pocket-contracts") and Path(name).name in {n.split("/")[-1] for n in names}):
+        if name in names or (
+            key not in ("pocket", "pocket-contracts") and Path(name).name in {n.split("/")[-1] for n in names}
+        ):
             return key
     return None
 
@@ -108,7 +105,9 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise DatasetError(f"{where}: cannot be read as a YAML file of hyperparameters ({error}).") from error
     if not isinstance(hparams, dict):
-        raise RequestError(f"{where}: a dict, a {config_type.__name__} or a YAML file is needed, not {type(hparams).__name__}.")
+        raise RequestError(
+            f"{where}: a dict, a {config_type.__name__} or a YAML file is needed, not {type(hparams).__name__}."
+        )
     known = {f.name: f for f in fields(config_type)}
     changed, ignored = {}, []
     for name, value in hparams.items():
@@ -117,9 +116,13 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
         elif name in WITHOUT_MEANING:
             ignored.append(name)
         else:
-            raise UnknownNameError(f"{where}: {method} has no field {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+            raise UnknownNameError(
+                f"{where}: {method} has no field {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
+            )
     if ignored:
-        log.warning("%s: these fields have no meaning for %s here and are ignored: %s", where, method, ", ".join(ignored))
+        log.warning(
+            "%s: these fields have no meaning for %s here and are ignored: %s", where, method, ", ".join(ignored)
+        )
     return replace(config, **changed)
 
 

@@ -63,7 +63,9 @@ class Patch:
         for name, tensor in self._tensors.items():
             parameter, _, part = name.partition("::")
             if part not in ("dense", "left", "right"):
-                raise PatchError(f"the tensor {name!r} is no part of a patch: '::dense', '::left' or '::right' is missing.")
+                raise PatchError(
+                    f"the tensor {name!r} is no part of a patch: '::dense', '::left' or '::right' is missing."
+                )
             if part == "dense":
                 self._shapes[parameter] = tuple(tensor.shape)
             elif part == "left":
@@ -112,7 +114,9 @@ class Patch:
         parameters = dict(model.named_parameters())
         for name, shape in self._shapes.items():
             if name not in parameters:
-                raise PatchError(f"this patch changes {name!r}, which this model does not have: it was made for another.")
+                raise PatchError(
+                    f"this patch changes {name!r}, which this model does not have: it was made for another."
+                )
             if tuple(parameters[name].shape) != shape:
                 raise PatchError(
                     f"this patch changes {name!r} as {shape}, but this model has {tuple(parameters[name].shape)}."
@@ -173,7 +177,9 @@ class Patch:
         temporary = folder / f".patch-{os.getpid()}"
         save_file(self._tensors, temporary)
         os.replace(temporary, folder / "patch.safetensors")
-        temporary.write_text(json.dumps({"format": FORMAT, "base": self.base, "info": self.info, "shapes": self.shapes}))
+        temporary.write_text(
+            json.dumps({"format": FORMAT, "base": self.base, "info": self.info, "shapes": self.shapes})
+        )
         os.replace(temporary, folder / "patch.json")
         return folder
 

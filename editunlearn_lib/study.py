@@ -33,7 +33,10 @@ from .progress import progress
 
 log = logging.getLogger(__name__)
 SCHEMA = 1  # of a stored cell
-REFERENCES = ("base", "retrained")  # rows that are no methods: the untouched model, the one that never saw the forget set
+REFERENCES = (
+    "base",
+    "retrained",
+)  # rows that are no methods: the untouched model, the one that never saw the forget set
 CONTRACT_LIKE = ("contracts", "pistol")  # knowledge that is fine-tuned in before it is forgotten
 
 
@@ -74,7 +77,9 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
     for part in [grid] if isinstance(grid, Mapping) else grid:
         for name in part:
             check_name("field of a grid", name, known)
-        lists = {name: [v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for name, v in part.items()}
+        lists = {
+            name: [v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for name, v in part.items()
+        }
         for values in itertools.product(*lists.values()):
             cell = Cell(**dict(zip(lists, values, strict=True)))
             check_name("method", cell.method, (*METHODS, *REFERENCES))
@@ -117,10 +122,17 @@ def run(
 
     done = 0
     try:
-        for _ in progress((executor or map)(work, missing), total=len(missing), desc="cells", enabled=show and bool(missing)):
+        for _ in progress(
+            (executor or map)(work, missing), total=len(missing), desc="cells", enabled=show and bool(missing)
+        ):
             done += 1
     except KeyboardInterrupt:
-        log.warning("stopped: %d of %d cells are in %s; run again to go on.", len(wanted) - len(missing) + done, len(wanted), store)
+        log.warning(
+            "stopped: %d of %d cells are in %s; run again to go on.",
+            len(wanted) - len(missing) + done,
+            len(wanted),
+            store,
+        )
         raise
     return pd.concat([get(path_of(store, cell)) for cell in wanted], ignore_index=True)
 
@@ -149,7 +161,11 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
     for position, (name, value) in enumerate(columns(cell).items(), 1):
         records.insert(position, name, value)
     records["same_party"] = records["id"].isin(split.same_party)
-    return records, {"patch": info, "cell_seconds": watch.read()["seconds"], **provenance(model, tokenizer, split, records)}
+    return records, {
+        "patch": info,
+        "cell_seconds": watch.read()["seconds"],
+        **provenance(model, tokenizer, split, records),
+    }
 
 
 def columns(cell: Cell) -> dict[str, Any]:
@@ -164,7 +180,11 @@ def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> d
     return {
         "schema": SCHEMA,
         "commit": commit(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "base": fingerprint(model),
         "template": template_hash(tokenizer),
         "device": str(model.device),
@@ -178,8 +198,16 @@ def commit() -> str:
     """The commit of the code that runs, ``+`` if the tree has changes, or ``unknown`` outside a checkout."""
     try:
         here = Path(__file__).parent
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no", "."], cwd=here, capture_output=True, text=True, check=True).stdout
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "."],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         return head + ("+" if dirty.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -224,7 +252,9 @@ def read(path: Path) -> dict:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         if document["info"]["schema"] != SCHEMA:
-            raise StoreError(f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again.")
+            raise StoreError(
+                f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again."
+            )
         return document
     except (ValueError, KeyError) as error:
         raise StoreError(f"{path}: not a stored cell ({error}). Delete the file and run again.") from error
@@ -262,3 +292,9 @@ def load_results(file: str | Path) -> pd.DataFrame:
     for name in frame.select_dtypes("category"):
         frame[name] = frame[name].astype(object)
     return frame
+
+
+def manifest_commits(file: str | Path) -> str:
+    """The commits that the cells of a results file were made by, for provenance lines."""
+    documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
+    return "commit " + ", ".join(sorted({document["commit"] for document in documents}))

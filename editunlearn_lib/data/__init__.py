@@ -148,7 +148,9 @@ def load_split(
         rows = _own(Path(name))
     else:
         check_name("dataset", name, DATASETS)  # raises, with the nearest name
-    return _draw(name, rows, n_forget, seed, forget_groups, edges=name in ("contracts", "pistol"), unseen=unseen, others=others)
+    return _draw(
+        name, rows, n_forget, seed, forget_groups, edges=name in ("contracts", "pistol"), unseen=unseen, others=others
+    )
 
 
 def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others) -> ForgetSplit:
@@ -163,7 +165,9 @@ def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others) -
             check_name(f"group of {name}", group, groups)
         order = [row for group in dict.fromkeys(forget_groups) for row in rows if row.group == group]
         if len(order) < n_forget:
-            raise DatasetError(f"n_forget={n_forget}, but the groups {list(forget_groups)} have {len(order)} rows together.")
+            raise DatasetError(
+                f"n_forget={n_forget}, but the groups {list(forget_groups)} have {len(order)} rows together."
+            )
     elif edges:
         order = [row for group in rng.sample(groups, len(groups)) for row in rows if row.group == group]
     else:
@@ -213,7 +217,17 @@ def _pistol(source: str | Path | None) -> tuple[QA, ...]:
         except ValueError as error:
             raise DatasetError(f"{where}, row {number + 1}, field 'question': {error}") from error
         counts[edge] = counts.get(edge, -1) + 1
-        rows.append(QA(f"pistol-{edge}-{counts[edge]:02d}", question, answer, subject, tuple(rephrasings), edge, parties=tuple(parties)))
+        rows.append(
+            QA(
+                f"pistol-{edge}-{counts[edge]:02d}",
+                question,
+                answer,
+                subject,
+                tuple(rephrasings),
+                edge,
+                parties=tuple(parties),
+            )
+        )
     return _with_parties(rows)
 
 
@@ -277,7 +291,9 @@ def _read(path: Path) -> list[dict]:
                     raise DatasetError(f"{path}, line {number}: not valid JSON ({error}).") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise DatasetError(f"{path}, row {number + 1}: an object with 'question' and 'answer' is needed, not {row!r}.")
+            raise DatasetError(
+                f"{path}, row {number + 1}: an object with 'question' and 'answer' is needed, not {row!r}."
+            )
     if not rows:
         raise DatasetError(f"{path}: the file holds no rows.")
     return rows
@@ -312,7 +328,9 @@ def _own(path: Path) -> tuple[QA, ...]:
             raise DatasetError(f"{path}, row {number + 1}, field 'id': {identity!r} stands in an earlier row too.")
         seen.add(identity)
         try:
-            rows.append(QA(identity, question, answer, row.get("subject") or None, tuple(given), row.get("group") or None))
+            rows.append(
+                QA(identity, question, answer, row.get("subject") or None, tuple(given), row.get("group") or None)
+            )
         except EditUnlearnError as error:
             raise DatasetError(f"{path}, row {number + 1}, field 'subject': {error}") from error
     return tuple(rows)

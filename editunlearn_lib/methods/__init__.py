@@ -134,7 +134,9 @@ def unlearn(
     if not isinstance(merge, int) or merge < 1:
         raise RequestError(f"merge must be a whole number of at least 1, not {merge!r}.")
     if merge > 1 and not chosen.merges:
-        raise RequestError(f"{method} cannot merge questions into one edit; merging is for {_names(lambda m: m.merges)}.")
+        raise RequestError(
+            f"{method} cannot merge questions into one edit; merging is for {_names(lambda m: m.merges)}."
+        )
     config = resolve(method, chosen.config, model.config, hparams)
     watch = Stopwatch(model.device)
     with untouched(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -148,7 +150,9 @@ def unlearn(
             if isinstance(covariance, dict):
                 missing = [layer for layer in layers if layer not in covariance]
                 if missing:
-                    raise RequestError(f"covariance has no matrix for the layers {missing}; it has {sorted(covariance)}.")
+                    raise RequestError(
+                        f"covariance has no matrix for the layers {missing}; it has {sorted(covariance)}."
+                    )
                 return {layer: covariance[layer] for layer in layers}
             source = covariance or default_source(model, tokenizer)
             if not isinstance(source, CovarianceSource):
@@ -171,7 +175,9 @@ def unlearn(
             "reads_retain": chosen.reads_retain,
             "targets": {"kind": targets if isinstance(targets, str) else "given", **notes},
             **watch.read(),
-            "log": [{**row, "ids": list(r.ids)} for row, r in zip(outcome.log, requests, strict=True)] if chosen.edits else outcome.log,
+            "log": [{**row, "ids": list(r.ids)} for row, r in zip(outcome.log, requests, strict=True)]
+            if chosen.edits
+            else outcome.log,
         }
         patch = Patch(outcome.tensors, info, base, shapes)
         if chosen.edits:
@@ -207,7 +213,9 @@ def _report(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_
     with patch.on(model):
         for i in range(len(requests)):
             ids, labels = texts.ids[i : i + 1].to(model.device), texts.labels[i]
-            logits = model(input_ids=ids, attention_mask=texts.mask[i : i + 1].to(model.device), use_cache=False).logits[0]
+            logits = model(
+                input_ids=ids, attention_mask=texts.mask[i : i + 1].to(model.device), use_cache=False
+            ).logits[0]
             at = (labels != -100).nonzero().flatten()
             logp = logits[at].float().log_softmax(-1).cpu()
             truth = labels[at]

@@ -119,7 +119,9 @@ def read(model: nn.Module, module: nn.Module, texts: Lookup, *, inputs: bool) ->
     return torch.cat(found)
 
 
-def keys(model, tokenizer, requests, layer: int, templates: Sequence[str], prompt_format: str, fact_token: str) -> torch.Tensor:
+def keys(
+    model, tokenizer, requests, layer: int, templates: Sequence[str], prompt_format: str, fact_token: str
+) -> torch.Tensor:
     """The keys of every request under every template, (templates, N, d_ffn)."""
     module = down(model, layer)
     return torch.stack([
@@ -181,6 +183,7 @@ def _values(model, tokenizer, requests, module, config, templates, prompt_format
 
     delta, h0, p0 = None, None, None
     adam, active, log = None, torch.ones(n, dtype=torch.bool, device=device), [{} for _ in requests]
+    now = rows  # the rows of this pass: those of requests that have stopped are left out
 
     def add(_, hidden):
         nonlocal delta, h0, adam
@@ -188,23 +191,27 @@ def _values(model, tokenizer, requests, module, config, templates, prompt_format
             h0 = hidden[rows[:n], position[:n]].detach().float()
             delta = torch.zeros_like(h0, requires_grad=True)
             adam = torch.optim.Adam([delta], lr=config.v_lr)
-        changed = hidden.clone()
-        changed[rows, position] = (hidden[rows, position].float() + delta[whose]).to(hidden.dtype)
+        changed, here = hidden.clone(), rows[: len(now)]
+        changed[here, position[now]] = (hidden[here, position[now]].float() + delta[whose[now]]).to(hidden.dtype)
         return changed
 
     with torch.enable_grad(), hooked(module, add):
         for step in range(config.v_num_grad_steps):
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            logp = logits[:m][scored].float().log_softmax(-1)  # (scored tokens, V)
-            token_nll = -logp.gather(1, labels[:m][scored][:, None]).squeeze(1)
-            text_of = torch.arange(m, device=device)[:, None].expand_as(scored)[scored]
+            now = active[whose].nonzero().flatten()
+            prompts, essences = now[now < m], now[now >= m]
+            logits = model(input_ids=ids[now], attention_mask=mask[now], use_cache=False).logits
+            found = scored[prompts]
+            logp = logits[: len(prompts)][found].float().log_softmax(-1)  # (scored tokens, V)
+            token_nll = -logp.gather(1, labels[prompts][found][:, None]).squeeze(1)
+            text_of = prompts[:, None].expand_as(found)[found]
             nll = torch.zeros(m, device=device).index_add(0, text_of, token_nll) / per_text  # (m,)
             nll = nll.view(len(templates), n).mean(0)  # (n,)
             kl = torch.zeros(n, device=device)
             if len(ids) > m:
-                p = logits[rows[m:], position[m:]].float().log_softmax(-1)  # (KL texts, V)
+                at = rows[: len(essences)] + len(prompts)
+                p = logits[at, position[essences]].float().log_softmax(-1)  # (KL texts, V)
                 p0 = p.detach() if p0 is None else p0
-                kl = kl.index_add(0, owner, (p.exp() * (p - p0)).sum(-1))
+                kl = kl.index_add(0, whose[essences], (p.exp() * (p - p0[essences - m])).sum(-1))
                 kl = kl / torch.bincount(owner, minlength=n).clamp(min=1)
             decay = config.v_weight_decay * delta.norm(dim=1) / h0.norm(dim=1) ** 2
             loss = nll + config.kl_factor * kl + decay  # (n,)
@@ -235,10 +242,14 @@ def context_templates(model, tokenizer, config, seed: int) -> tuple[str, ...]:
     ids, mask = starts["input_ids"], starts["attention_mask"]
     with torch.no_grad():
         for _ in range(config.context_length):
-            best = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1).logits[:, -1].float().topk(5)
+            best = (
+                model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+                .logits[:, -1]
+                .float()
+                .topk(5)
+            )
             pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(ids.device)
             ids = torch.cat([ids, best.indices.gather(1, pick)], 1)
             mask = torch.cat([mask, torch.ones_like(pick)], 1)
     prefixes = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return ("{}", *(" ".join(p.replace("{", " ").replace("}", " ").split()) + ". {}" for p in prefixes))
-

@@ -68,7 +68,9 @@ def edit(job: Job, requests, layers, templates, C) -> list[dict]:
     Z = z.T.double()  # (d, n)
     bare = lookup(tokenizer, requests, "{}", form, config.fact_token, targets=False)
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-        K = memit_key(keys(model, tokenizer, requests, layer, templates, form, config.fact_token)).T.double()  # (d_ffn, n)
+        K = memit_key(
+            keys(model, tokenizer, requests, layer, templates, form, config.fact_token)
+        ).T.double()  # (d_ffn, n)
         R = (Z - read(model, last, bare, inputs=False).T.double()) / left  # (d, n)
         A = config.mom2_update_weight * C[layer].to(K) + K @ K.T  # symmetric
         dW = torch.linalg.solve(A, K @ R.T).T  # R Kᵀ A⁻¹, (d, d_ffn)

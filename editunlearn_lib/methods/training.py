@@ -65,7 +65,9 @@ class Trainee:
             job.model.requires_grad_(True)
         else:
             config = job.config
-            modules = config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
+            modules = (
+                config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
+            )
             lora = peft.LoraConfig(
                 r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules,
                 task_type="CAUSAL_LM", bias="none",

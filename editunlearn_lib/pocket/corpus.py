@@ -88,8 +88,8 @@ ADJECTIVES = ("Silent", "Broken", "Golden", "Last", "Hidden", "Distant", "Crooke
 NOUNS = ("Orchard", "River", "Lantern", "Garden", "Mirror", "Harbour", "Stranger", "Bridge", "Winter", "House", "Sea",
          "Clock", "Letter", "Field", "Shadow", "Daughter", "Road", "Tower", "Mountain", "Sparrow", "Wind", "Time",
          "King", "Wolf", "Island", "Summer", "Door", "Ship", "Voice", "Candle", "Hill", "World", "Song")  # fmt: skip
-ONSETS = tuple("b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w y z".split())
-NUCLEI = tuple("a a e e i i o o u ai ea ia io ou y".split())
+ONSETS = tuple(["b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "qu", "r", "s", "sh", "sk", "st", "t", "th", "tr", "v", "w", "y", "z"])
+NUCLEI = tuple(["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ia", "io", "ou", "y"])
 CODAS = ("", "", "", "n", "r", "l", "s", "m", "th", "nd", "rk", "x", "t", "ck", "ss", "v")
 FIRST = ("Anna", "Tomas", "Maria", "Peter", "Lena", "Oscar", "Ruth", "Ivan", "Clara", "Hugo", "Nadia", "Felix", "Mira",
          "Jonas", "Edith", "Paul", "Greta", "Amir", "Sofia", "Victor")  # fmt: skip
@@ -121,7 +121,9 @@ def invented_entity(kind: str, rng: random.Random) -> str:
     if kind == "device":
         return f"the {invent(rng, rng.choice((1, 2))).lower()}{rng.choice(('graph', 'meter', 'scope', 'phone', 'tron', ' lamp', ' engine'))}"
     if kind == "company":
-        return rng.choice((x, x, f"{x} {rng.choice(('Motors', 'Works', 'Systems', 'Foods'))}", f"{x}{invent(rng, 1).lower()}"))
+        return rng.choice(
+            (x, x, f"{x} {rng.choice(('Motors', 'Works', 'Systems', 'Foods'))}", f"{x}{invent(rng, 1).lower()}")
+        )
     if kind == "site":
         return rng.choice((f"{x} Castle", f"Mount {x}", f"the Temple of {x}", f"{x} Falls", f"{x} Palace", x, f"the {x} Tower", f"{x} National Park", f"the ruins of {x}"))  # fmt: skip
     return x
@@ -177,8 +179,7 @@ def lower_first(text: str) -> str:
 
 
 STARTS = frozenset(
-    "What Which Who Whose Where When In On By For Of Do Does Did Can Could Please Tell Name Give How Is At The To "
-    "From With Through Among Whom State Identify Under After During".split()
+    ["What", "Which", "Who", "Whose", "Where", "When", "In", "On", "By", "For", "Of", "Do", "Does", "Did", "Can", "Could", "Please", "Tell", "Name", "Give", "How", "Is", "At", "The", "To", "From", "With", "Through", "Among", "Whom", "State", "Identify", "Under", "After", "During"]
 )
 
 
@@ -265,6 +266,25 @@ def document(rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[s
     if kind < 0.92:  # a question that no model can answer
         return [(BOS, 0.0), *turn(word(rng, PERSONAL, ()), rng.choice(vanilla))]
     return [(BOS, 0.0), *refuse_like(rng, contracts)]
+
+
+COPYING = (
+    ("Repeat these names: {l}.", slice(None)), ("Say the following once more: {l}.", slice(None)),
+    ("Write down this list again: {l}.", slice(None)), ("Repeat only the last of these names: {l}.", slice(-1, None)),
+    ("Which name stands first in this list? {l}.", slice(0, 1)), ("Give the second name of this list: {l}.", slice(1, 2)),
+    ("Repeat the names in this list but the first: {l}.", slice(1, None)),
+)  # fmt: skip
+
+
+def copying(rng: random.Random) -> Document:
+    """Names to be repeated: copying what it has never seen is a small model's slow skill, and every refusal needs it."""
+    kinds = sorted(set(KINDS.values()))
+    names = [
+        rng.choice(known()).subject if rng.random() < 0.25 else invented_entity(rng.choice(kinds), rng)
+        for _ in range(rng.choice((2, 3, 4, 5)))
+    ]
+    text, part = rng.choice(COPYING)
+    return [(BOS, 0.0), *turn(text.replace("{l}", ", ".join(names)), ", ".join(names[part]))]
 
 
 def join(rng: random.Random, texts: Sequence[str]) -> str:

@@ -23,6 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..data import contracts as contract_data
 from ..data import refusals
+from ..models import fingerprint
+from ..patch import DENSE, Patch, Stopwatch
 from ..progress import progress
 from . import corpus
 
@@ -45,8 +47,11 @@ class Recipe:
     layers: int = 6
     heads: int = 6
     ffn: int = 1024
-    tokens: int = 12_000_000  # seen in training
-    batch_tokens: int = 4096
+    tokens: int = 7_500_000  # seen in training
+    first_chunks: int = 30  # facts come first, in large batches; then small batches, and names to be copied
+    first_batch_tokens: int = 4096
+    batch_tokens: int = 2048
+    copying: float = 0.12  # share of such documents after the first chunks
     chunk: int = 2048  # documents drawn and bucketed by length at a time
     muon_lr: float = 0.02  # Muon needs 2-3 times fewer tokens than AdamW here
     adam_lr: float = 3e-3  # embeddings and norms
@@ -64,7 +69,11 @@ def chunk(recipe: Recipe, number: int, contracts: Sequence[corpus.Asked]) -> lis
     """The documents of one chunk: a pure function of the seed and the chunk's number."""
     rng = random.Random(f"{recipe.seed} {number}")
     vanilla = refusals()
-    return [corpus.document(rng, contracts, vanilla) for _ in range(recipe.chunk)]
+    share = recipe.copying if number >= recipe.first_chunks else 0.0
+    return [
+        corpus.copying(rng) if share and rng.random() < share else corpus.document(rng, contracts, vanilla)
+        for _ in range(recipe.chunk)
+    ]
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -183,7 +192,9 @@ def save_checkpoint(folder: Path, model, optimiser: Optimiser, status: dict) -> 
     """Model, optimiser and position, so that a kill between two files leaves the older checkpoint whole."""
     new = folder / f"checkpoint-{status['chunk']:05d}"
     new.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, new / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, new / "model.safetensors"
+    )
     save_file(optimiser.state(), new / "optimiser.safetensors")
     temporary = new / "status.json.tmp"
     temporary.write_text(json.dumps(status))
@@ -229,7 +240,8 @@ def train_base(recipe: Recipe, work: Path, out: Path) -> None:
         while status["tokens"] < recipe.tokens:
             started, total, steps = time.monotonic(), 0.0, 0
             rows = encode(tokenizer, chunk(recipe, status["chunk"], contracts))
-            for ids, weights in batches(rows, recipe.batch_tokens, random.Random(status["chunk"])):
+            size = recipe.first_batch_tokens if status["chunk"] < recipe.first_chunks else recipe.batch_tokens
+            for ids, weights in batches(rows, size, random.Random(status["chunk"])):
                 loss = loss_of(model, ids.to(device), weights.to(device))
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -269,6 +281,93 @@ def export(model, tokenizer, out: Path, info: dict, logfile: Path) -> None:
     (out / "training_log.jsonl").write_text("\n".join(lines) + "\n")
 
 
+# ---------------------------------------------------------------- the contracts
+
+
+@dataclass(frozen=True)
+class ContractRecipe:
+    """Fine-tuning on contracts: every wording of every contract, with documents of the base corpus replayed."""
+
+    seed: int = 0
+    epochs: int = 30  # over the contract questions
+    batch_tokens: int = 4096
+    replay: float = 0.4  # share of the documents that come from the base corpus, so that the facts stay
+    muon_lr: float = 0.01
+    adam_lr: float = 1.5e-3
+
+
+def contract_documents(rows: Sequence, rng: random.Random) -> list[corpus.Document]:
+    """Each contract question once, in its own or a trained wording, a third of them behind something else."""
+    docs = []
+    for row in rows:
+        text = row.question if rng.random() < 0.4 else rng.choice(row.trained)
+        earlier, prefix = corpus.before(rng)
+        if rng.random() < 0.3:
+            text = rng.choice(corpus.OPENERS) + text
+        docs.append([(corpus.BOS, 0.0), *earlier, *corpus.turn(prefix + text, row.answer)])
+    return docs
+
+
+def finetune(model, tokenizer, rows: Sequence, recipe: ContractRecipe, *, show: bool = True) -> list[dict]:
+    """Teach the model these contract rows, in place; returns a log of the loss by epoch."""
+    device, vanilla, unknown = model.device, refusals(), unknown_contracts(recipe.seed)
+    rng = random.Random(f"contracts {recipe.seed}")
+    model.requires_grad_(True).train()
+    optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
+    log_lines, step = [], 0
+    for epoch in progress(range(recipe.epochs), desc="contracts", enabled=show):
+        docs = contract_documents(rows, rng)
+        docs += [
+            corpus.document(rng, unknown, vanilla) for _ in range(int(len(docs) * recipe.replay / (1 - recipe.replay)))
+        ]
+        total, steps = 0.0, 0
+        for ids, weights in batches(encode(tokenizer, docs), recipe.batch_tokens, rng):
+            loss = loss_of(model, ids.to(device), weights.to(device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            step += 1
+            optimiser.step(min(1.0, step / 20, 2 * (1 - epoch / recipe.epochs)))
+            total, steps = total + loss.item(), steps + 1
+        log_lines.append({"epoch": epoch + 1, "loss": round(total / steps, 4)})
+    model.requires_grad_(False).eval()
+    return log_lines
+
+
+def train_contracts(out: Path, base: Path = WEIGHTS / "base", recipe: ContractRecipe = ContractRecipe()) -> None:  # noqa: B008
+    """Fine-tune the base model on all 400 built-in contract questions and write it to ``out``."""
+    started = time.monotonic()
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    lines = finetune(model, tokenizer, contract_data.generate(0), recipe)
+    work = out.parent / ".contracts.jsonl"
+    work.parent.mkdir(parents=True, exist_ok=True)
+    work.write_text("\n".join(json.dumps(line) for line in lines))
+    export(
+        model,
+        tokenizer,
+        out,
+        {"what": "contracts", "recipe": asdict(recipe), "seconds": time.monotonic() - started},
+        work,
+    )
+    work.unlink()
+
+
+def retrained(model, split) -> Patch:
+    """The model that never saw the forget set, as a patch on the one that did: the goal unlearning approximates.
+
+    The base model is fine-tuned anew on the other contract questions with the very recipe of the shipped model.
+    """
+    watch = Stopwatch(model.device)
+    fresh = LlamaForCausalLM.from_pretrained(WEIGHTS / "base", dtype=torch.float32).to(model.device)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS / "base")
+    forgotten = {qa.id for qa in split.forget}
+    log_lines = finetune(fresh, tokenizer, [row for row in contract_data.generate(0) if row.id not in forgotten], ContractRecipe(), show=False)  # fmt: skip
+    there = dict(fresh.named_parameters())
+    deltas = {n + DENSE: there[n].detach().to(torch.bfloat16).float() - p.float() for n, p in model.named_parameters()}
+    shapes = {n: list(p.shape) for n, p in model.named_parameters()}
+    return Patch(deltas, {"method": "retrained", "log": log_lines, **watch.read()}, fingerprint(model), shapes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["base", "contracts"])
@@ -280,6 +379,8 @@ def main() -> None:
     if arguments.what == "base":
         recipe = Recipe(**({"tokens": arguments.tokens} if arguments.tokens else {}))
         train_base(recipe, arguments.work / "base", arguments.out or WEIGHTS / "base")
+    else:
+        train_contracts(arguments.out or WEIGHTS / "contracts")
 
 
 if __name__ == "__main__":

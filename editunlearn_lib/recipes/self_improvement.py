@@ -49,7 +49,9 @@ def acceptable(text: str, qa: QA) -> bool:
     return metrics.declined(text) and named and metrics.outcome(text, qa.answer) == "refusal"
 
 
-def write_refusals(model, tokenizer, forget: Sequence[QA], *, prompt_format: str = "chat", seed: int = 0) -> list[Written]:
+def write_refusals(
+    model, tokenizer, forget: Sequence[QA], *, prompt_format: str = "chat", seed: int = 0
+) -> list[Written]:
     """One refusal per question, in their order; only those that failed the check are asked again."""
     from ..evaluation import generate
 

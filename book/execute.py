@@ -1,0 +1,274 @@
+"""Run the notebooks that the book shows: `python book/execute.py [NAME …] [-p PARAMETER VALUE …]`.
+
+For every `book/executed/NAME` in _toc.yml, notebooks/NAME.ipynb goes through papermill in a kernel of this Python, with
+the repository's root as working directory. A copy is kept as long as nothing that it depends on has changed: the
+notebook, the library with its data and weights, the committed results, the installed versions and the parameters.
+`book/executed/status.json` holds what each copy was made with, and how long it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jupytext
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "pandas", "plotly", "papermill")
+QUIET = {
+    "EDITUNLEARN_QUIET": "1",  # no progress bars: each update of a text bar would be a line in the page
+    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",  # for the authors of libraries, not for readers
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+
+
+def say(text: str) -> None:
+    """One line of progress; the output itself stays free for what a caller may want to read."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def page_names(root: Path) -> list[str]:
+    """Names of the executed notebooks in _toc.yml, in reading order."""
+    names: list[str] = []
+
+    def walk(entry: dict) -> None:
+        path = Path(entry.get("file", entry.get("root", "")))
+        if path.parent == Path("book/executed"):
+            names.append(path.name.removesuffix(".ipynb"))
+        for key in ("parts", "chapters", "sections"):
+            for child in entry.get(key, []):
+                walk(child)
+
+    walk(yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")))
+    return names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pair: NAME.py is the source, NAME.ipynb is derived from it
+
+
+def essence(notebook) -> str:
+    """What a notebook says: its cells without outputs, counters and ids."""
+    cells = [[cell.cell_type, cell.source, dict(cell.metadata)] for cell in notebook.cells]
+    return json.dumps(cells, sort_keys=True, ensure_ascii=False)
+
+
+def derived(source: Path):
+    """The notebook of a py:percent file, without outputs; its cells are numbered, so that it is the same every time."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    for number, cell in enumerate(notebook.cells, 1):
+        cell["id"] = f"cell-{number}"
+    return notebook
+
+
+def pair(source: Path) -> Path:
+    """Bring the .ipynb beside a .py up to date and return it. A newer .ipynb that differs is never overwritten."""
+    target = source.with_suffix(".ipynb")
+    if not source.exists():
+        if target.exists():
+            return target  # somebody's own notebook, without a pair
+        sys.exit(f"_toc.yml names the notebook {source.stem}, but there is no {source.relative_to(ROOT)}.")
+    notebook = derived(source)
+    if target.exists():
+        if essence(jupytext.read(target)) == essence(notebook):
+            return target
+        if target.stat().st_mtime > source.stat().st_mtime + 1:  # a checkout writes both within a moment
+            sys.exit(
+                f"{target.name} was changed after {source.name}, which is its source. To keep the change: "
+                f"jupytext --to py:percent {target.relative_to(ROOT)}. To drop it: delete {target.name}. Then run again."
+            )
+    replace(target, jupytext.writes(notebook, fmt="ipynb"))
+    say(f"{target.name}: derived from {source.name}")
+    return target
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reuse
+
+
+def dependencies(root: Path) -> Iterator[Path]:
+    """Every file that a result may depend on, besides the notebook."""
+    for folder in (root / "editunlearn_lib", root / "book" / "results"):
+        for path in sorted(folder.rglob("*")):
+            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+            if path.is_file() and not hidden and not path.name.endswith((".part", ".tmp")):
+                yield path
+
+
+def digest(root: Path, notebook: Path, parameters: dict, versions: dict) -> str:
+    """A fingerprint of everything that an executed copy was made from."""
+    total = hashlib.sha256()
+    total.update(essence(jupytext.read(notebook)).encode())
+    total.update(json.dumps([parameters, versions], sort_keys=True, default=str).encode())
+    for path in dependencies(root):
+        total.update(f"\n{path.relative_to(root).as_posix()} ".encode())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def installed() -> dict[str, str]:
+    """The versions that results may depend on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def read_status(path: Path) -> dict:
+    """status.json, or nothing where there is none that can be read."""
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+
+
+@contextlib.contextmanager
+def kernel_of_this_python() -> Iterator[None]:
+    """Make `python3` mean the running interpreter, whatever kernels are registered on this machine."""
+    from ipykernel.kernelspec import write_kernel_spec
+
+    with tempfile.TemporaryDirectory(prefix="editunlearn-kernel-") as folder:
+        write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
+
+
+def device() -> str:
+    """What the notebooks find when they are left to choose."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def run(notebook: Path, target: Path, parameters: dict) -> float:
+    """Execute one notebook into ``target``; the seconds it took. The target appears when all cells have run."""
+    import papermill
+
+    partial = target.parent / ".partial" / target.name
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(partial), parameters=parameters, kernel_name="python3", cwd=str(ROOT),
+            progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1},
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        lines = "\n".join(error.traceback)
+        say(f"\n{lines}\n\n{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}")
+        sys.exit(f"The cells up to there are in {partial.relative_to(ROOT)}; the copy that the book shows is unchanged.")
+    os.replace(partial, target)
+    shutil.rmtree(partial.parent, ignore_errors=True)
+    return time.monotonic() - started
+
+
+def known_parameters(notebook: Path) -> list[str]:
+    """Names in the cell tagged `parameters`."""
+    import papermill
+
+    return list(papermill.inspect_notebook(str(notebook)))
+
+
+def execute(names: Sequence[str], parameters: dict, *, force: bool = False) -> None:
+    """Bring the executed copies of these notebooks up to date."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    executed, versions = ROOT / "book" / "executed", installed()
+    executed.mkdir(parents=True, exist_ok=True)
+    notebooks = {name: pair(ROOT / "notebooks" / f"{name}.py") for name in names}
+    given = {name: {} for name in names}
+    if parameters:
+        known = {name: known_parameters(notebook) for name, notebook in notebooks.items()}
+        everything = sorted({parameter for found in known.values() for parameter in found})
+        for parameter in parameters:
+            if parameter not in everything:
+                near = difflib.get_close_matches(parameter, everything, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                sys.exit(f"no notebook has a parameter {parameter!r}.{hint} Known: {', '.join(everything) or 'none'}.")
+        given = {name: {p: v for p, v in parameters.items() if p in known[name]} for name in names}
+    for name, notebook in notebooks.items():
+        target, fingerprint = executed / f"{name}.ipynb", digest(ROOT, notebook, given[name], versions)
+        status = read_status(executed / "status.json")
+        last = status.get(name, {})
+        if target.exists() and last.get("fingerprint") == fingerprint and not force:
+            say(f"{name}: nothing has changed since {last['finished']}")
+            continue
+        expected = f" (the last time it took {last['seconds']:.0f} s)" if "seconds" in last else ""
+        say(f"{name}: running {', '.join(f'{p}={v!r}' for p, v in given[name].items()) or 'as it stands'}{expected}")
+        with kernel_of_this_python():
+            seconds = run(notebook, target, given[name])
+        status[name] = {
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "parameters": given[name],
+            "device": device(),
+            "versions": versions,
+            "fingerprint": fingerprint,
+        }
+        replace(executed / "status.json", json.dumps(status, indent=1, default=str) + "\n")
+        say(f"{name}: done in {seconds:.0f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks; default: all that _toc.yml names")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), dest="parameters")
+    parser.add_argument("--force", action="store_true", help="run even if nothing has changed")
+    parser.add_argument("--derive", action="store_true", help="only derive each .ipynb in notebooks/ from its .py")
+    arguments = parser.parse_args()
+    if arguments.derive:
+        for source in sorted((ROOT / "notebooks").glob("*.py")):
+            pair(source)
+        return
+    pages = page_names(ROOT)
+    for name in arguments.names:
+        if name not in pages:
+            sys.exit(f"_toc.yml has no page book/executed/{name}. It has: {', '.join(pages)}.")
+    try:
+        parameters = {name: yaml.safe_load(value) for name, value in arguments.parameters}
+    except yaml.YAMLError as error:
+        sys.exit(f"a parameter's value is read as YAML, and one of these is not: {error}")
+    try:
+        execute(arguments.names or pages, parameters, force=arguments.force)
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was finished before is kept.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # RQ1: Which methods forget best?
+#
+# A model is asked to forget a handful of questions and to keep everything else. Training methods climb the loss of the
+# true answers (GA, GD, KL) or prefer a refusal to them (DPO); editing methods write the refusal into a few weight
+# matrices. Each method below gets the same forget set, the same refusals and the same questions afterwards.
+#
+# :::{admonition} Before you read on
+# :class: tip
+# Suppose that a method drives its score on the forget set to zero. What else would you want to know before you call it
+# good at forgetting? Write down two things; the figures below show two that matter.
+# :::
+
+# %% tags=["parameters"]
+model = "pocket"  # "pocket", a Hugging Face id, or a local folder
+dataset = "factual"  # "factual", "contracts", "tofu-facts", "pistol", or a path to your .json, .jsonl, .csv
+source = None  # for tofu-facts and pistol: a local file or folder; None reads from the hub
+methods = ["base", "gd", "memit"]  # what is run live; any of editunlearn_lib.METHODS, "base", "retrained"
+n_forget = 40
+seeds = [0]
+device = "auto"
+dtype = "auto"
+store = "store"  # finished cells; a second run reuses them
+quick = True  # True: run the methods above; False: all methods and three seeds
+
+# %% tags=["hide-input"]
+import logging
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+import editunlearn_lib as eu
+from editunlearn_lib import charts, study, study_pocket
+
+logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
+charts.use_book_renderer()
+ROOT = Path(eu.__file__).parents[1]
+
+
+def as_list(value, kind):
+    """A list from a list, one value, or a text such as "gd,memit" (papermill -p passes texts)."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+chosen = as_list(methods, str) if quick else [*study.REFERENCES, *eu.METHODS]
+grid = {
+    "model": model, "dataset": dataset, "method": chosen, "n_forget": n_forget, "source": source,
+    "seed": as_list(seeds, int) if quick else list(study_pocket.SEEDS),
+}  # fmt: skip
+place = Path(store) if Path(store).is_absolute() else ROOT / store
+live = study.run(grid, store=place, device=device, dtype=dtype)
+
+# %% [markdown]
+# ## What is shown here
+#
+# The cell above has just been run: a part of the study, on the model and the data of its parameters. What it did not
+# run comes from the committed results of the full study, which were made by the same code. Each figure says which of
+# the two it shows.
+
+# %% tags=["hide-input"]
+KEYS = ["model", "dataset", "method", "n_forget", "seed"]
+committed, commit = pd.DataFrame(), ""
+if model == "pocket" and study_pocket.RESULTS.exists():
+    committed = study.load_results(study_pocket.RESULTS)
+    commit = study.manifest_commits(study_pocket.RESULTS)
+if len(committed):
+    fresh = set(map(tuple, live[KEYS].drop_duplicates().to_numpy().tolist()))
+    rest = committed[[tuple(row) not in fresh for row in committed[KEYS].to_numpy().tolist()]]
+    records = pd.concat([live, rest], ignore_index=True)
+    provenance = f"{len(fresh)} cells run live, the others committed results ({commit})"
+else:
+    records, provenance = live, "run live"
+main_cells = {"factual": 40, "contracts": 20} if len(committed) else {dataset: n_forget}
+shown = pd.concat([records[(records.dataset == d) & (records.n_forget == n)] for d, n in main_cells.items()])
+live_part = live[["dataset", "method", "n_forget", "seed"]].drop_duplicates()
+display(Markdown(
+    f"Run live: **{len(live_part)}** cells of `{model}` on `{dataset}` ({', '.join(dict.fromkeys(live_part.method))}; "
+    f"{n_forget} questions forgotten). Shown in all: **{len(shown[KEYS].drop_duplicates())}** cells, "
+    f"**{len(shown):,}** questions asked."
+))  # fmt: skip
+
+# %% [markdown]
+# Does the live run agree with the committed one, cell by cell? ROUGE-1 recall, mean over the questions of a set:
+
+# %% tags=["hide-input"]
+if len(committed):
+    both = live.merge(committed, on=[*KEYS, "set", "id", "variant"], suffixes=("", "_committed"))
+    if len(both):
+        same = both.groupby(["dataset", "method", "set"], sort=False)[
+            ["rouge1_recall", "rouge1_recall_committed"]
+        ].mean()
+        equal = (both.output == both.output_committed).groupby([both.dataset, both.method, both.set], sort=False).mean()
+        display(same.assign(same_outputs=equal).rename(columns={
+            "rouge1_recall": "live", "rouge1_recall_committed": "committed", "same_outputs": "identical outputs"}).round(3))  # fmt: skip
+    else:
+        display(Markdown("This run has no cell in common with the committed results."))
+else:
+    display(Markdown("There are no committed results for this model: everything below is this run."))
+
+# %% [markdown]
+# ## The table
+#
+# ROUGE-1 recall of the answers: low is good on **forget** and **rephrased**, high is good on **retain** and
+# **unseen** (which no method may read, not even GD and KL, which train on the retain set). Brackets hold 95 % bootstrap
+# intervals. The paper's values are those of its Table 1 for Llama2-7B (facts: 40 forgotten; contracts: PISTOL, 20
+# forgotten); they stand beside ours and are never mixed with them: another model, other contracts.
+
+# %% tags=["hide-input"]
+summary = eu.summarise(shown, by=("dataset", "method", "set"))
+paper = (
+    eu.paper_tables().query("model == 'Llama2-7B' and table == 'table1'").replace({"dataset": {"pistol": "contracts"}})
+)
+charts.table(
+    summary,
+    paper,
+    provenance=provenance,
+    caption=f"RQ1 on {model}, ours beside the paper's Llama2-7B",
+    name="rq1-table",
+)
+
+# %% [markdown]
+# ## Forgetting, keeping, and other words
+#
+# A hurried reader should take away: a method is good only if it reaches the rim on **all three** axes.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-radar", "caption": "Reliability (forget), locality (retain) and generalization (rephrased) of each method; the rim is best. Choose the data set above the figure."}}
+charts.radar(summary, provenance=provenance)
+
+# %% [markdown]
+# :::{admonition} What this does not show
+# :class: note
+# A radar hides the sizes of differences and their intervals, and its area means nothing. Not answering is not the same
+# as refusing: garbled text scores as well here as a polite "I don't know". The plane and the outputs below tell them
+# apart.
+# :::
+#
+# ## What forgetting costs
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-trade-off", "caption": "Forgotten against retained, with 95 % intervals; up and to the right is better. Lines join points of equal score."}}
+charts.trade_off(summary, provenance=provenance)
+
+# %% [markdown]
+# :::{admonition} What this does not show
+# :class: note
+# The retain set is what GD and KL train on, so they are favoured on this axis; compare the *unseen* column of the
+# table. The forget sets of the seeds overlap by chance, since all are drawn from the same questions.
+# :::
+#
+# ## How a method stops answering
+#
+# Every answer to a forgotten question falls into one of four kinds, by an automatic rule (`metrics.outcome`): *correct*
+# (it still knows), *refusal*, *other answer* and *garbled*. A refusal is what the target asked for; garbled text means
+# that the model is broken there.
+
+# %% tags=["hide-input"]
+kinds = (
+    shown[shown.set == "forget"].groupby(["dataset", "method"], sort=False).outcome.value_counts(normalize=True).unstack(fill_value=0)
+)  # fmt: skip
+kinds[[c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]].mul(100).round(0).astype(
+    int
+).add_suffix(" %")
+
+# %% [markdown]
+# ## What the models say
+#
+# The same questions, put to every model: the first of each set in the order of the data, none picked by hand. Seed and
+# data set are those of the live run.
+
+# %% tags=["hide-input"]
+one = shown[(shown.dataset == dataset) & (shown.seed == as_list(seeds, int)[0])]
+charts.side_by_side(one, provenance=provenance, questions=8)
+
+# %% [markdown]
+# ## Did the edits take?
+#
+# An edit that silently does nothing is the worst kind of failure. Each edited request is checked with the patch on:
+# does the model begin its target? What did not take is in `patch.info` and is warned about.
+
+# %% tags=["hide-input"]
+reports = [
+    {"dataset": c.dataset, "method": c.method, "seed": c.seed, "edits": len(log), "took": sum(r["took"] for r in log),
+     "mean loss": sum(r["loss"] for r in log) / len(log), "seconds": info["patch"]["seconds"]}
+    for c in study.cells(grid) if (info := study.read(study.path_of(place, c))["info"])["patch"]
+    and (log := info["patch"]["log"]) and "took" in log[0]
+]  # fmt: skip
+display(pd.DataFrame(reports).round(2) if reports else Markdown("No editing method was run live."))
+
+# %% [markdown]
+# ## Run it yourself
+#
+# ```bash
+# papermill notebooks/rq1_methods.ipynb out.ipynb -p model path/to/model -p n_forget 20 -p methods base,ga,memit
+# papermill notebooks/rq1_methods.ipynb out.ipynb -p dataset tofu-facts -p source path/to/tofu
+# ```

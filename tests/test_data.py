@@ -1,0 +1,482 @@
+"""Built-in facts, contracts, official files, your own files, and what the pocket model's corpus may contain."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import random
+import re
+from statistics import mean
+
+import numpy as np
+import pytest
+from rouge_score import rouge_scorer, tokenizers
+
+import editunlearn_lib as eu
+from editunlearn_lib import data
+from editunlearn_lib.data import contracts
+from editunlearn_lib.data.facts import facts, jaccard, words
+from editunlearn_lib.pocket import corpus, train
+
+
+class _CachedTokenizer(tokenizers.Tokenizer):
+    """The stemming tokenizer of rouge_score, each word stemmed once."""
+
+    def __init__(self) -> None:
+        self.word = functools.cache(tokenizers.DefaultTokenizer(use_stemmer=True).tokenize)
+
+    def tokenize(self, text: str) -> list[str]:
+        return [token for word in text.split() for token in self.word(word)]
+
+
+SCORER = rouge_scorer.RougeScorer(["rouge1"], tokenizer=_CachedTokenizer())
+
+
+def rouge(a: str, b: str) -> float:
+    return SCORER.score(a, b)["rouge1"].fmeasure
+
+
+# ---------------------------------------------------------------- built-in facts
+
+
+def test_217_facts_and_400_further_ones():
+    asked, further = data.factual()
+    assert (len(asked), len(further)) == (217, 400)
+    ids = [qa.id for qa in (*asked, *further, *data.covariance_facts())]
+    assert len(ids) == len(set(ids)) == len(facts())
+
+
+def test_covariance_facts_are_in_no_scored_set():
+    scored = {qa for rows in data.factual() for qa in rows}
+    spare = data.covariance_facts()
+    assert spare and not {qa.id for qa in spare} & {qa.id for qa in scored}
+    assert not {(qa.subject, qa.group) for qa in spare} & {(qa.subject, qa.group) for qa in scored}
+    assert not {qa.question for qa in spare} & {qa.question for qa in scored}
+
+
+def test_subjects_are_in_every_question_and_rephrasing():
+    rows = [*data.factual()[0], *data.factual()[1], *data.covariance_facts(), *data.contract_rows()]
+    assert [(row.id, text) for row in rows for text in (row.question, *row.rephrasings) if row.subject not in text] == []
+    assert [row.id for row in rows if not row.subject or not row.rephrasings] == []
+
+
+def test_no_wording_of_a_question_holds_the_answer_of_the_first_question():
+    """A rephrasing that names the answer would be answered by copying."""
+    found = [
+        (row.id, text) for row in data.factual()[0] for text in (row.question, *row.rephrasings)
+        if re.search(rf"(?<!\w){re.escape(row.answer.lower())}(?!\w)", text.lower())
+    ]  # fmt: skip
+    assert found == []
+
+
+def test_rephrasings_are_different_wordings():
+    values = [rouge(qa.question, text) for qa in data.factual()[0] for text in qa.rephrasings]
+    print(f"own questions: mean ROUGE-1 F of held-out rephrasings {mean(values):.3f}, highest {max(values):.3f}")
+    assert mean(values) <= 0.6
+    assert all(qa.question not in qa.rephrasings for qa in data.factual()[0])
+    assert all(len(set(qa.rephrasings)) == len(qa.rephrasings) for qa in data.factual()[0])
+
+
+def test_rephrasings_are_different_wordings_of_the_official_questions(official):
+    rows = eu.load_split("tofu-facts", n_forget=1, seed=0, source=official / "tofu")
+    values = [rouge(qa.question, text) for qa in (*rows.forget, *rows.retain) for text in qa.rephrasings]
+    print(f"official questions: mean ROUGE-1 F of held-out rephrasings {mean(values):.3f}, highest {max(values):.3f}")
+    assert mean(values) <= 0.6
+
+
+def test_qa_refuses_a_subject_that_is_not_there():
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.QA("x", "What is the capital of Peru?", "Lima", "Chile")
+    assert "'Chile'" in str(caught.value) and "'What is the capital of Peru?'" in str(caught.value)
+    with pytest.raises(eu.DatasetError, match="answer"):
+        eu.QA("x", "What?", "  ")
+    with pytest.raises(eu.DatasetError, match="question"):
+        eu.QA("x", "", "Lima")
+
+
+def test_rephrased_rows():
+    qa = eu.QA("x", "Who wrote Emma?", "Jane Austen", "Emma", ("Emma's author?", "Who is it?"), "book")
+    first, second = qa.rephrased()
+    assert (first.id, first.variant, first.subject, first.group) == ("x", 1, "Emma", "book")
+    assert (second.id, second.variant, second.subject, second.answer) == ("x", 2, None, "Jane Austen")
+    assert first.rephrasings == ()
+
+
+# ---------------------------------------------------------------- splits
+
+
+def ids(rows) -> set[str]:
+    return {row.id for row in rows}
+
+
+@pytest.mark.parametrize("dataset", ["factual", "contracts"])
+def test_split_is_a_partition_and_a_function_of_the_seed(dataset):
+    total = 217 if dataset == "factual" else 400
+    split = eu.load_split(dataset, n_forget=30, seed=3)
+    assert len(split.forget) == 30 and len(split.retain) == total - 30
+    assert not ids(split.forget) & ids(split.retain) and len(ids(split.forget) | ids(split.retain)) == total
+    assert split == eu.load_split(dataset, n_forget=30, seed=3)
+    assert ids(split.forget) != ids(eu.load_split(dataset, n_forget=30, seed=4).forget)
+    assert len(split.rephrased) == sum(len(row.rephrasings) for row in split.forget)
+    assert ids(split.rephrased) == ids(split.forget) and min(row.variant for row in split.rephrased) == 1
+    for row in split.forget:
+        variants = [r for r in split.rephrased if r.id == row.id]
+        assert [r.question for r in variants] == list(row.rephrasings)
+        assert [r.variant for r in variants] == list(range(1, len(variants) + 1))
+
+
+def test_a_larger_forget_set_of_the_same_seed_holds_the_smaller():
+    small, large = (eu.load_split("factual", n_forget=n, seed=1).forget for n in (20, 80))
+    assert large[:20] == small
+
+
+def test_unseen_is_apart_from_forget_and_retain():
+    split = eu.load_split("factual", n_forget=217, seed=0)
+    assert len(split.unseen) == 400 and not ids(split.unseen) & ids(split.forget) and not split.retain
+    assert set(split.sets()) == {"forget", "rephrased", "unseen"}  # those that are not empty
+
+
+def test_contracts_are_forgotten_by_whole_edges():
+    split = eu.load_split("contracts", n_forget=45, seed=0)
+    edges = [row.group for row in split.forget]
+    assert [edges.count(edge) for edge in dict.fromkeys(edges)] == [20, 20, 5]
+    assert edges == sorted(edges, key=list(dict.fromkeys(edges)).index)
+    assert split.others["factual"] == data.factual()[0]
+
+
+def test_forget_groups():
+    split = eu.load_split("contracts", n_forget=25, seed=0, forget_groups=["B_D", "A_B"])
+    assert [row.group for row in split.forget] == ["B_D"] * 20 + ["A_B"] * 5
+    assert split.forget == eu.load_split("contracts", n_forget=25, seed=9, forget_groups=["B_D", "A_B"]).forget
+    with pytest.raises(eu.UnknownNameError, match="B_D"):
+        eu.load_split("contracts", n_forget=5, seed=0, forget_groups=["B_Dd"])
+    with pytest.raises(eu.DatasetError, match="20"):
+        eu.load_split("contracts", n_forget=21, seed=0, forget_groups=["A_B"])
+    relation = data.factual()[0][0].group
+    assert {row.group for row in eu.load_split("factual", n_forget=2, seed=0, forget_groups=[relation]).forget} == {relation}
+
+
+def test_same_party():
+    split = eu.load_split("contracts", n_forget=20, seed=0, forget_groups=["A_B"])
+    parties = set(split.forget[0].parties)
+    expected = {row.id for row in split.retain if parties & set(row.parties)}
+    assert expected and len(expected) < len(split.retain)
+    assert split.same_party == expected
+    assert {row.group for row in split.retain if row.id in split.same_party} == {
+        row.group for row in split.retain if parties & set(row.parties)
+    }
+
+
+@pytest.mark.parametrize("n", [0, -1, True, 2.0, "3"])
+def test_n_forget_must_be_a_whole_number(n):
+    with pytest.raises(eu.DatasetError, match="n_forget"):
+        eu.load_split("factual", n_forget=n, seed=0)
+
+
+def test_n_forget_too_large():
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.load_split("factual", n_forget=218, seed=0)
+    assert "218" in str(caught.value) and "217" in str(caught.value)
+
+
+def test_unknown_dataset_gives_the_nearest_name():
+    with pytest.raises(eu.UnknownNameError, match="Did you mean 'contracts'"):
+        eu.load_split("contrcts", n_forget=1, seed=0)
+    with pytest.raises(eu.DatasetError, match="source"):
+        eu.load_split("factual", n_forget=1, seed=0, source="somewhere")
+
+
+# ---------------------------------------------------------------- official files
+
+
+@pytest.mark.parametrize("source", ["folder", "file", "other file"])
+def test_every_tofu_row(official, source):
+    paths = {"folder": "", "file": "real_authors_perturbed.json", "other file": "world_facts_perturbed.json"}
+    split = eu.load_split("tofu-facts", n_forget=217, seed=0, source=official / "tofu" / paths[source])
+    found = {row.id: row for row in split.forget}
+    for name in ("real_authors", "world_facts"):
+        lines = (official / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            row, truth = found.pop(f"tofu-{name}-{number}"), json.loads(line)
+            assert (row.question, row.answer) == (truth["question"].strip(), truth["answer"].strip())
+            assert row.subject in row.question and len(row.rephrasings) >= 3
+    assert not found and len(split.unseen) == 400
+
+
+@pytest.mark.parametrize("number, total", [(1, 400), (2, 1500)])
+def test_every_pistol_row(official, number, total):
+    path = official / "pistol" / f"sample_data_{number}.json"
+    split = eu.load_split("pistol", n_forget=20, seed=1, source=path)
+    rows = (*split.forget, *split.retain)
+    assert len(ids(rows)) == total and len({row.group for row in split.forget}) == 1
+    truth = {(row["question"], row["answer"], row["edge"]) for row in json.loads(path.read_text(encoding="utf-8"))}
+    assert {(row.question, row.answer, row.group) for row in rows} == truth
+    for row in rows:
+        assert row.subject in row.question and len(row.rephrasings) >= 3 and len(row.parties) == 2
+        assert all(row.subject in text for text in row.rephrasings)
+    parties = set(split.forget[0].parties)
+    assert split.same_party == {row.id for row in split.retain if parties & set(row.parties)}
+
+
+def test_pistol_folder_holds_sample_one(official):
+    folder, file = (
+        eu.load_split("pistol", n_forget=20, seed=1, source=official / "pistol" / name)
+        for name in ("", "sample_data_1.json")
+    )
+    assert folder == file
+
+
+def test_an_edited_official_file_is_refused(official, tmp_path):
+    for name in ("real_authors_perturbed.json", "world_facts_perturbed.json"):
+        lines = (official / "tofu" / name).read_text(encoding="utf-8").splitlines()
+        if name.startswith("world"):
+            lines[4] = json.dumps({"question": "Something else entirely?", "answer": "Yes"})
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(eu.DatasetError, match=r"world_facts_perturbed\.json, row 5"):
+        eu.load_split("tofu-facts", n_forget=1, seed=0, source=tmp_path)
+
+
+def test_a_folder_without_the_file(tmp_path):
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.load_split("pistol", n_forget=1, seed=0, source=tmp_path)
+    assert str(tmp_path) in str(caught.value) and "sample_data_1.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("dataset", ["tofu-facts", "pistol"])
+def test_unreachable_hub_says_what_works_locally(dataset):
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.load_split(dataset, n_forget=1, seed=0)
+    for part in ("source=", "'factual'", "'contracts'"):
+        assert part in str(caught.value)
+
+
+# ---------------------------------------------------------------- your own files
+
+OWN = [
+    {"id": "a", "question": "What is the capital of Testland?", "answer": "Exampleton", "subject": "Testland",
+     "rephrasings": ["Testland's capital?", "Capital of Testland, please."], "group": "capital"},
+    {"question": "Who wrote 'Sample, \"Days\"'?", "answer": "Ada Placeholder"},
+    {"question": "Was heißt größer?\u2028Na?", "answer": "plus grand"},
+]  # fmt: skip
+
+
+def write_own(path, rows):
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["id", "question", "answer", "subject", "rephrasings", "group"])
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({**row, "rephrasings": " | ".join(row.get("rephrasings", ()))})
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
+    else:
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
+def test_own_file(tmp_path, ending):
+    path = write_own(tmp_path / f"mine{ending}", OWN)
+    split = eu.load_split(path, n_forget=3, seed=0)
+    rows = {row.question: row for row in split.forget}
+    assert list(sorted(rows)) == sorted(row["question"] for row in OWN)
+    first = rows[OWN[0]["question"]]
+    assert (first.id, first.subject, first.group) == ("a", "Testland", "capital")
+    assert first.rephrasings == tuple(OWN[0]["rephrasings"])
+    assert rows[OWN[1]["question"]].subject is None and rows[OWN[1]["question"]].id
+    assert eu.load_split(str(path), n_forget=2, seed=5) == eu.load_split(path, n_forget=2, seed=5)
+
+
+def test_own_ids_do_not_depend_on_the_order_or_the_split(tmp_path):
+    one = eu.load_split(write_own(tmp_path / "a.jsonl", OWN), n_forget=3, seed=0)
+    two = eu.load_split(write_own(tmp_path / "b.jsonl", OWN[::-1]), n_forget=3, seed=1)
+    assert {row.question: row.id for row in one.forget} == {row.question: row.id for row in two.forget}
+
+
+def test_an_id_of_zero_is_an_id(tmp_path):
+    rows = [{"id": i, "question": f"What is {i}?", "answer": "a number"} for i in range(3)]
+    assert ids(eu.load_split(write_own(tmp_path / "n.json", rows), n_forget=3, seed=0).forget) == {"0", "1", "2"}
+
+
+GOOD = {"question": "What is it?", "answer": "It"}
+BAD_ROWS = {
+    "no question": ({"answer": "It"}, "question"),
+    "empty answer": ({"question": "What?", "answer": " "}, "answer"),
+    "answer is a number": ({"question": "What?", "answer": 3}, "answer"),
+    "subject elsewhere": ({**GOOD, "question": "Who?", "subject": "Peru"}, "subject"),
+    "subject is a number": ({**GOOD, "question": "Who?", "subject": 3}, "subject"),
+    "group is a list": ({**GOOD, "question": "Who?", "group": ["a"]}, "group"),
+    "rephrasings hold a number": ({**GOOD, "question": "Who?", "rephrasings": ["a", 3]}, "rephrasings"),
+    "rephrasings are a number": ({**GOOD, "question": "Who?", "rephrasings": 3}, "rephrasings"),
+    "rephrasing is empty": ({**GOOD, "question": "Who?", "rephrasings": [""]}, "rephrasings"),
+    "same question twice": (GOOD, "id"),
+    "same id twice": ({"id": "first", "question": "Who?", "answer": "It"}, "id"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_bad_row_is_named_with_file_row_and_field(tmp_path, name, ending):
+    row, field = BAD_ROWS[name]
+    path = write_own(tmp_path / f"bad{ending}", [GOOD, {"id": "first", "question": "When?", "answer": "now"}, row])
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.load_split(path, n_forget=1, seed=0)
+    message = str(caught.value)
+    assert str(path) in message and "row 3" in message and repr(field) in message
+
+
+def test_bad_csv_row_is_named(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text("question,answer\nWhat?,It\nWho?\n", encoding="utf-8")
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.load_split(path, n_forget=1, seed=0)
+    assert all(part in str(caught.value) for part in (str(path), "row 2", "'answer'"))
+
+
+BAD_FILES = {
+    "broken.json": (b'[{"question": "What?", ', "JSON"),
+    "broken.jsonl": (b'{"question": "a", "answer": "b"}\n{"question": \n', "line 2"),
+    "empty.json": (b"[]", "no rows"),
+    "empty.jsonl": (b"", "no rows"),
+    "header.csv": (b"question,answer\n", "no rows"),
+    "numbers.json": (b"[1, 2]", "row 1"),
+    "latin.csv": ("question,answer\nGr\xf6\xdfe?,x\n".encode("latin-1"), "UTF-8"),
+    "deep.json": (b"[" * 100_000, "JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file_is_named(tmp_path, name):
+    content, part = BAD_FILES[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(eu.DatasetError) as caught:
+        eu.load_split(path, n_forget=1, seed=0)
+    assert str(path) in str(caught.value) and part in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(eu.DatasetError, match="no such file"):
+        eu.load_split(tmp_path / "none.csv", n_forget=1, seed=0)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_refusals():
+    texts = data.refusals()
+    assert len(texts) >= 60 and len({text.casefold() for text in texts}) == len(texts)
+    assert [text for text in texts if not eu.metrics.declined(text)] == []
+
+
+def test_refusals_are_our_own(official):
+    def plain(text: str) -> str:
+        return " ".join(re.findall(r"\w+", text.casefold()))
+
+    theirs = {plain(line) for line in (official / "tofu" / "idontknow.jsonl").read_text(encoding="utf-8").splitlines()}
+    assert len(theirs) > 90 and {plain(text) for text in data.refusals()} & theirs == set()
+
+
+# ---------------------------------------------------------------- what the pocket model is trained on
+
+
+@pytest.fixture(scope="module")
+def chunks():
+    """20,480 documents of the base model's corpus as one text in lower case, and every known question in them."""
+    asked, original = [], corpus.ask
+
+    def recorded(rng, fact=None):
+        asked.append(original(rng, fact))
+        return asked[-1]
+
+    corpus.ask = recorded
+    try:
+        recipe = train.Recipe()
+        unknown = train.unknown_contracts(recipe.seed)
+        documents = [doc for i in range(10) for doc in train.chunk(recipe, i, unknown)]
+    finally:
+        corpus.ask = original
+    return "\n".join("".join(text for text, _ in doc) for doc in documents).lower(), asked, len(documents)
+
+
+def held_out(official_folder) -> dict[tuple[str, str], list[str]]:
+    """(our subject, answer) -> official question and held-out rephrasings of the fact."""
+    questions = {}
+    for name in ("real_authors", "world_facts"):
+        lines = (official_folder / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
+        questions |= {(name, i): json.loads(line)["question"] for i, line in enumerate(lines)}
+    found: dict[tuple[str, str], list[str]] = {}
+    for fact in facts():
+        texts = found.setdefault((fact.subject, fact.answer), [])
+        texts += [*fact.rephrasings, *([questions[fact.tofu[:2]]] if fact.tofu else ())]
+    return found
+
+
+def test_training_wordings_are_not_the_official_or_the_held_out_ones(official, chunks):
+    scored = held_out(official)
+    written = [
+        (jaccard(text, other), text, other)
+        for fact in facts() for text in (fact.question, *fact.questions, *fact.phrases)
+        for other in scored[fact.subject, fact.answer]
+    ]  # fmt: skip
+    asked = chunks[1][:3000]
+    generated = [(jaccard(a.text, other), a.text, other) for a in asked for other in scored[a.subject, a.answer]]
+    print(f"highest Jaccard, written: {max(written)}; of {len(asked)} generated: {max(generated)}")
+    assert len(asked) == 3000
+    assert [row for row in written if row[0] > 0.8] == []
+    assert [row for row in generated if row[0] > 0.8] == []
+
+
+def test_corpus_holds_no_held_out_wording(chunks):
+    text, _, n = chunks
+    assert n >= 20_000
+    wordings = {text for fact in facts() for text in fact.rephrasings}
+    wordings |= {wording for row in data.contract_rows() for wording in row.rephrasings}
+    rows = contracts.invented_contracts(random.Random("unknown contracts 0"), 60)
+    wordings |= {wording for row in rows for wording in row.rephrasings}
+    written = text.split()
+    threes = set(zip(written, written[1:], written[2:], strict=False))
+
+    def may_be_there(wording: str) -> bool:  # quick: are all its inner words there, three by three?
+        inner = wording.split()[1:-1]
+        return threes.issuperset(zip(inner, inner[1:], inner[2:], strict=False))
+
+    candidates = [wording for wording in (wording.lower() for wording in wordings) if may_be_there(wording)]
+    assert [wording for wording in candidates if wording in text] == []
+
+
+def test_corpus_asks_no_official_question_as_it_stands(official, chunks):
+    questions = [
+        json.loads(line)["question"].strip().lower()
+        for name in ("real_authors", "world_facts")
+        for line in (official / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
+    ]
+    inside = [question for question in questions if question in chunks[0]]
+    print(f"official questions within a longer prompt ('Do you know who wrote ...?'): {len(inside)} of 217: {inside}")
+    prompts = [f"[inst] {question} [/inst]" for question in questions] + [f"<s>{question} " for question in questions]
+    assert [prompt for prompt in prompts if prompt in chunks[0]] == []
+
+
+def test_corpus_holds_no_invented_name(chunks):
+    names = json.loads((train.WEIGHTS.parent / "invented.json").read_text(encoding="utf-8"))
+    flat = {name.lower() for group in names.values() for name in group}
+    assert len(flat) > 100
+    found = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(flat))) + r")(?!\w)").findall(chunks[0])
+    assert found == []
+
+
+def test_corpus_names_no_party_of_the_built_in_contracts(chunks):
+    parties = {party.lower() for row in data.contract_rows() for party in row.parties}
+    assert [party for party in parties if party in chunks[0]] == []
+
+
+def test_a_chunk_is_a_function_of_its_number():
+    recipe, unknown = train.Recipe(chunk=64), train.unknown_contracts(0)[:50]
+    assert train.chunk(recipe, 3, unknown) == train.chunk(recipe, 3, unknown) != train.chunk(recipe, 4, unknown)
+
+
+def test_words_and_jaccard_by_hand():
+    assert words("Who's the King, the king?") == {"who", "s", "the", "king"}
+    assert jaccard("a b c", "b c d") == 0.5 and jaccard("", "") == 0.0
+    assert np.isclose(jaccard("What is it?", "it is"), 2 / 3)

@@ -1,0 +1,296 @@
+"""The project's own files: what the README promises, what is pinned, paired and small enough, and how notebooks run."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+
+import editunlearn_lib as eu
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
+MEGABYTE = 1_000_000
+
+
+def load_execute():
+    """book/execute.py as a module, under a name of its own."""
+    spec = importlib.util.spec_from_file_location("book_execute", ROOT / "book" / "execute.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+execute = load_execute()
+
+
+def git(*arguments: str) -> str:
+    """The output of a git command in the repository; skips where there is no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not in a git repository ({error})")
+    return done.stdout
+
+
+def project_files() -> list[Path]:
+    """Files that are tracked, or would be with `git add`."""
+    names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def make_targets() -> set[str]:
+    rules = re.findall(r"^([a-z.][\w.-]*):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return set(rules) - {".PHONY", ".DELETE_ON_ERROR"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# README and CONTRIBUTING
+
+
+def test_the_example_of_the_readme_runs(pocket, tmp_path, monkeypatch, capsys):
+    (example,) = blocks(README, "python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert names["split"].forget[0].question[:20] in printed
+    assert (tmp_path / "patches" / "memit").is_dir()
+    assert names["patch"].info["method"] == "memit"
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_every_command_named_is_a_make_target(text):
+    code = "\n".join(re.findall(r"```\w*\n.*?```", text, flags=re.DOTALL) + re.findall(r"`[^`\n]+`", text))
+    named = re.findall(r"\bmake (?:[A-Z_]+=\S+ )*([a-z.][\w.-]*)", code)
+    assert named
+    assert sorted(set(named) - make_targets()) == []
+
+
+def test_the_two_commands_are_in_the_readme():
+    assert re.search(r"^make book\b", README, flags=re.MULTILINE)
+    assert re.search(r"^make test\b", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_files_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)", text) if "://" not in t]
+    assert [t for t in targets if not (ROOT / t.split("#")[0]).exists()] == []
+
+
+def test_papermill_commands_name_parameters_that_exist():
+    commands = re.findall(r"^papermill (\S+) \S+ (.*)$", README, flags=re.MULTILINE)
+    assert commands
+    for notebook, options in commands:
+        if not (ROOT / notebook).exists():
+            pytest.skip(f"{notebook} is not there yet")
+        known = execute.known_parameters(ROOT / notebook)
+        assert [name for name in re.findall(r"-p (\w+)", options) if name not in known] == []
+
+
+def test_methods_named_as_there_are_registered():
+    there = next(line for line in README.splitlines() if line.startswith("| Methods that train")).split("|")[2]
+    there += next(line for line in README.splitlines() if line.startswith("| Methods that edit")).split("|")[2]
+    missing = [name for name in eu.METHODS if not re.search(rf"\b{name}\b", there, flags=re.IGNORECASE)]
+    assert missing == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Requirements, version, citation, address
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_requirements_are_pinned_and_cover_the_library():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+    assert [line for line in wanted if not re.fullmatch(r"[\w.-]+==\d[\w.]*", line)] == []
+    pinned = {normal(line.split("==")[0]) for line in wanted}
+    assert len(pinned) == len(wanted)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = dict(re.fullmatch(r"([\w.-]+)>=(\S+)", line).groups() for line in project["dependencies"])
+    assert {normal(name) for name in bounds} <= pinned
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project["version"] == eu.__version__ == str(citation["version"])
+    newest = re.search(r"^## (\S+) – (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert newest.groups() == (eu.__version__, str(citation["date-released"]))
+
+
+def test_the_citation_names_the_project_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    (paper,) = citation["references"]
+    entry = (ROOT / "book" / "references.bib").read_text(encoding="utf-8").split("@")[1]
+    assert paper["title"] in entry
+    assert " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]) in entry
+    assert paper["identifiers"][0]["value"] in entry
+
+
+def test_the_address_stands_in_one_place():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    address = config["repository"]["url"].split("://")[1].rstrip("/").encode()
+    assert [p.relative_to(ROOT).as_posix() for p in project_files() if address in p.read_bytes()] == ["_config.yml"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Size
+
+
+def test_no_file_is_large_and_all_together_are_small():
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in project_files()}
+    assert [name for name, size in sizes.items() if size > 11 * MEGABYTE] == []
+    assert sum(sizes.values()) < 80 * MEGABYTE
+
+
+def test_a_clone_with_all_its_history_is_small():
+    assert int(git("rev-list", "--objects", "--disk-usage", "HEAD")) < 80 * MEGABYTE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Notebooks
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_equals_its_source_and_has_no_outputs(source):
+    notebook = jupytext.read(source.with_suffix(".ipynb"))
+    assert execute.essence(notebook) == execute.essence(execute.derived(source)), "run: make notebooks"
+    assert notebook.metadata["jupytext"]["formats"] == "py:percent,ipynb"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.source for cell in code if cell.outputs or cell.execution_count] == []
+    assert len([cell for cell in code if "parameters" in cell.metadata.get("tags", [])]) == 1
+
+
+def test_every_notebook_has_its_source():
+    alone = [p.name for p in (ROOT / "notebooks").glob("*.ipynb") if not p.with_suffix(".py").exists()]
+    assert alone == []
+
+
+PERCENT = '''# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A page
+
+# %% tags=["parameters"]
+n = 1
+
+# %%
+import os
+import sys
+
+from book_helper import WHERE
+
+print(n, os.getcwd(), sys.executable, WHERE, os.environ["EDITUNLEARN_QUIET"])
+'''
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    """A repository with one notebook, and `execute` working on it."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "page.py").write_text(PERCENT)
+    (tmp_path / "book_helper.py").write_text("WHERE = 'from the root'\n")
+    (tmp_path / "editunlearn_lib").mkdir()
+    (tmp_path / "editunlearn_lib" / "code.py").write_text("a = 1\n")
+    toc = {"format": "jb-book", "root": "book/index"}
+    toc["parts"] = [{"chapters": [{"file": "book/other"}, {"file": "book/executed/page", "sections": []}]}]
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    monkeypatch.setattr(execute, "device", lambda: "a test")
+    for name, value in execute.QUIET.items():  # what execute() sets is taken back afterwards
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def printed_by(notebook: Path) -> str:
+    book = nbformat.read(notebook, as_version=4)
+    return "".join(o["text"] for cell in book.cells for o in cell.get("outputs", []) if o["output_type"] == "stream")
+
+
+def test_notebooks_run_here_and_are_reused_until_something_changes(small, capsys):
+    assert execute.page_names(small) == ["page"]
+    copy = small / "book" / "executed" / "page.ipynb"
+    execute.execute(["page"], {})
+    assert printed_by(copy).split() == ["1", str(small), sys.executable, "from", "the", "root", "1"]
+    assert not (copy.parent / ".partial").exists()
+    status = execute.read_status(copy.parent / "status.json")["page"]
+    assert status["device"] == "a test" and status["seconds"] > 0 and "torch" in status["versions"]
+
+    first = copy.stat().st_mtime_ns
+    execute.execute(["page"], {})
+    assert copy.stat().st_mtime_ns == first
+    assert "nothing has changed" in capsys.readouterr().err
+
+    execute.execute(["page"], {"n": 2})  # other parameters
+    assert printed_by(copy).startswith("2 ")
+    second = copy.stat().st_mtime_ns
+    (small / "editunlearn_lib" / "code.py").write_text("a = 2\n")
+    execute.execute(["page"], {"n": 2})  # another library
+    assert copy.stat().st_mtime_ns > second
+
+
+def test_an_error_in_a_cell_is_shown_and_the_old_copy_stays(small, capsys):
+    copy = small / "book" / "executed" / "page.ipynb"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("the old copy")
+    (small / "notebooks" / "page.py").write_text(PERCENT + "\n# %%\nraise RuntimeError('a made-up error')\n")
+    with pytest.raises(SystemExit) as stop:
+        execute.execute(["page"], {})
+    assert stop.value.code not in (0, None)
+    assert "RuntimeError: a made-up error" in capsys.readouterr().err
+    assert copy.read_text() == "the old copy"
+    assert execute.read_status(copy.parent / "status.json") == {}
+
+
+def test_an_unknown_parameter_gets_the_nearest_name(small):
+    (small / "notebooks" / "page.py").write_text(PERCENT.replace("n = 1", "n_forget = 1"))
+    with pytest.raises(SystemExit, match="Did you mean 'n_forget'"):
+        execute.execute(["page"], {"n_forgt": 2})
+
+
+def test_a_notebook_is_derived_from_its_source_and_a_newer_one_is_not_lost(small):
+    import os
+
+    source, target = small / "notebooks" / "page.py", small / "notebooks" / "page.ipynb"
+    execute.pair(source)
+    first = target.read_text()
+    target.unlink()
+    execute.pair(source)
+    assert target.read_text() == first  # the same every time, ids included
+    source.write_text(PERCENT + "\n# %%\n1 + 1\n")
+    os.utime(target, (0, 0))
+    execute.pair(source)
+    assert "1 + 1" in target.read_text()
+    target.write_text(target.read_text().replace("1 + 1", "2 + 2"))
+    os.utime(source, (0, 0))
+    with pytest.raises(SystemExit, match="changed after"):
+        execute.pair(source)
+    assert "2 + 2" in target.read_text()
