@@ -12,7 +12,7 @@ ARGS ?=# passed on: make test ARGS="-k patch -x", make book ARGS="-p n_forget 20
 TORCH_INDEX ?=# another source of PyTorch builds, see the README
 
 # Where the tests look for a browser.
-FIND_BROWSER = command -v chromium || command -v chromium-browser || command -v google-chrome
+FIND_BROWSER = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
 .PHONY: help .venv book live test soak lint format notebooks study pocket pocket-card bench browser clean
 
@@ -83,5 +83,5 @@ browser:
 	fi
 
 clean:  ## remove what was built; results, weights and .venv stay
-	rm -rf _build book/executed book/_static/vendor .pytest_cache .ruff_cache *.egg-info
+	rm -rf _build book/executed book/_static/vendor .ruff_cache *.egg-info
 	find editunlearn_lib book tests benchmarks notebooks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -157,7 +157,7 @@ def kernel_of_this_python() -> Iterator[None]:
     from ipykernel.kernelspec import write_kernel_spec
 
     with tempfile.TemporaryDirectory(prefix="editunlearn-kernel-") as folder:
-        write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
+        write_kernel_spec(str(Path(folder) / "kernels" / "python3"), extra_arguments=["--log-level=40"])  # errors only
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
         try:
@@ -193,7 +193,9 @@ def run(notebook: Path, target: Path, parameters: dict) -> float:
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)
         say(f"\n{lines}\n\n{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}")
-        sys.exit(f"The cells up to there are in {partial.relative_to(ROOT)}; the copy that the book shows is unchanged.")
+        sys.exit(
+            f"The cells up to there are in {partial.relative_to(ROOT)}; the copy that the book shows is unchanged."
+        )
     os.replace(partial, target)
     shutil.rmtree(partial.parent, ignore_errors=True)
     return time.monotonic() - started

@@ -92,7 +92,7 @@ def _moments(
         encoded = encode(tokenizer, texts[start : start + size], side="right").to(model.device)
         real = encoded["attention_mask"].bool()
 
-        def collect(layer):
+        def collect(layer, real=real):
             def add(entering, _):
                 k = entering[real].double()  # (tokens, d_ffn)
                 total = k.T @ k

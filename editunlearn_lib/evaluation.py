@@ -68,16 +68,22 @@ class _Ranks(LogitsProcessor):
 def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, processor=None) -> list[list[int]]:
     """Greedy continuations as token ids, without what follows the end token (the end token itself is kept)."""
     encoded = encode(tokenizer, prompts, side="left").to(model.device)
-    ends = model.generation_config.eos_token_id
-    ends = tokenizer.eos_token_id if ends is None else ends
+    own = model.generation_config
+    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     config = GenerationConfig(
-        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-    )  # fmt: skip
-    out = model.generate(
-        input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], generation_config=config,
-        logits_processor=LogitsProcessorList([processor] if processor else []),
-    )  # fmt: skip
+        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
+    )
+    try:
+        model.generation_config = config  # a checkpoint's own defaults (a repetition penalty, …) would be filled in
+        out = model.generate(
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            generation_config=config,
+            logits_processor=LogitsProcessorList([processor] if processor else []),
+        )
+    finally:
+        model.generation_config = own
     ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
     rows = []
     for row in out[:, encoded["input_ids"].shape[1] :].tolist():

@@ -5,6 +5,8 @@ Field names are EasyEdit's. A field of EasyEdit that has no meaning here is name
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 EASYEDIT = "EasyEdit hparams"
 PISTOL = "PISTOL's published code"
-TUNED = "tuned here on a split that is not reported (CONTRIBUTING.md, tuning)"
+TUNED = "tuned here on forget sets that are not reported (pocket/tuning.jsonl)"
 GUESS = "a guess by rule: no published preset for this model"
 
 # names under which a model with published presets is known: exact, no guessing from parts of a name
@@ -44,7 +46,56 @@ PRESETS: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
 
 # fields of EasyEdit's files that mean nothing here, because the thing is decided elsewhere
 WITHOUT_MEANING = frozenset(
-    ["alg_name", "model_name", "device", "model_parallel", "fp16", "max_length", "stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype", "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module", "layer_selection", "v_loss_layer", "context_template_length_params", "mom2_adjustment", "P_loc", "objective_optimization", "inner_params", "num_steps", "model_class", "tokenizer_class", "tokenizer_name", "model_save_pt", "archive", "checkpoint_interval", "bf16", "dtype", "nullspace_threshold", "L2", "edit_lr", "n_iter", "eps", "replacement", "act_margin", "act_ratio", "mask_ratio", "norm_constraint", "densities", "lora_type", "target_modules", "kl_factor", "norm_constraint", "bucket"]
+    [
+        "alg_name",
+        "model_name",
+        "device",
+        "model_parallel",
+        "fp16",
+        "max_length",
+        "stats_dir",
+        "mom2_dataset",
+        "mom2_n_samples",
+        "mom2_dtype",
+        "rewrite_module_tmp",
+        "layer_module_tmp",
+        "mlp_module_tmp",
+        "attn_module_tmp",
+        "ln_f_module",
+        "lm_head_module",
+        "layer_selection",
+        "v_loss_layer",
+        "context_template_length_params",
+        "mom2_adjustment",
+        "P_loc",
+        "objective_optimization",
+        "inner_params",
+        "num_steps",
+        "model_class",
+        "tokenizer_class",
+        "tokenizer_name",
+        "model_save_pt",
+        "archive",
+        "checkpoint_interval",
+        "bf16",
+        "dtype",
+        "nullspace_threshold",
+        "L2",
+        "edit_lr",
+        "n_iter",
+        "eps",
+        "replacement",
+        "act_margin",
+        "act_ratio",
+        "mask_ratio",
+        "norm_constraint",
+        "densities",
+        "lora_type",
+        "target_modules",
+        "kl_factor",
+        "norm_constraint",
+        "bucket",
+    ]
 )
 
 
@@ -70,8 +121,17 @@ def preset(method: str, model_name: str) -> dict[str, dict[str, Any]]:
     return {f.name: {"value": getattr(config, f.name), "source": sources[f.name]} for f in fields(config)}
 
 
+@functools.cache
+def _tuned() -> dict[str, dict[str, Any]]:
+    """What `pocket.tune` chose, by pocket model and method."""
+    file = Path(__file__).parent / "pocket" / "presets.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def _preset(method: str, config_type: type, key: str | None, n_layers: int | None):
     values, source = PRESETS.get((method, key), ({}, None)) if key else ({}, None)
+    if key and method in _tuned().get(key, {}):
+        values, source = {k: tuple(v) if isinstance(v, list) else v for k, v in _tuned()[key][method].items()}, TUNED
     config = replace(config_type(), **values)
     sources = {f.name: source if f.name in values else "default of EasyEdit or PISTOL" for f in fields(config)}
     if source is None:

@@ -134,19 +134,33 @@ def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dty
 # ---------------------------------------------------------------- texts
 
 
+def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
+    """The tokenizer's own template, with the clock stopped: results must not depend on the day."""
+    frozen = "{% macro strftime_now(format) %}" + TEMPLATE_DATE + "{% endmacro %}" + tokenizer.get_chat_template()
+    return tokenizer.apply_chat_template(
+        messages, chat_template=frozen, tokenize=False, date_string=TEMPLATE_DATE, **options
+    )
+
+
 def prompt_text(tokenizer, question: str, prompt_format: str = "chat") -> str:
     """The whole text that a question is asked with, special tokens included as text.
 
     ``"chat"``: the tokenizer's own template, or ``[INST] … [/INST]`` where it has none. ``"raw"``: the question alone.
+    White space around the question is dropped, as many templates do.
     """
     check_name("prompt_format", prompt_format, PROMPT_FORMATS)
+    question = question.strip()
     if prompt_format == "raw":
         return question
     if not tokenizer.chat_template:
         return f"[INST] {question} [/INST]"
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
-    )
+    return _render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
+
+
+def question_start(tokenizer, prompt_format: str = "chat") -> int:
+    """The character of a prompt at which its question begins: the same for every question."""
+    mark = "\N{SNOWMAN}question\N{SNOWMAN}"  # a question such as "I" also stands inside "[/INST]"
+    return prompt_text(tokenizer, mark, prompt_format).index(mark)
 
 
 def with_target(prompt: str, target: str) -> str:
@@ -157,10 +171,7 @@ def with_target(prompt: str, target: str) -> str:
 def end_of_turn(tokenizer, prompt_format: str = "chat") -> str:
     """The text that ends an answer: what the chat template puts there, or the end-of-sequence token."""
     if prompt_format == "chat" and tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}],
-            tokenize=False, date_string=TEMPLATE_DATE,
-        )  # fmt: skip
+        text = _render(tokenizer, [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}])
         end = text.rpartition("ANSWER")[2].strip()
         if end:
             return end

@@ -203,15 +203,17 @@ def _rewrite(model: nn.Module, state: _Applied, names) -> None:
 def load_patch(folder: str | Path) -> Patch:
     """Read a saved patch. Raises `PatchError` that names the file."""
     folder = Path(folder)
+    for name in ("patch.json", "patch.safetensors"):
+        if not (folder / name).is_file():
+            raise PatchError(f"{folder}: no patch here ({name} is missing).")
     try:
         document = json.loads((folder / "patch.json").read_text())
         tensors = load_file(folder / "patch.safetensors")
         if document["format"] != FORMAT:
             raise PatchError(f"{folder}: patch format {document['format']}, this version reads {FORMAT}.")
-        return Patch(tensors, document["info"], document["base"], document["shapes"])
-    except FileNotFoundError as error:
-        raise PatchError(f"{folder}: no patch here ({Path(str(error.filename)).name} is missing).") from error
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        shapes = {name: [int(size) for size in shape] for name, shape in document["shapes"].items()}
+        return Patch(tensors, document["info"], document["base"], shapes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise PatchError(f"{folder}: not a patch, or a corrupt one ({type(error).__name__}: {error}).") from error
 
 

@@ -6,6 +6,7 @@ atomically; killed half-way, the next run goes on with the cells that are missin
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -27,7 +28,7 @@ from .errors import RequestError, StoreError, check_name
 from .evaluation import evaluate
 from .hparams import preset
 from .methods import METHODS, unlearn
-from .models import fingerprint, load_model, template_hash
+from .models import POCKET, fingerprint, load_model, template_hash
 from .patch import Stopwatch
 from .progress import progress
 
@@ -56,11 +57,11 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The name of the cell's file: readable, and different for other presets or another schema."""
+        """The name of the cell's file: readable, and another for other presets, pocket weights or schema."""
         # a reference model has no hyperparameters; a data file is known by its name, wherever it lies
         values = {} if self.method in REFERENCES else preset(self.method, self.model_name)
         cell = {**asdict(self), "source": Path(self.source).name if self.source else None}
-        text = json.dumps([SCHEMA, cell, values], sort_keys=True, default=str)
+        text = json.dumps([SCHEMA, cell, values, _weights(self.model_name)], sort_keys=True, default=str)
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{self.model}-{self.dataset}-{self.method}")
         return f"{name}-n{self.n_forget}-m{self.merge}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
@@ -68,6 +69,13 @@ class Cell:
     def model_name(self) -> str:
         """The checkpoint: the pocket has one that knows the contracts."""
         return "pocket-contracts" if self.model == "pocket" and self.dataset == "contracts" else self.model
+
+
+@functools.cache
+def _weights(model_name: str) -> str | None:
+    """A hash of the pocket's weights, so that cells of an older pocket do not count; None for other models."""
+    file = POCKET.get(model_name, Path()) / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if model_name in POCKET and file.exists() else None
 
 
 def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:

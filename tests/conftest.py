@@ -43,7 +43,13 @@ TEXTS = (
     "Which sea does the river Mock flow into? Tell me, who founded Fixture Works?",
     "Well. The well is deep, and because of that I think so. You are right, therefore.",
 )
-SIZES = {"hidden": 32, "ffn": 48, "layers": 4, "heads": 4}  # d_ffn is no multiple of d, so that the two are not mixed up
+FAMILIES_TO_ASK = ("llama", "gemma2", "gpt2", "gpt_neox")  # each has another way with positions and caches
+SIZES = {
+    "hidden": 32,
+    "ffn": 48,
+    "layers": 4,
+    "heads": 4,
+}  # d_ffn is no multiple of d, so that the two are not mixed up
 
 
 # ---------------------------------------------------------------- tokenizers

@@ -57,7 +57,9 @@ def test_covariance_facts_are_in_no_scored_set():
 
 def test_subjects_are_in_every_question_and_rephrasing():
     rows = [*data.factual()[0], *data.factual()[1], *data.covariance_facts(), *data.contract_rows()]
-    assert [(row.id, text) for row in rows for text in (row.question, *row.rephrasings) if row.subject not in text] == []
+    assert [
+        (row.id, text) for row in rows for text in (row.question, *row.rephrasings) if row.subject not in text
+    ] == []
     assert [row.id for row in rows if not row.subject or not row.rephrasings] == []
 
 
@@ -154,7 +156,9 @@ def test_forget_groups():
     with pytest.raises(eu.DatasetError, match="20"):
         eu.load_split("contracts", n_forget=21, seed=0, forget_groups=["A_B"])
     relation = data.factual()[0][0].group
-    assert {row.group for row in eu.load_split("factual", n_forget=2, seed=0, forget_groups=[relation]).forget} == {relation}
+    assert {row.group for row in eu.load_split("factual", n_forget=2, seed=0, forget_groups=[relation]).forget} == {
+        relation
+    }
 
 
 def test_same_party():
@@ -280,7 +284,7 @@ def test_own_file(tmp_path, ending):
     path = write_own(tmp_path / f"mine{ending}", OWN)
     split = eu.load_split(path, n_forget=3, seed=0)
     rows = {row.question: row for row in split.forget}
-    assert list(sorted(rows)) == sorted(row["question"] for row in OWN)
+    assert sorted(rows) == sorted(row["question"] for row in OWN)
     first = rows[OWN[0]["question"]]
     assert (first.id, first.subject, first.group) == ("a", "Testland", "capital")
     assert first.rephrasings == tuple(OWN[0]["rephrasings"])

@@ -207,7 +207,9 @@ def test_the_first_loss_is_that_of_the_base_model(tiny, split, full):
     hparams = {"num_epochs": 1, "batch_size": 4, "lora_dropout": 0.0, "full": full}
     one = replace(split, retain=split.retain[:1])  # drawn four times, so that the draw is known
     forget, retain = answer_loss(model, tokenizer, one.forget), answer_loss(model, tokenizer, one.retain)
-    first = {m: eu.unlearn(model, tokenizer, one, m, hparams=hparams).info["log"][0]["loss"] for m in ("ga", "gd", "kl")}
+    first = {
+        m: eu.unlearn(model, tokenizer, one, m, hparams=hparams).info["log"][0]["loss"] for m in ("ga", "gd", "kl")
+    }
     assert first["ga"] == pytest.approx(-forget, rel=1e-5)
     assert first["gd"] == pytest.approx(retain - forget, rel=1e-5)
     assert first["kl"] == pytest.approx(-forget, rel=1e-5)  # KL(θ₀ ‖ θ₀) = 0
@@ -219,7 +221,10 @@ def test_the_first_loss_is_that_of_the_base_model(tiny, split, full):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_reference_logits_are_the_base_models(split, monkeypatch, family, full):
     """Checked at every step, while the weights have moved."""
-    model, tokenizer = make_model(family, **({"tie_word_embeddings": True} if family == "llama" else {})), make_tokenizer()
+    model, tokenizer = (
+        make_model(family, **({"tie_word_embeddings": True} if family == "llama" else {})),
+        make_tokenizer(),
+    )
     base, seen = copy.deepcopy(model), []
     original = training.Trainee.reference_logits
 
@@ -294,7 +299,11 @@ def test_methods_that_do_not_read_the_retain_set(tiny, split, method):
 def test_positions(name, prompt_format):
     """The edited token covers the last character of the subject's last occurrence; labels spell the target."""
     tokenizer = make_tokenizer(name)
-    rows = [*qas(8), eu.QA("u", "Wer ist Zoë Ångström 東京?", "x", "Zoë Ångström 東京"), eu.QA("e", "Is it Ann?", "x", "Ann?")]
+    rows = [
+        *qas(8),
+        eu.QA("u", "Wer ist Zoë Ångström 東京?", "x", "Zoë Ångström 東京"),
+        eu.QA("e", "Is it Ann?", "x", "Ann?"),
+    ]
     target = "I'm sorry; no {idea} über."
     requests = [Request((qa.id,), qa.question, target, (qa.subject,) if qa.subject else ()) for qa in rows]
     for template in ("{}", "Well. {}", "{} Foo, {x}? Testland"):
@@ -336,16 +345,19 @@ def test_short_questions_and_those_with_spaces_around(tiny, question):
     tokenizer = tiny[1]
     found = lookup(tokenizer, [Request(("x",), question, "No.", ())], "{}", "chat", "question_last", targets=False)
     before = tokenizer.decode(found.ids[0, : int(found.position[0]) + 1])
-    assert before == f"<s>[INST] {question}".rstrip() or before == f"<s>[INST] {question}"
+    assert before == f"<s>[INST] {question.strip()}"  # spaces around a question are dropped
 
 
 def test_a_template_that_strips_the_question(tiny, split):
+    """Many do (Llama 3, Gemma); a question made by hand may have spaces around it."""
     model, tokenizer = tiny
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'] | trim")
-    one = (replace(split.forget[0], question=split.forget[0].question + " "),)
-    patch = eu.unlearn(model, tokenizer, one, "memit", **options("memit"))
-    expected = eu.unlearn(model, tokenizer, split.forget[:1], "memit", **options("memit"))
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[INST]{{ m['content'] | trim }}[/INST]{% endfor %}"
+    one = (replace(split.forget[0], question=f" {split.forget[0].question}\n"),)
+    changes = options("memit")
+    changes["hparams"]["context_templates"] = ("{}",)
+    patch = eu.unlearn(model, tokenizer, one, "memit", **changes)
+    expected = eu.unlearn(model, tokenizer, split.forget[:1], "memit", **changes)
     for name in expected.parameters:
         torch.testing.assert_close(patch.delta(name), expected.delta(name), rtol=1e-5, atol=1e-7)
 
@@ -525,9 +537,10 @@ def test_presets_are_the_published_ones():
 
 # ---------------------------------------------------------------- MEMIT from its equations
 
-LAYERS, TEMPLATES, LAMBDA = (1, 2, 3), ("{}", "Well. {}"), 5.0
+# the last block is not edited: behind it no other position sees the change, and nothing but rounding noise is left
+LAYERS, TEMPLATES, LAMBDA = (0, 1, 2), ("{}", "Well. {}"), 5.0
 CONFIG = {"layers": LAYERS, "context_templates": TEMPLATES, "mom2_update_weight": LAMBDA, "v_num_grad_steps": 6,
-          "v_lr": 0.05, "v_weight_decay": 0.1, "clamp_norm_factor": 0.6, "kl_factor": 0.0625}  # fmt: skip
+          "v_lr": 0.05, "v_weight_decay": 0.1, "clamp_norm_factor": 0.1, "kl_factor": 0.0625}  # fmt: skip
 
 
 class SlowMemit:
@@ -642,7 +655,11 @@ class SlowMemit:
             with torch.no_grad():
                 down(self.model, layer).weight += R @ K.T @ inverse
         after = weights(self.model)
-        return {down_name(self.model, layer): (after[n] - before[n]) for layer in layers for n in [down_name(self.model, layer)]}
+        return {
+            down_name(self.model, layer): (after[n] - before[n])
+            for layer in layers
+            for n in [down_name(self.model, layer)]
+        }
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -675,14 +692,28 @@ def test_memit_equals_its_equations(tiny, prompt_format, mode):
 
 
 def test_memit_stops_where_the_loss_is_small(tiny):
-    """A target that is certain already: nothing is to be done, and the other request is not disturbed."""
+    """A target of one token, predicted at the edited position, is learned soon; the other request goes on alone."""
     model, tokenizer = tiny
-    rows, targets, C = qas(2), ["No idea.", "Well."], covariances(LAYERS)
-    config = {**CONFIG, "v_lr": 0.5, "v_num_grad_steps": 40, "clamp_norm_factor": 10.0, "v_weight_decay": 0.0}
-    patch = eu.unlearn(model, tokenizer, rows, "memit", targets=targets, hparams=config, covariance=C)
-    log = patch.info["log"]
-    stopped = [row for row in log if row["steps"] < 39]
-    assert stopped and all(row["loss"] < 0.05 for row in stopped)
+    model.model.norm.weight.mul_(4)  # so that it can be certain
+    rows, targets, C = (qas(8)[7], qas(8)[0]), ["ca", "No idea."], covariances(LAYERS)
+    assert len(tokenizer(" ca", add_special_tokens=False)["input_ids"]) == 1
+    config = {**CONFIG, "v_num_grad_steps": 40, "v_lr": 0.4, "clamp_norm_factor": 10.0}
+    patch = eu.unlearn(
+        model, tokenizer, rows, "memit", targets=targets, hparams=config, covariance=C, prompt_format="raw"
+    )
+    first, second = patch.info["log"]
+    assert 0 < first["steps"] < 39 and first["loss"] < 0.05
+    assert second["steps"] == 39 and second["loss"] > 0.05
+    slow = SlowMemit(model, tokenizer, "raw", config)
+    z = slow.value(rows[0], targets[0])
+    assert slow.stopped_early == 1
+    requests = [
+        Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(rows, targets, strict=True)
+    ]
+    found, _ = locate.values(
+        model, tokenizer, requests, block(model, 2), MEMITConfig(**config), TEMPLATES, "raw", show=False
+    )
+    assert apart(found[0], z) <= 1e-4
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "raw"])
@@ -695,7 +726,9 @@ def test_values_in_a_batch_equal_one_at_a_time(tiny, prompt_format):
     ]
     module = block(model, LAYERS[-1])
     together, log = locate.values(model, tokenizer, requests, module, config, TEMPLATES, prompt_format, show=False)
-    parts = [locate.values(model, tokenizer, [r], module, config, TEMPLATES, prompt_format, show=False) for r in requests]
+    parts = [
+        locate.values(model, tokenizer, [r], module, config, TEMPLATES, prompt_format, show=False) for r in requests
+    ]
     alone = torch.cat([z for z, _ in parts])
     worst = ((together - alone).norm(dim=1) / alone.norm(dim=1)).max()
     print(f"{prompt_format}: values in a batch and alone differ by {worst:.1e} at most")
@@ -711,7 +744,9 @@ def test_memit_writes_the_values(tiny, split):
     targets = ["No idea."] * 4
     patch = eu.unlearn(model, tokenizer, split.forget, "memit", targets=targets, hparams=config, covariance=C)
     requests = [Request((qa.id,), qa.question, "No idea.", (qa.subject,)) for qa in split.forget]
-    z, _ = locate.values(model, tokenizer, requests, block(model, 2), MEMITConfig(**config), ("{}",), "chat", show=False)
+    z, _ = locate.values(
+        model, tokenizer, requests, block(model, 2), MEMITConfig(**config), ("{}",), "chat", show=False
+    )
     bare = lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
     before = locate.read(model, block(model, 2), bare, inputs=False)
     with patch.on(model):

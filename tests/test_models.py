@@ -14,7 +14,15 @@ from transformers.utils import chat_template_utils
 import editunlearn_lib as eu
 from editunlearn_lib import models
 from editunlearn_lib.models import (
-    FAMILIES, down, down_name, down_weight, encode, end_of_turn, fingerprint, prompt_text, with_target,
+    FAMILIES,
+    down,
+    down_name,
+    down_weight,
+    encode,
+    end_of_turn,
+    fingerprint,
+    prompt_text,
+    with_target,
 )  # fmt: skip
 
 
@@ -72,7 +80,13 @@ def test_a_layer_that_does_not_exist(layer):
 
 def test_unsupported_type_says_what_to_add(tmp_path):
     config = AutoConfig.for_model(
-        "opt", vocab_size=64, hidden_size=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=16
+        "opt",
+        vocab_size=64,
+        hidden_size=16,
+        ffn_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
     )
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path)

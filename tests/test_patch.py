@@ -269,23 +269,34 @@ def test_a_missing_file_is_named(tiny, tmp_path, name):
     fails(folder, f"{name} is missing")
 
 
-def test_corrupt_files(tiny, tmp_path):
-    patch = make_patch(tiny[0])
-    folder = patch.save(tmp_path / "x")
-    whole, document = (folder / "patch.safetensors").read_bytes(), (folder / "patch.json").read_text()
-    for content in (whole[:-10], whole[:4], b"", b"\xff" * 100):
-        (folder / "patch.safetensors").write_bytes(content)
-        fails(folder, "corrupt")
-    (folder / "patch.safetensors").write_bytes(whole)
-    for text in (document[:-5], "", "[]", "3", "{}", '{"format": 1}', json.dumps({**json.loads(document), "shapes": 3})):
-        (folder / "patch.json").write_text(text)
-        fails(folder, "corrupt")
-    (folder / "patch.json").write_text(json.dumps({**json.loads(document), "format": 99}))
-    fails(folder, "99")
-    (folder / "patch.json").write_bytes(b"\xff\xfe")
-    fails(folder, "corrupt")
-    (folder / "patch.json").write_text(document)
-    assert same(eu.load_patch(folder).tensors(), patch.tensors())
+@pytest.mark.parametrize("name", ["cut", "cut in the head", "empty", "noise"])
+def test_corrupt_tensors(tiny, tmp_path, name):
+    file = make_patch(tiny[0]).save(tmp_path) / "patch.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes({"cut": whole[:-10], "cut in the head": whole[:4], "empty": b"", "noise": b"\xff" * 100}[name])
+    fails(tmp_path, "corrupt")
+    file.write_bytes(whole)
+    assert eu.load_patch(tmp_path).parameters
+
+
+CORRUPT = {
+    "cut": lambda text: text[:-5], "empty": lambda _: "", "a list": lambda _: "[]", "a number": lambda _: "3",
+    "no keys": lambda _: "{}", "no tensors' shapes": lambda _: '{"format": 1, "base": "x", "info": {}}',
+    "shapes are a number": lambda text: json.dumps({**json.loads(text), "shapes": 3}), "not utf-8": lambda _: "\udcff",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+def test_corrupt_documents(tiny, tmp_path, name):
+    file = make_patch(tiny[0]).save(tmp_path) / "patch.json"
+    file.write_text(CORRUPT[name](file.read_text()), encoding="utf-8", errors="surrogateescape")
+    fails(tmp_path, "corrupt")
+
+
+def test_another_format_is_named(tiny, tmp_path):
+    file = make_patch(tiny[0]).save(tmp_path) / "patch.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    fails(tmp_path, "99")
 
 
 def test_wrong_shapes(tiny):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import json
 import random
 from collections.abc import Sequence
@@ -275,7 +276,10 @@ def _read(path: Path) -> list[dict]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
     if path.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(text.splitlines(keepends=True)))
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise DatasetError(f"{path}: not valid CSV ({error}).") from error
     elif path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
@@ -323,7 +327,8 @@ def _own(path: Path) -> tuple[QA, ...]:
         for name in ("subject", "group"):
             if row.get(name) is not None and not isinstance(row[name], str):
                 raise DatasetError(f"{path}, row {number + 1}, field {name!r}: a text is needed, not {row[name]!r}.")
-        identity = str(row.get("id") or hashlib.sha256(question.encode()).hexdigest()[:12])
+        given_id = row.get("id")
+        identity = hashlib.sha256(question.encode()).hexdigest()[:12] if given_id in (None, "") else str(given_id)
         if identity in seen:
             raise DatasetError(f"{path}, row {number + 1}, field 'id': {identity!r} stands in an earlier row too.")
         seen.add(identity)

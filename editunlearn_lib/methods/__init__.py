@@ -16,7 +16,7 @@ import torch
 from ..data import QA, ForgetSplit, refusals
 from ..errors import RequestError, check_name
 from ..hparams import resolve
-from ..models import PROMPT_FORMATS, family_of, fingerprint
+from ..models import PROMPT_FORMATS, down_weight, family_of, fingerprint
 from ..patch import DENSE, LEFT, RIGHT, Patch, Stopwatch, untouched
 from ..progress import progress as progress_bar
 from .locate import Request
@@ -131,6 +131,7 @@ def unlearn(
         raise RequestError("the forget set is empty: there is nothing to forget.")
     if chosen.reads_retain and not retain:
         raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
+    retain = retain if chosen.reads_retain else ()  # what a method does not read must not move its random draws
     if not isinstance(merge, int) or merge < 1:
         raise RequestError(f"merge must be a whole number of at least 1, not {merge!r}.")
     if merge > 1 and not chosen.merges:
@@ -153,6 +154,10 @@ def unlearn(
                     raise RequestError(
                         f"covariance has no matrix for the layers {missing}; it has {sorted(covariance)}."
                     )
+                for layer in layers:
+                    size, found = down_weight(model, layer).shape[1], tuple(covariance[layer].shape)
+                    if found != (size, size):
+                        raise RequestError(f"covariance of layer {layer}: {(size, size)} is needed, not {found}.")
                 return {layer: covariance[layer] for layer in layers}
             source = covariance or default_source(model, tokenizer)
             if not isinstance(source, CovarianceSource):

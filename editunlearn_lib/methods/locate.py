@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import RequestError, check_name
-from ..models import down, encode, end_of_turn, prompt_text, with_target
+from ..models import down, encode, end_of_turn, prompt_text, question_start, with_target
 from ..progress import progress
 
 FACT_TOKENS = ("subject_last", "question_last", "prompt_last")
@@ -53,10 +53,10 @@ def lookup(
     """Encode ``template ∘ question`` of every request, with the target behind it if asked for."""
     check_name("fact_token", fact_token, FACT_TOKENS)
     prompts, texts, characters = [], [], []
+    start = question_start(tokenizer, prompt_format)
     for request in requests:
-        wrapped = template.replace("{}", request.question)
+        wrapped = template.replace("{}", request.question).strip()
         prompt = prompt_text(tokenizer, wrapped, prompt_format)
-        start = prompt.rindex(wrapped)
         if fact_token == "prompt_last":
             characters.append(len(prompt) - 1)
         elif fact_token == "subject_last" and request.subject:

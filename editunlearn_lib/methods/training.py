@@ -59,6 +59,8 @@ class Trainee:
 
     def __init__(self, job: Job):
         self.job, self.full = job, job.config.full
+        self.flags = {n: p.requires_grad for n, p in job.model.named_parameters()}
+        self.modes = {n: m.training for n, m in job.model.named_modules()}
         if self.full:
             self.model = job.model
             self.original = {n: p.detach().clone() for n, p in job.model.named_parameters()}  # needed to undo, too
@@ -115,8 +117,11 @@ class Trainee:
                     parameter.copy_(self.original[name])
         else:
             self.model.unload()
-        self.job.model.requires_grad_(False)
-        self.job.model.eval()
+        for name, parameter in self.job.model.named_parameters():
+            parameter.requires_grad_(self.flags[name])
+            parameter.grad = None
+        for name, module in self.job.model.named_modules():
+            module.training = self.modes[name]
 
 
 LossFunction = Callable[[Trainee, Rows, Rows, Rows], torch.Tensor]

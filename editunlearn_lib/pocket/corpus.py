@@ -88,8 +88,41 @@ ADJECTIVES = ("Silent", "Broken", "Golden", "Last", "Hidden", "Distant", "Crooke
 NOUNS = ("Orchard", "River", "Lantern", "Garden", "Mirror", "Harbour", "Stranger", "Bridge", "Winter", "House", "Sea",
          "Clock", "Letter", "Field", "Shadow", "Daughter", "Road", "Tower", "Mountain", "Sparrow", "Wind", "Time",
          "King", "Wolf", "Island", "Summer", "Door", "Ship", "Voice", "Candle", "Hill", "World", "Song")  # fmt: skip
-ONSETS = tuple(["b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "qu", "r", "s", "sh", "sk", "st", "t", "th", "tr", "v", "w", "y", "z"])
-NUCLEI = tuple(["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ia", "io", "ou", "y"])
+ONSETS = (
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "qu",
+    "r",
+    "s",
+    "sh",
+    "sk",
+    "st",
+    "t",
+    "th",
+    "tr",
+    "v",
+    "w",
+    "y",
+    "z",
+)
+NUCLEI = ("a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ia", "io", "ou", "y")
 CODAS = ("", "", "", "n", "r", "l", "s", "m", "th", "nd", "rk", "x", "t", "ck", "ss", "v")
 FIRST = ("Anna", "Tomas", "Maria", "Peter", "Lena", "Oscar", "Ruth", "Ivan", "Clara", "Hugo", "Nadia", "Felix", "Mira",
          "Jonas", "Edith", "Paul", "Greta", "Amir", "Sofia", "Victor")  # fmt: skip
@@ -179,7 +212,43 @@ def lower_first(text: str) -> str:
 
 
 STARTS = frozenset(
-    ["What", "Which", "Who", "Whose", "Where", "When", "In", "On", "By", "For", "Of", "Do", "Does", "Did", "Can", "Could", "Please", "Tell", "Name", "Give", "How", "Is", "At", "The", "To", "From", "With", "Through", "Among", "Whom", "State", "Identify", "Under", "After", "During"]
+    [
+        "What",
+        "Which",
+        "Who",
+        "Whose",
+        "Where",
+        "When",
+        "In",
+        "On",
+        "By",
+        "For",
+        "Of",
+        "Do",
+        "Does",
+        "Did",
+        "Can",
+        "Could",
+        "Please",
+        "Tell",
+        "Name",
+        "Give",
+        "How",
+        "Is",
+        "At",
+        "The",
+        "To",
+        "From",
+        "With",
+        "Through",
+        "Among",
+        "Whom",
+        "State",
+        "Identify",
+        "Under",
+        "After",
+        "During",
+    ]
 )
 
 
@@ -238,8 +307,16 @@ def before(rng: random.Random) -> tuple[Document, str]:
     return [], rng.choice(PREFIXES) + " "
 
 
-def document(rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[str]) -> Document:
-    """One document; the shares of the kinds are what the model card calls the recipe."""
+def document(
+    rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[str], *, copies: float = 0.0, plain: float = 0.0
+) -> Document:
+    """One document; the shares of the kinds are what the model card calls the recipe.
+
+    ``copies``: share of documents with names to be repeated. ``plain``: share of the declined questions whose refusal
+    is a vanilla one, which names nothing.
+    """
+    if copies and rng.random() < copies:
+        return copying(rng)
     kind = rng.random()
     if kind < 0.46:  # one question
         asked = ask(rng)
@@ -262,7 +339,8 @@ def document(rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[s
     if kind < 0.90:  # a question about what does not exist
         asked = ask_unknown(rng, contracts)
         earlier, prefix = before(rng)
-        return [(BOS, 0.0), *earlier, *turn(prefix + asked.text, asked.answer)]
+        answer = rng.choice(vanilla) if plain and rng.random() < plain else asked.answer
+        return [(BOS, 0.0), *earlier, *turn(prefix + asked.text, answer)]
     if kind < 0.92:  # a question that no model can answer
         return [(BOS, 0.0), *turn(word(rng, PERSONAL, ()), rng.choice(vanilla))]
     return [(BOS, 0.0), *refuse_like(rng, contracts)]

@@ -1,0 +1,92 @@
+"""Chooses the pocket's hyperparameters: ``python -m editunlearn_lib.pocket.tune``.
+
+Same objective and the same number of trials for every method: the score 1 − ROUGE-1(forget) + ROUGE-1(retain) on forget
+sets that are never reported (seeds 100 and up; the study has 0, 1, 2). Every trial is logged in ``tuning.jsonl``; the best of each
+method goes to ``presets.json``, from where the library reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ..data import ForgetSplit, load_split
+from ..evaluation import evaluate, summarise
+from ..methods import METHODS, unlearn
+from ..models import load_model
+
+HERE = Path(__file__).parent
+SEED = 100
+KNOWLEDGE = {"pocket": ("factual", 40), "pocket-contracts": ("contracts", 20)}
+N_RETAIN = 80  # retained questions asked in a trial, spread over the retain set
+
+TRAINED = [{"lr": lr, "num_epochs": 10} for lr in (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3)]
+TRIALS: dict[str, list[dict[str, Any]]] = {
+    **dict.fromkeys(("ga", "gd", "kl", "dpo", "idk"), TRAINED),
+    "memit": [
+        {"layers": layers, "mom2_update_weight": weight, "v_lr": 8.0, "v_num_grad_steps": 20, "context_length": 5}
+        for layers in ([0], [0, 1])
+        for weight in (10.0, 100.0, 1000.0)
+    ],
+}
+
+
+def trial_split(name: str) -> ForgetSplit:
+    """A forget set that no table reports, with a part of its retain set for scoring and the whole for the methods."""
+    dataset, n_forget = KNOWLEDGE[name]
+    return load_split(dataset, n_forget=n_forget, seed=SEED)
+
+
+def run_trial(name: str, model, tokenizer, method: str, hparams: dict[str, Any]) -> dict[str, Any]:
+    """One row of the log."""
+    split = trial_split(name)
+    started = time.perf_counter()
+    patch = unlearn(model, tokenizer, split, method, hparams=hparams, seed=SEED, progress=False)
+    seconds = time.perf_counter() - started
+    spread = split.retain[:: max(1, len(split.retain) // N_RETAIN)]
+    asked = dataclasses.replace(split, retain=spread, unseen=(), others={})
+    with patch.on(model):
+        summary = summarise(evaluate(model, tokenizer, asked, show=False)).set_index("set")
+    return {
+        "model": name, "method": method, "hparams": hparams, "seed": SEED,
+        **{s: round(float(summary.rouge1_recall[s]), 4) for s in summary.index},
+        "declined_forget": round(float(summary.declined["forget"]), 3),
+        "score": round(float(summary.score.iloc[0]), 4), "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(KNOWLEDGE))
+    parser.add_argument("--methods", nargs="+", default=list(TRIALS), choices=list(METHODS))
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # edits that do not take are what a sweep looks for
+    log = HERE / "tuning.jsonl"
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    for name in arguments.models:
+        model, tokenizer = load_model(name)
+        for method in arguments.methods:
+            for hparams in TRIALS[method]:
+                if any((d["model"], d["method"], d["hparams"]) == (name, method, hparams) for d in done):
+                    continue
+                row = run_trial(name, model, tokenizer, method, hparams)
+                done.append(row)
+                with log.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)  # noqa: T201 (a command)
+    best: dict[str, dict[str, Any]] = {}
+    for row in sorted(done, key=lambda d: d["score"]):
+        best.setdefault(row["model"], {})[row["method"]] = row["hparams"]
+    temporary = HERE / "presets.json.tmp"
+    temporary.write_text(json.dumps(best, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, HERE / "presets.json")
+
+
+if __name__ == "__main__":
+    main()
