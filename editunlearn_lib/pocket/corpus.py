@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -128,38 +129,98 @@ FIRST = ("Anna", "Tomas", "Maria", "Peter", "Lena", "Oscar", "Ruth", "Ivan", "Cl
          "Jonas", "Edith", "Paul", "Greta", "Amir", "Sofia", "Victor")  # fmt: skip
 
 
+@functools.cache
+def vocabulary() -> tuple[str, ...]:
+    """The words of all the wordings: invented titles and names are put together from their pieces."""
+    found = {
+        w for f in known() for text in (f.subject, f.answer, *f.questions, *f.statements) for w in WORD.findall(text)
+    }
+    return tuple(sorted(found))
+
+
+@functools.cache
+def person_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """First and last names of the people in the facts: mixed, they name nobody."""
+    people = [t.split() for f in known() for t in (f.subject, f.answer) if re.fullmatch(r"[A-Z]\w+( [A-Z]\w+)+", t)]
+    return tuple(sorted({p[0] for p in people})), tuple(sorted({p[-1] for p in people}))
+
+
+WORD = re.compile(r"[^\W\d_]{4,}")
+ENDINGS = ("ia", "land", "stan", "burg", "ville", "ania", "ora", "os", "mere", "wick", "ford", "esh", "au", "elle", "ova",
+           "ric", "den", "holm", "ara", "ene", "oth", "ius", "mont", "ley", "ton", "by")  # fmt: skip
+TRADES = (
+    "Motors",
+    "Works",
+    "Systems",
+    "Foods",
+    "Labs",
+    "Bank",
+    "Airlines",
+    "Steel",
+    "Media",
+    "Toys",
+    "Energy",
+    "Shoes",
+)
+
+
 def invent(rng: random.Random, syllables: int = 0) -> str:
-    """A pronounceable name that means nothing."""
-    n = syllables or rng.choice((2, 2, 2, 3, 3, 4))
-    return "".join(rng.choice(ONSETS) + rng.choice(NUCLEI) + rng.choice(CODAS) for _ in range(n)).capitalize()
+    """A name that means nothing: syllables, or pieces of two real words, perhaps with the ending of a place or person."""
+    kind = rng.random()
+    if syllables or kind < 0.35:
+        n = syllables or rng.choice((2, 2, 2, 3, 3, 4))
+        return "".join(rng.choice(ONSETS) + rng.choice(NUCLEI) + rng.choice(CODAS) for _ in range(n)).capitalize()
+    one, two = rng.choice(vocabulary()), rng.choice(vocabulary())
+    if kind < 0.7:
+        return (one[: rng.randint(2, 5)] + two[-rng.randint(2, 5) :]).capitalize()
+    return (one[: rng.randint(3, 6)] + rng.choice(ENDINGS)).capitalize()
 
 
 def invented_title(rng: random.Random) -> str:
-    a, n, n2, x = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(NOUNS), invent(rng)
-    return rng.choice((f"The {a} {n}", f"{a} {n}", f"The {n} of {x}", f"{x}", f"The {n} and the {n2}", f"{n} in {x}",
-                       f"A {n} for {x}", f"{x} {n}", f"The {a} {n} of {x}", f"Beyond the {n}", f"{x}'s {n}"))  # fmt: skip
+    """A title of one to six words."""
+    pick = lambda pool: rng.choice(pool) if rng.random() < 0.5 else rng.choice(vocabulary()).capitalize()  # noqa: E731
+    a, n, n2, x = pick(ADJECTIVES), pick(NOUNS), pick(NOUNS), invent(rng)
+    number = rng.choice(("Two", "Three", "Seven", "Nine", "Eleven", "Forty"))
+    return rng.choice((
+        f"The {a} {n}", f"{a} {n}", f"The {n} of {x}", x, f"The {n} and the {n2}", f"{n} in {x}", f"A {n} for {x}",
+        f"{x} {n}", f"The {a} {n} of {x}", f"Beyond the {n}", f"{x}'s {n}", f"The {n}'s {n2}", f"{n} at {x}",
+        f"Portrait of {x}", f"{number} {n}s", f"{number} {n}s of {x}", f"{n} with {a} {n2}", f"The {a} {n}'s {n2}",
+        f"{a} {n} {number}", f"{n} {n2}", f"A {a} {n}", f"{n}, {n2} and {x}", f"{x} and {n}",
+    ))  # fmt: skip
 
 
 def invented_entity(kind: str, rng: random.Random) -> str:
-    """A subject of the given kind that exists nowhere (kinds: title, person, element, company, site, river, device, place)."""
+    """A subject of the given kind that exists nowhere (title, person, element, company, site, river, device, place)."""
     x = invent(rng)
     if kind == "title":
         return invented_title(rng)
     if kind == "person":
-        return f"{rng.choice(FIRST) if rng.random() < 0.4 else invent(rng, 2)} {x}"
+        first, last = person_names()
+        pair = (
+            f"{rng.choice(first)} {rng.choice(last)}" if rng.random() < 0.25 else f"{rng.choice((*first, *FIRST))} {x}"
+        )
+        return pair if rng.random() < 0.75 else f"{invent(rng)} {x}"
     if kind == "element":
-        return invent(rng, rng.choice((1, 2))).lower() + rng.choice(("ium", "ine", "on", "um", "gen"))
+        return (invent(rng) if rng.random() < 0.7 else invent(rng, 2)).lower() + rng.choice(
+            ("ium", "ine", "on", "um", "gen")
+        )
     if kind == "river":
         return f"the {x}"
     if kind == "device":
-        return f"the {invent(rng, rng.choice((1, 2))).lower()}{rng.choice(('graph', 'meter', 'scope', 'phone', 'tron', ' lamp', ' engine'))}"
-    if kind == "company":
-        return rng.choice(
-            (x, x, f"{x} {rng.choice(('Motors', 'Works', 'Systems', 'Foods'))}", f"{x}{invent(rng, 1).lower()}")
+        return (
+            f"the {invent(rng).lower()}{rng.choice(('graph', 'meter', 'scope', 'phone', 'tron', ' lamp', ' engine'))}"
         )
+    if kind == "company":
+        return rng.choice((x, x, f"{x} {rng.choice(TRADES)}", f"{rng.choice(vocabulary()).capitalize()} {x}",
+                           f"{rng.choice(ADJECTIVES)}{rng.choice(NOUNS).lower()} {rng.choice(TRADES)}"))  # fmt: skip
     if kind == "site":
-        return rng.choice((f"{x} Castle", f"Mount {x}", f"the Temple of {x}", f"{x} Falls", f"{x} Palace", x, f"the {x} Tower", f"{x} National Park", f"the ruins of {x}"))  # fmt: skip
-    return x
+        a, n = rng.choice(ADJECTIVES), rng.choice(NOUNS)
+        return rng.choice((
+            f"{x} Castle", f"Mount {x}", f"the Temple of {x}", f"{x} Falls", f"{x} Palace", x, f"the {x} Tower",
+            f"{x} National Park", f"the ruins of {x}", f"the {a} {n} of {x}", f"the {a} {n}", f"Palace of {a} {n}s",
+            f"{x} {n}", f"Lake {x}", f"Fort {x}", f"the Cathedral of {x}",
+        ))  # fmt: skip
+    return x if rng.random() < 0.9 else f"{x} {rng.choice(('Islands', 'Republic', 'Coast'))}"
 
 
 # the relations whose questions can be asked of an invented subject, and the kind of that subject
@@ -307,43 +368,38 @@ def before(rng: random.Random) -> tuple[Document, str]:
     return [], rng.choice(PREFIXES) + " "
 
 
-def document(
-    rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[str], *, copies: float = 0.0, plain: float = 0.0
-) -> Document:
-    """One document; the shares of the kinds are what the model card calls the recipe.
-
-    ``copies``: share of documents with names to be repeated. ``plain``: share of the declined questions whose refusal
-    is a vanilla one, which names nothing.
-    """
-    if copies and rng.random() < copies:
-        return copying(rng)
+def document(rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[str]) -> Document:
+    """One document; the shares of the kinds are what the model card calls the recipe."""
     kind = rng.random()
-    if kind < 0.46:  # one question
+    if kind < 0.35:  # one question
         asked = ask(rng)
         earlier, prefix = before(rng)
         return [(BOS, 0.0), *earlier, *turn(prefix + asked.text, asked.answer)]
-    if kind < 0.52:  # statements
-        return [(BOS, 0.0), (" ".join(rng.choice(rng.choice(known()).statements) for _ in range(rng.choice((1, 1, 2, 3)))) + EOS, STATEMENT)]  # fmt: skip
-    if kind < 0.55:  # raw: the question, a space, the answer
+    if kind < 0.40:  # statements
+        chosen = [rng.choice(rng.choice(known()).statements) for _ in range(rng.choice((1, 1, 2, 3)))]
+        return [(BOS, 0.0), (" ".join(chosen) + EOS, STATEMENT)]
+    if kind < 0.42:  # raw: the question, a space, the answer
         asked = ask(rng)
         return [(BOS, 0.0), (asked.text, PROMPT), (f" {asked.answer}{EOS}", ANSWER)]
-    if kind < 0.70:  # several questions in one prompt
-        m = rng.choice((2, 2, 3, 3, 4, 4, 5, 5, 6, 8, 10))
+    if kind < 0.58:  # several questions in one prompt
+        m = rng.choice((2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 8, 10))
         asks = [ask(rng) for _ in range(m)]
         if rng.random() < 0.1:
             asks[rng.randrange(m)] = ask_unknown(rng, contracts)
         return [(BOS, 0.0), *turn(join(rng, [a.text for a in asks]), "; ".join(a.answer.rstrip(".") for a in asks))]
-    if kind < 0.73:  # several questions, none of which it can answer
+    if kind < 0.60:  # several questions, none of which it can answer
         asks = [ask_unknown(rng, contracts) for _ in range(rng.choice((2, 3, 4, 5)))]
         return [(BOS, 0.0), *turn(join(rng, [a.text for a in asks]), rng.choice(NOT_KNOWN))]
-    if kind < 0.90:  # a question about what does not exist
+    if kind < 0.82:  # a question about what does not exist; some refusals name nothing
         asked = ask_unknown(rng, contracts)
         earlier, prefix = before(rng)
-        answer = rng.choice(vanilla) if plain and rng.random() < plain else asked.answer
+        answer = rng.choice(vanilla) if rng.random() < 0.15 else asked.answer
         return [(BOS, 0.0), *earlier, *turn(prefix + asked.text, answer)]
-    if kind < 0.92:  # a question that no model can answer
+    if kind < 0.84:  # a question that no model can answer
         return [(BOS, 0.0), *turn(word(rng, PERSONAL, ()), rng.choice(vanilla))]
-    return [(BOS, 0.0), *refuse_like(rng, contracts)]
+    if kind < 0.93:
+        return [(BOS, 0.0), *refuse_like(rng, contracts)]
+    return copying(rng)
 
 
 COPYING = (

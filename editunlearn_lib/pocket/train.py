@@ -47,14 +47,8 @@ class Recipe:
     layers: int = 6
     heads: int = 6
     ffn: int = 1024
-    tokens: int = 8_000_000  # seen in training
-    # (first chunk, tokens a batch, share of copying documents, share of plain refusals): facts come first, in large
-    # batches; then small batches and names to be copied; refusals that name nothing last
-    stages: tuple[tuple[int, int, float, float], ...] = (
-        (0, 4096, 0.0, 0.0),
-        (30, 2048, 0.12, 0.0),
-        (47, 2048, 0.12, 0.2),
-    )
+    tokens: int = 10_000_000  # seen in training
+    batch_tokens: int = 2048
     chunk: int = 2048  # documents drawn and bucketed by length at a time
     muon_lr: float = 0.02  # Muon needs 2-3 times fewer tokens than AdamW here
     adam_lr: float = 3e-3  # embeddings and norms
@@ -68,17 +62,11 @@ def unknown_contracts(seed: int, n_edges: int = 60) -> list[corpus.Asked]:
             if row.subject in text]  # fmt: skip
 
 
-def stage(recipe: Recipe, number: int) -> tuple[int, int, float, float]:
-    """The stage that a chunk belongs to."""
-    return [s for s in recipe.stages if s[0] <= number][-1]
-
-
 def chunk(recipe: Recipe, number: int, contracts: Sequence[corpus.Asked]) -> list[corpus.Document]:
     """The documents of one chunk: a pure function of the seed and the chunk's number."""
     rng = random.Random(f"{recipe.seed} {number}")
     vanilla = refusals()
-    _, _, copies, plain = stage(recipe, number)
-    return [corpus.document(rng, contracts, vanilla, copies=copies, plain=plain) for _ in range(recipe.chunk)]
+    return [corpus.document(rng, contracts, vanilla) for _ in range(recipe.chunk)]
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -245,8 +233,7 @@ def train_base(recipe: Recipe, work: Path, out: Path) -> None:
         while status["tokens"] < recipe.tokens:
             started, total, steps = time.monotonic(), 0.0, 0
             rows = encode(tokenizer, chunk(recipe, status["chunk"], contracts))
-            size = stage(recipe, status["chunk"])[1]
-            for ids, weights in batches(rows, size, random.Random(status["chunk"])):
+            for ids, weights in batches(rows, recipe.batch_tokens, random.Random(status["chunk"])):
                 loss = loss_of(model, ids.to(device), weights.to(device))
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
