@@ -14,7 +14,7 @@ TORCH_INDEX ?=# another source of PyTorch builds, see the README
 # Where the tests look for a browser.
 FIND_BROWSER = { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 
-.PHONY: help .venv book live test soak lint format notebooks study pocket pocket-card bench browser clean
+.PHONY: help .venv book live test soak lint format notebooks study pocket tune pocket-card bench browser clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,9 @@ study: $(READY)  ## run the whole study on the embedded model (hours; goes on wh
 pocket: $(READY)  ## train the embedded model anew (about 90 minutes of two cores; goes on where it stopped)
 	@$(PY) -m editunlearn_lib.pocket.train base
 	@$(PY) -m editunlearn_lib.pocket.train contracts
+
+tune: $(READY)  ## choose the hyperparameters of the embedded model on forget sets that no table reports
+	@$(PY) -m editunlearn_lib.pocket.tune $(ARGS)
 
 pocket-card: $(READY)  ## measure the embedded model and write its card
 	@$(PY) -m editunlearn_lib.pocket.card $(ARGS)

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 
+from transformers.utils import logging as hf_logging
+
 from .errors import ModelLoadError, UnsupportedModelError, check_name
+from .progress import shown
 
 POCKET = {
     "pocket": Path(__file__).parent / "pocket" / "weights" / "base",
@@ -110,6 +113,9 @@ def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dty
         dtype = getattr(torch, dtype)
     if dtype == "auto" and str(device).startswith("cpu"):
         dtype = torch.float32
+    bars = hf_logging.is_progress_bar_enabled()
+    if bars and not shown():
+        hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if config.model_type not in FAMILIES:
@@ -124,6 +130,9 @@ def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dty
             "A local folder with config.json, *.safetensors and tokenizer files works without a network: "
             "load_model('path/to/folder'); load_model('pocket') needs nothing at all."
         ) from error
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
     model = model.to(device).eval()
     model.requires_grad_(False)
     if tokenizer.pad_token_id is None:

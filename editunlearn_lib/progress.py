@@ -8,11 +8,15 @@ import sys
 from tqdm.auto import tqdm
 
 
-def progress(iterable=None, *, enabled: bool = True, **options) -> tqdm:
-    """A tqdm bar with an estimate of the time left.
+def shown() -> bool:
+    """Whether there is somebody to see a bar: a terminal or a live kernel, and ``EDITUNLEARN_QUIET`` is not set.
 
-    Quiet when ``enabled`` is false, when ``EDITUNLEARN_QUIET`` is set (papermill runs do so: a text bar writes a line
-    an update into the page) and when there is neither a terminal nor a live kernel.
+    Papermill runs set it: a text bar writes a line an update into the page.
     """
     live = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(iterable, disable=not (enabled and live) or bool(os.environ.get("EDITUNLEARN_QUIET")), **options)
+    return live and not os.environ.get("EDITUNLEARN_QUIET")
+
+
+def progress(iterable=None, *, enabled: bool = True, **options) -> tqdm:
+    """A tqdm bar with an estimate of the time left; silent unless `shown`."""
+    return tqdm(iterable, disable=not (enabled and shown()), **options)

@@ -281,8 +281,8 @@ class ContractRecipe:
     """Fine-tuning on contracts: every wording of every contract, with documents of the base corpus replayed."""
 
     seed: int = 0
-    epochs: int = 30  # over the contract questions
-    batch_tokens: int = 4096
+    epochs: int = 16  # over the contract questions
+    batch_tokens: int = 2048
     replay: float = 0.4  # share of the documents that come from the base corpus, so that the facts stay
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3

@@ -26,13 +26,12 @@ SEED = 100
 KNOWLEDGE = {"pocket": ("factual", 40), "pocket-contracts": ("contracts", 20)}
 N_RETAIN = 80  # retained questions asked in a trial, spread over the retain set
 
-TRAINED = [{"lr": lr, "num_epochs": 10} for lr in (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3)]
+TRAINED = [{"lr": lr, "num_epochs": 10} for lr in (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)]
 TRIALS: dict[str, list[dict[str, Any]]] = {
-    **dict.fromkeys(("ga", "gd", "kl", "dpo", "idk"), TRAINED),
-    "memit": [
-        {"layers": layers, "mom2_update_weight": weight, "v_lr": 8.0, "v_num_grad_steps": 20, "context_length": 5}
-        for layers in ([0], [0, 1])
-        for weight in (10.0, 100.0, 1000.0)
+    **{method: TRAINED for method in ("ga", "gd", "kl", "dpo", "idk")},
+    "memit": [  # EasyEdit's rate does not transfer: the pocket's hidden vectors are some hundred long
+        {"layers": layers, "mom2_update_weight": weight, "v_lr": 15.0, "v_num_grad_steps": 20, "context_length": 5}
+        for layers, weight in (([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1000.0), ([0, 1, 2], 100.0))
     ],
 }
 
@@ -50,7 +49,7 @@ def run_trial(name: str, model, tokenizer, method: str, hparams: dict[str, Any])
     patch = unlearn(model, tokenizer, split, method, hparams=hparams, seed=SEED, progress=False)
     seconds = time.perf_counter() - started
     spread = split.retain[:: max(1, len(split.retain) // N_RETAIN)]
-    asked = dataclasses.replace(split, retain=spread, unseen=(), others={})
+    asked = dataclasses.replace(split, retain=spread, rephrased=(), unseen=(), others={})
     with patch.on(model):
         summary = summarise(evaluate(model, tokenizer, asked, show=False)).set_index("set")
     return {
