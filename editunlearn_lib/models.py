@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BatchEncoding
-
 from transformers.utils import logging as hf_logging
 
 from .errors import ModelLoadError, UnsupportedModelError, check_name
