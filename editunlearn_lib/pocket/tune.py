@@ -80,6 +80,7 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)  # noqa: T201 (a command)
     best: dict[str, dict[str, Any]] = {}
+    done = [json.loads(line) for line in log.read_text().splitlines()]  # another run may have added to it
     for row in sorted(done, key=lambda d: d["score"]):
         best.setdefault(row["model"], {})[row["method"]] = row["hparams"]
     temporary = HERE / "presets.json.tmp"
