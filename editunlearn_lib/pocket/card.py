@@ -158,9 +158,14 @@ nothing else: it is an instrument for studying unlearning, not an assistant.
 - Corpus: `corpus.py` (questions in some hundred wordings a relation, behind prefixes and earlier turns; statements;
   prompts of several questions; questions about what does not exist, declined by name; in-context refusals). Held-out
   rephrasings, official questions and the entities of `invented.json` are never read.
+- How it came about, which the recipe alone does not tell: the corpus was improved while this model was trained. Chunks 0–29
+  had batches of 4,096 tokens and no names to copy; names to copy came with chunk 30, refusals that name nothing with chunk
+  47, and names put together from pieces of real words with chunk 51. Before chunk 51 the total that the learning rate follows was set
+  to 12, 8, 7.5 and 8 million tokens. `make pocket` follows the final recipe from the start, so it gives a model of this kind, not
+  these weights bit for bit.
 - Chat format `<s>[INST] question [/INST] answer</s>`.
 
-Measured by `make pocket-card` (greedy; {2} wordings of every held-out invented entity; several questions joined by spaces):
+Measured by `make pocket-card` (greedy; two wordings of every held-out invented entity; several questions joined by spaces):
 
 ## Base
 
