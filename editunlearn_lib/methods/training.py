@@ -6,6 +6,7 @@ Defaults as PISTOL published them. Rows are padded to the longest of their batch
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,9 @@ class Trainee:
                 r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules,
                 task_type="CAUSAL_LM", bias="none",
             )  # fmt: skip
-            self.model = peft.get_peft_model(job.model, lora)
+            with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
+                warnings.simplefilter("ignore", FutureWarning)
+                self.model = peft.get_peft_model(job.model, lora)
 
     def trained(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
