@@ -130,8 +130,12 @@ def _tuned() -> dict[str, dict[str, Any]]:
 
 def _preset(method: str, config_type: type, key: str | None, n_layers: int | None):
     values, source = PRESETS.get((method, key), ({}, None)) if key else ({}, None)
-    if key and method in _tuned().get(key, {}):
-        values, source = {k: tuple(v) if isinstance(v, list) else v for k, v in _tuned()[key][method].items()}, TUNED
+    chosen = _tuned().get(key, {}).get(method) if key else None
+    said = TUNED
+    if chosen is None and key == "pocket-contracts":
+        chosen, said = _tuned().get("pocket", {}).get(method), TUNED + ", on the facts"
+    if chosen is not None:
+        values, source = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}, said
     config = replace(config_type(), **values)
     sources = {f.name: source if f.name in values else "default of EasyEdit or PISTOL" for f in fields(config)}
     if source is None:

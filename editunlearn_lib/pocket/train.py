@@ -281,19 +281,19 @@ class ContractRecipe:
     """Fine-tuning on contracts: every wording of every contract, with documents of the base corpus replayed."""
 
     seed: int = 0
-    epochs: int = 16  # over the contract questions
+    epochs: int = 50  # over the contract questions
     batch_tokens: int = 2048
-    replay: float = 0.4  # share of the documents that come from the base corpus, so that the facts stay
-    muon_lr: float = 0.01
-    adam_lr: float = 1.5e-3
+    replay: float = 0.2  # share of the documents that come from the base corpus, so that the facts stay
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
 
 
 def contract_documents(rows: Sequence, rng: random.Random) -> list[corpus.Document]:
-    """Each contract question once, in its own or a trained wording, a third of them behind something else."""
+    """Each contract question once, in its own or a trained wording, some of them behind something else."""
     docs = []
     for row in rows:
-        text = row.question if rng.random() < 0.4 else rng.choice(row.trained)
-        earlier, prefix = corpus.before(rng)
+        text = row.question if rng.random() < 0.25 else rng.choice(row.trained)
+        earlier, prefix = corpus.before(rng) if rng.random() < 0.3 else ([], "")
         if rng.random() < 0.3:
             text = rng.choice(corpus.OPENERS) + text
         docs.append([(corpus.BOS, 0.0), *earlier, *corpus.turn(prefix + text, row.answer)])

@@ -26,14 +26,14 @@ SEED = 100
 KNOWLEDGE = {"pocket": ("factual", 40), "pocket-contracts": ("contracts", 20)}
 N_RETAIN = 80  # retained questions asked in a trial, spread over the retain set
 
-TRAINED = [{"lr": lr, "num_epochs": 10} for lr in (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3e-5, 6e-5, 5e-3)]
+TRAINED = [{"lr": lr, "num_epochs": 10} for lr in (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3e-5, 6e-5)]
 TRIALS: dict[str, list[dict[str, Any]]] = {
     **dict.fromkeys(("ga", "gd", "kl", "dpo", "idk"), TRAINED),
     "memit": [  # EasyEdit's rate does not transfer: the pocket's hidden vectors are some hundred long
         {"layers": layers, "mom2_update_weight": weight, "v_lr": 15.0, "v_num_grad_steps": 20, "context_length": 5}
         for layers, weight in (
             ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1000.0), ([0, 1, 2], 100.0),
-            ([0, 1], 1e4), ([0], 1e4), ([0, 1, 2], 1e4),
+            ([0, 1], 1e4), ([0, 1, 2], 1e4),
         )
     ],
 }  # fmt: skip
