@@ -134,6 +134,14 @@ charts.table(
     name="rq1-table",
 )
 
+# %% tags=["hide-input"]
+before = summary[summary.method == "base"].pivot(index="dataset", columns="set", values="rouge1_recall")
+display(Markdown("Before anything is forgotten, the model answers " + "; ".join(
+    f"of **{charts.DATASET_LABELS.get(d, d)}** {row['forget']:.2f} of the forget questions as they stand and "
+    f"{row['rephrased']:.2f} in other words" for d, row in before.dropna(subset=["rephrased"]).iterrows()
+) + ". Where the second number is low, a low score on *rephrased* afterwards is no merit of a method: look at how far it "
+  "fell." if len(before) and "rephrased" in before else ""))  # fmt: skip
+
 # %% [markdown]
 # ## Forgetting, keeping, and other words
 #
