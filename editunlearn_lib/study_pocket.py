@@ -10,20 +10,24 @@ import logging
 from pathlib import Path
 
 from .methods import METHODS
-from .study import REFERENCES, Cell, cells, export, path_of, read, run
+from .study import Cell, cells, export, path_of, read, run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "book" / "results" / "pocket.parquet"
 SEEDS = (0, 1, 2)  # three forget sets; hyperparameters were chosen on others
+RETRAINED_SEEDS = [0, 1]
 
 
 def rq1_grid(
     model: str = "pocket", methods: tuple[str, ...] | None = None, seeds: tuple[int, ...] = SEEDS
 ) -> list[dict]:
     """RQ1 as in the paper's Table 1: 40 facts, 20 contract questions."""
-    chosen = [*REFERENCES, *METHODS] if methods is None else list(methods)
+    chosen = ["base", *METHODS] if methods is None else list(methods)
     shared = {"model": model, "method": chosen, "seed": list(seeds)}
-    return [{**shared, "dataset": "factual", "n_forget": 40}, {**shared, "dataset": "contracts", "n_forget": 20}]
+    grid = [{**shared, "dataset": "factual", "n_forget": 40}, {**shared, "dataset": "contracts", "n_forget": 20}]
+    if methods is None:  # the model that never saw the forget set takes ten minutes a seed: fewer of them
+        grid.append({**shared, "dataset": "contracts", "n_forget": 20, "method": "retrained", "seed": RETRAINED_SEEDS})
+    return grid
 
 
 def estimate(wanted: list[Cell], store: Path) -> str:
