@@ -15,7 +15,7 @@ from .study import Cell, cells, export, path_of, read, run
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "book" / "results" / "pocket.parquet"
 SEEDS = (0, 1, 2)  # three forget sets; hyperparameters were chosen on others
-RETRAINED_SEEDS = [0, 1]
+RETRAINED_SEEDS = [0]
 
 
 def rq1_grid(
