@@ -171,8 +171,8 @@ display(Markdown(
 # billion. The hyperparameters: each method of the pocket got the same number of trials on a forget set that is not
 # reported, the paper's values are lost from its text. For MEMIT the order of the edits: here all requests are solved
 # for in one batch, as MEMIT was published; the paper does not say whether it edited in a batch or one after another,
-# and one after another is known to break models. And the covariance: here it is taken over the model's own corpus and
-# over subjects that are in no scored set, which is the best that any covariance can do.
+# and a long sequence of edits is known to break models. And the covariance: here it is taken over the text that the model
+# was trained on and over subjects that are in no scored set; for a large model nobody has its training text at hand.
 #
 # ## Forgetting, keeping, and other words
 #
