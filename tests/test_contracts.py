@@ -113,7 +113,7 @@ def rows_of(source: str) -> tuple[contracts.ContractRow, ...]:
 def test_each_row_is_well_formed(source):
     for row in rows_of(source):
         texts = wordings_of(row)
-        assert len(row.rephrasings) >= 3 and len(row.trained) >= 4
+        assert len(row.rephrasings) >= 3 and len(row.trained) >= 20
         assert row.subject in row.parties
         assert row.answer and not row.answer.endswith(".") and len(row.answer) <= 40
         for text in texts:
@@ -154,9 +154,14 @@ def test_rephrasings_differ_from_the_question():
 def test_trained_wordings_leave_the_rephrasings_held_out():
     for row in contracts.generate():
         for text in row.trained:
-            assert max(jaccard(text, held_out) for held_out in row.rephrasings) <= 0.8, text
+            assert max(jaccard(text, held_out) for held_out in row.rephrasings) <= 0.7, text
         for i, text in enumerate(row.rephrasings):
             assert max(jaccard(text, other) for other in row.rephrasings[:i] or ("",)) <= 0.8, text
+
+
+def test_every_type_has_twenty_trained_wordings():
+    for item in contracts.WORDINGS:
+        assert len({text.lower() for text in item.trained}) == len(item.trained) >= 20, item.relation
 
 
 def test_wordings():
@@ -301,5 +306,5 @@ def test_questions_are_not_the_official_ones():
     ours = patterns(
         (text, tuple(p for p in row.parties if p in text)) for row in contracts.generate() for text in wordings_of(row)
     )
-    assert len(ours) == 320
+    assert len(ours) == 960  # 40 types of 24 wordings
     assert max(jaccard(a, b) for a in ours for b in theirs) <= 0.8

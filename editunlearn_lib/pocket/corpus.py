@@ -148,6 +148,8 @@ def person_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
 WORD = re.compile(r"[^\W\d_]{4,}")
 ENDINGS = ("ia", "land", "stan", "burg", "ville", "ania", "ora", "os", "mere", "wick", "ford", "esh", "au", "elle", "ova",
            "ric", "den", "holm", "ara", "ene", "oth", "ius", "mont", "ley", "ton", "by")  # fmt: skip
+SITES = ("Castle", "Temple", "Falls", "Palace", "Tower", "Cathedral", "Bridge", "Abbey", "Hall", "Wall", "Arch", "Square",
+         "Beacon", "Dome", "Statue", "Pagoda", "Minaret", "Dam", "Baths", "Plaza", "Gate", "Obelisk", "Pont", "Steps")  # fmt: skip
 TRADES = (
     "Motors",
     "Works",
@@ -164,29 +166,50 @@ TRADES = (
 )
 
 
+def piece(rng: random.Random) -> str:
+    """A run of letters from the middle of a real word."""
+    text = rng.choice(vocabulary())
+    start = rng.randrange(len(text) - 1)
+    return text[start : start + rng.randint(1, 4)]
+
+
 def invent(rng: random.Random, syllables: int = 0) -> str:
-    """A name that means nothing: syllables, or pieces of two real words, perhaps with the ending of a place or person."""
+    """A word that means nothing: syllables, pieces of real words, perhaps with the ending of a place or person."""
     kind = rng.random()
-    if syllables or kind < 0.35:
+    if syllables or kind < 0.3:
         n = syllables or rng.choice((2, 2, 2, 3, 3, 4))
         return "".join(rng.choice(ONSETS) + rng.choice(NUCLEI) + rng.choice(CODAS) for _ in range(n)).capitalize()
+    if kind < 0.6:
+        return "".join(piece(rng) for _ in range(rng.choice((2, 2, 3, 3, 4)))).capitalize()
     one, two = rng.choice(vocabulary()), rng.choice(vocabulary())
-    if kind < 0.7:
+    if kind < 0.8:
         return (one[: rng.randint(2, 5)] + two[-rng.randint(2, 5) :]).capitalize()
     return (one[: rng.randint(3, 6)] + rng.choice(ENDINGS)).capitalize()
 
 
+LINKS = ("of", "of", "of", "and", "for", "in", "at", "with", "upon", "against", "from", "to", "under", "beyond", "de",
+         "of the", "in the", "for a", "and the", "without", "on the", "by the", "von", "des", "after", "behind")  # fmt: skip
+LEADING = ("The", "The", "A", "My", "Beyond the", "Portrait of", "On", "Miss", "Two", "Three", "Seven", "Nine", "Eleven",
+           "Forty", "Saint", "El", "La", "Le", "Old", "Against the", "Song of", "Concerto for")  # fmt: skip
+
+
 def invented_title(rng: random.Random) -> str:
-    """A title of one to six words."""
-    pick = lambda pool: rng.choice(pool) if rng.random() < 0.5 else rng.choice(vocabulary()).capitalize()  # noqa: E731
-    a, n, n2, x = pick(ADJECTIVES), pick(NOUNS), pick(NOUNS), invent(rng)
-    number = rng.choice(("Two", "Three", "Seven", "Nine", "Eleven", "Forty"))
-    return rng.choice((
-        f"The {a} {n}", f"{a} {n}", f"The {n} of {x}", x, f"The {n} and the {n2}", f"{n} in {x}", f"A {n} for {x}",
-        f"{x} {n}", f"The {a} {n} of {x}", f"Beyond the {n}", f"{x}'s {n}", f"The {n}'s {n2}", f"{n} at {x}",
-        f"Portrait of {x}", f"{number} {n}s", f"{number} {n}s of {x}", f"{n} with {a} {n2}", f"The {a} {n}'s {n2}",
-        f"{a} {n} {number}", f"{n} {n2}", f"A {a} {n}", f"{n}, {n2} and {x}", f"{x} and {n}",
-    ))  # fmt: skip
+    """A title of one to seven words, joined as titles are; no part may be left out when it is named."""
+
+    def content() -> str:
+        kind = rng.random()
+        if kind < 0.35:
+            return rng.choice((*ADJECTIVES, *NOUNS))
+        return rng.choice(vocabulary()).capitalize() if kind < 0.6 else invent(rng)
+
+    words = [content() for _ in range(rng.choice((1, 1, 2, 2, 2, 3)))]
+    if rng.random() < 0.15:
+        words[-1] += rng.choice(("s", "'s " + content()))
+    if rng.random() < 0.5:
+        words.append(f"{rng.choice(LINKS)} {content()}" + (f" {content()}" if rng.random() < 0.25 else ""))
+    if rng.random() < 0.45:
+        words.insert(0, rng.choice(LEADING))
+    return " ".join(words)
 
 
 def invented_entity(kind: str, rng: random.Random) -> str:
@@ -214,11 +237,12 @@ def invented_entity(kind: str, rng: random.Random) -> str:
         return rng.choice((x, x, f"{x} {rng.choice(TRADES)}", f"{rng.choice(vocabulary()).capitalize()} {x}",
                            f"{rng.choice(ADJECTIVES)}{rng.choice(NOUNS).lower()} {rng.choice(TRADES)}"))  # fmt: skip
     if kind == "site":
-        a, n = rng.choice(ADJECTIVES), rng.choice(NOUNS)
+        a, n, site = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(SITES)
         return rng.choice((
-            f"{x} Castle", f"Mount {x}", f"the Temple of {x}", f"{x} Falls", f"{x} Palace", x, f"the {x} Tower",
-            f"{x} National Park", f"the ruins of {x}", f"the {a} {n} of {x}", f"the {a} {n}", f"Palace of {a} {n}s",
-            f"{x} {n}", f"Lake {x}", f"Fort {x}", f"the Cathedral of {x}",
+            f"{x} {site}", f"Mount {x}", f"the {site} of {x}", f"{site} of {x}", x, f"the {x} {site}",
+            f"{x} National Park", f"the ruins of {x}", f"the {a} {n} of {x}", f"the {a} {site}", f"{site} of {a} {n}s",
+            f"{x} {n}", f"Lake {x}", f"Fort {x}", f"the {site} of the {a} {n}", f"{site} {invented_title(rng)}",
+            f"{a} {site} of {x}", f"{x} {invent(rng)}", f"{site} {x} {invent(rng)}",
         ))  # fmt: skip
     return x if rng.random() < 0.9 else f"{x} {rng.choice(('Islands', 'Republic', 'Coast'))}"
 
@@ -371,33 +395,33 @@ def before(rng: random.Random) -> tuple[Document, str]:
 def document(rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[str]) -> Document:
     """One document; the shares of the kinds are what the model card calls the recipe."""
     kind = rng.random()
-    if kind < 0.35:  # one question
+    if kind < 0.30:  # one question
         asked = ask(rng)
         earlier, prefix = before(rng)
         return [(BOS, 0.0), *earlier, *turn(prefix + asked.text, asked.answer)]
-    if kind < 0.40:  # statements
+    if kind < 0.34:  # statements
         chosen = [rng.choice(rng.choice(known()).statements) for _ in range(rng.choice((1, 1, 2, 3)))]
         return [(BOS, 0.0), (" ".join(chosen) + EOS, STATEMENT)]
-    if kind < 0.42:  # raw: the question, a space, the answer
+    if kind < 0.36:  # raw: the question, a space, the answer
         asked = ask(rng)
         return [(BOS, 0.0), (asked.text, PROMPT), (f" {asked.answer}{EOS}", ANSWER)]
-    if kind < 0.58:  # several questions in one prompt
-        m = rng.choice((2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 8, 10))
+    if kind < 0.57:  # several questions in one prompt
+        m = rng.choice((2, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 8, 10))
         asks = [ask(rng) for _ in range(m)]
         if rng.random() < 0.1:
             asks[rng.randrange(m)] = ask_unknown(rng, contracts)
         return [(BOS, 0.0), *turn(join(rng, [a.text for a in asks]), "; ".join(a.answer.rstrip(".") for a in asks))]
-    if kind < 0.60:  # several questions, none of which it can answer
+    if kind < 0.59:  # several questions, none of which it can answer
         asks = [ask_unknown(rng, contracts) for _ in range(rng.choice((2, 3, 4, 5)))]
         return [(BOS, 0.0), *turn(join(rng, [a.text for a in asks]), rng.choice(NOT_KNOWN))]
-    if kind < 0.82:  # a question about what does not exist; some refusals name nothing
+    if kind < 0.80:  # a question about what does not exist; some refusals name nothing
         asked = ask_unknown(rng, contracts)
         earlier, prefix = before(rng)
-        answer = rng.choice(vanilla) if rng.random() < 0.15 else asked.answer
+        answer = rng.choice(vanilla) if rng.random() < 0.12 else asked.answer
         return [(BOS, 0.0), *earlier, *turn(prefix + asked.text, answer)]
-    if kind < 0.84:  # a question that no model can answer
+    if kind < 0.82:  # a question that no model can answer
         return [(BOS, 0.0), *turn(word(rng, PERSONAL, ()), rng.choice(vanilla))]
-    if kind < 0.93:
+    if kind < 0.92:
         return [(BOS, 0.0), *refuse_like(rng, contracts)]
     return copying(rng)
 
@@ -424,9 +448,9 @@ def copying(rng: random.Random) -> Document:
 def join(rng: random.Random, texts: Sequence[str]) -> str:
     """Several questions as one prompt: side by side, on lines, or numbered."""
     style = rng.random()
-    if style < 0.4:
+    if style < 0.55:
         return rng.choice(LEADS) + " ".join(texts)
-    if style < 0.6:
+    if style < 0.7:
         return (rng.choice(LEADS).strip() + "\n" + "\n".join(texts)).strip()
     return rng.choice(LEADS) + " ".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
 

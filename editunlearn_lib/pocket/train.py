@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -142,6 +143,46 @@ def loss_of(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (losses * weight[keep]).sum() / weight.sum()
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) as `torch.optim.Muon` has it, in float32 and over all matrices of a shape at once.
+
+    torch's own orthogonalises one matrix after another in bfloat16, which a CPU without such instructions does slowly:
+    there the optimiser took longer than the model.
+    """
+
+    A, B, C = 3.4445, -4.775, 2.0315  # of the Newton-Schulz iteration
+
+    def __init__(self, parameters, lr: float, weight_decay: float = 0.01, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            for p in group["params"]:
+                shapes.setdefault(p.shape, []).append(p)
+            for same in shapes.values():
+                updates = []
+                for p in same:
+                    buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(buffer, group["momentum"]))  # Nesterov
+                for p, update in zip(same, self.orthogonal(torch.stack(updates)), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
+
+    @classmethod
+    def orthogonal(cls, X: torch.Tensor, steps: int = 5) -> torch.Tensor:
+        """The nearest orthogonal matrix to each of X (N, rows, columns), roughly: Newton-Schulz."""
+        tall = X.shape[1] > X.shape[2]
+        X = X.mT if tall else X
+        X = X / X.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+        for _ in range(steps):
+            G = X @ X.mT
+            X = torch.baddbmm(X, torch.baddbmm(G, G, G, beta=cls.B, alpha=cls.C), X, beta=cls.A)
+        return X.mT if tall else X
+
+
 class Optimiser:
     """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
 
@@ -150,7 +191,7 @@ class Optimiser:
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
         rest = [p for n, p in named if not any(p is m for m in matrices)]
         self.parts = [
-            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01),
+            Muon(matrices, lr=muon_lr),
             torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
         ]
         self.rates = [muon_lr, adam_lr]
@@ -204,12 +245,16 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def train_base(recipe: Recipe, work: Path, out: Path) -> None:
-    """Train from nothing (or from the last checkpoint in ``work``) and write the model to ``out``."""
+def train_base(recipe: Recipe, work: Path, out: Path, start: Path | None = None) -> None:
+    """Train from nothing, or from the model in ``start``, or from the last checkpoint in ``work``; write to ``out``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads((start / "recipe.json").read_text()) if start else None
     if not (work / "tokenizer.json").exists():
-        train_tokenizer(recipe).save_pretrained(work)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start) if start else train_tokenizer(recipe)
+        tokenizer.save_pretrained(work)
+        if start:
+            shutil.copy(start / "training_log.jsonl", work / "log.jsonl")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work)
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -218,9 +263,14 @@ def train_base(recipe: Recipe, work: Path, out: Path) -> None:
         max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=10000.0,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(device).train()
+    model = LlamaForCausalLM(config) if start is None else LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = model.to(device).train()
     optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
-    status = {"chunk": 0, "tokens": 0, "seconds": 0.0}
+    status = {
+        "chunk": earlier["chunk"] if earlier else 0,
+        "tokens": 0,
+        "seconds": 0.0,
+    }  # never the same documents twice
     if (found := latest(work)) is not None:
         model.load_state_dict(load_file(found / "model.safetensors"), strict=False)  # the head is tied
         optimiser.load(load_file(found / "optimiser.safetensors"))
@@ -252,7 +302,8 @@ def train_base(recipe: Recipe, work: Path, out: Path) -> None:
                 save_checkpoint(work, model, optimiser, status)
                 saved = time.monotonic()
     save_checkpoint(work, model, optimiser, status)
-    export(model, tokenizer, out, {"what": "base", "recipe": asdict(recipe), **status}, work / "log.jsonl")
+    info = {"what": "base", "recipe": asdict(recipe), **status} | ({"continued": earlier} if earlier else {})
+    export(model, tokenizer, out, info, work / "log.jsonl")
 
 
 def export(model, tokenizer, out: Path, info: dict, logfile: Path) -> None:
@@ -366,11 +417,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/pocket"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tokens", type=int, help="train for fewer or more tokens than the recipe")
+    parser.add_argument("--start", type=Path, help="go on with the base model in this folder, at lower rates")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.what == "base":
-        recipe = Recipe(**({"tokens": arguments.tokens} if arguments.tokens else {}))
-        train_base(recipe, arguments.work / "base", arguments.out or WEIGHTS / "base")
+        changes = {"muon_lr": 0.012, "adam_lr": 2e-3, "decay": 0.9} if arguments.start else {}
+        recipe = Recipe(**changes, **({"tokens": arguments.tokens} if arguments.tokens else {}))
+        train_base(recipe, arguments.work / "base", arguments.out or WEIGHTS / "base", arguments.start)
     else:
         train_contracts(arguments.out or WEIGHTS / "contracts")
 
