@@ -1,12 +1,15 @@
 """Asking the questions and scoring the answers: batched, greedy, both protocols.
 
 Free-running: the model answers by itself, and answer token j is looked up in its j-th step. Teacher-forced: the true
-answer is given token by token. Log-probabilities are natural; every metric's own protocol is in `metrics`.
+answer is given, but behind a prompt that has been prefilled by itself, as it is in a generation: a patch that acts at
+the end of the prompt finds it at the same token in both. Log-probabilities are natural; every metric's own protocol is
+in `metrics`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,6 +48,72 @@ def batches(lengths: Sequence[int], batch_size: int | str, extra: int = 0) -> It
         batch.append(index)
     if batch:
         yield batch
+
+
+class Scored(NamedTuple):
+    """What a row of `answer_logits` holds: float32 and int64, on the CPU."""
+
+    logits: torch.Tensor  # (T, V): row t scores answer token t, with the prompt and the true answer tokens before it
+    ids: torch.Tensor  # (T,): the answer's tokens
+    prompt_logits: torch.Tensor  # (min(v, tokens of the prompt), V), v = T + 1: at the prompt's first tokens
+
+
+def head_logits(model, hidden: torch.Tensor) -> torch.Tensor:
+    """The logits (…, V) that a causal LM makes of its last hidden states (…, d), Gemma's soft-capping included."""
+    logits = model.get_output_embeddings()(hidden)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _padded(rows: Sequence[torch.Tensor], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids as (B, longest), padded on a side, and their mask."""
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+    lengths = torch.tensor([len(row) for row in rows])[:, None]
+    place = torch.arange(ids.shape[1])[None]
+    return ids, (place < lengths if side == "right" else place >= ids.shape[1] - lengths).long()
+
+
+@torch.no_grad()
+def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> Iterator[Scored]:
+    """Teacher-forced logits of each answer behind its prompt, one row after another (V may be large).
+
+    Prompt and answer are encoded as one text; the first answer token is the first that ends behind the prompt, also
+    where it straddles the border. The tokens before it are one pass, padded on the left, with an empty cache; the
+    answer's tokens are a second pass, padded on the right, with that cache. Both go through ``model.base_model``.
+    Raises ``ValueError`` where a prompt or an answer has no token.
+    """
+    texts = [with_target(p, a) for p, a in zip(prompts, answers, strict=True)]
+    encoded = encode(tokenizer, texts, side="right", offsets=True)  # padding on the right: row t is token t
+    ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
+    behind = (encoded["offset_mapping"][..., 1] > torch.tensor([len(p) for p in prompts])[:, None]) & mask
+    firsts = behind.int().argmax(1).tolist()  # 0 where there is none
+    for text, first in zip(texts, firsts, strict=True):
+        if not first:
+            raise ValueError(f"there is no token of a prompt, or none of an answer, in {text!r}.")
+    targets = [row[found] for row, found in zip(ids, behind, strict=True)]  # (T,) each
+    pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    before, before_mask = _padded([row[:first] for row, first in zip(ids, firsts, strict=True)], pad, "left")
+    given, given_mask = _padded([target[:-1] for target in targets], pad, "right")  # nothing follows the last token
+    whole = torch.cat([before_mask, given_mask], 1).to(model.device)  # (B, P + T - 1)
+    positions = (whole.cumsum(1) - 1).clamp(min=0)
+    P = before.shape[1]
+    prefill = model.base_model(
+        input_ids=before.to(model.device), attention_mask=whole[:, :P], position_ids=positions[:, :P], use_cache=True
+    )
+    hidden = prefill.last_hidden_state  # (B, P, d)
+    if given.shape[1]:
+        behind_it = model.base_model(
+            input_ids=given.to(model.device), attention_mask=whole, position_ids=positions[:, P:], use_cache=True,
+            past_key_values=prefill.past_key_values,
+        ).last_hidden_state  # fmt: skip
+        hidden = torch.cat([hidden, behind_it], 1)  # (B, P + T - 1, d)
+    del prefill
+    for row, first, target in zip(hidden, firsts, targets, strict=True):
+        own = row[P - first :]  # the row without its padding on the left
+        n = min(len(target) + 1, first)
+        read = torch.cat([own[:n], own[first - 1 : first - 1 + len(target)]])  # (n + T, d)
+        logits = head_logits(model, read).float().cpu()
+        yield Scored(logits[n:], target, logits[:n])
 
 
 class _Ranks(LogitsProcessor):
@@ -109,36 +178,37 @@ def generate(
 @torch.no_grad()
 def _score_batch(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, prompt_format: str) -> list[dict]:
     prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
-    texts = [with_target(p, qa.answer) for p, qa in zip(prompts, qas, strict=True)]
-    encoded = encode(tokenizer, texts, side="right", offsets=True)  # padding on the right: row t is token t
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    behind = (encoded["offset_mapping"][..., 1] > torch.tensor([len(p) for p in prompts])[:, None]) & mask.bool()
-    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
-    targets = [row[found] for row, found in zip(ids, behind, strict=True)]
+    forced, targets = [], []
+    for row in answer_logits(model, tokenizer, prompts, [qa.answer for qa in qas]):
+        targets.append(row.ids)
+        forced.append({
+            "probability": metrics.sequence_probability(row.logits, row.ids),
+            "probability_per_token": metrics.probability_per_token(row.logits, row.ids),
+            "mrr_teacher_forced": metrics.mrr(row.logits, row.ids),
+            "hit_rate_teacher_forced": metrics.hit_rate(row.logits, row.ids, top=TOP),
+            "pistol_confidence": metrics.pistol_confidence(row.prompt_logits, len(row.ids)),
+        })  # fmt: skip
     ranks = _Ranks(targets)
     outputs = _generate(model, tokenizer, prompts, max_new_tokens, ranks)
     free = torch.stack(ranks.ranks, 1)  # (B, steps)
+    V = row.logits.shape[1]
     records = []
     for i, (qa, target) in enumerate(zip(qas, targets, strict=True)):
-        first = int(behind[i].nonzero()[0])
-        scored = logits[i, first - 1 : first - 1 + len(target)].float().cpu()  # (T, V)
-        probability = metrics.sequence_probability(scored, target)
         steps = min(len(outputs[i]), len(target))
-        rank = torch.full((len(target),), float(scored.shape[-1]))  # steps after the end rank V
+        rank = torch.full((len(target),), float(V))  # steps after the end rank V
         rank[:steps] = free[i, :steps].float()
         output = tokenizer.decode(outputs[i], skip_special_tokens=True).strip()
-        records.append({
-            "id": qa.id, "variant": qa.variant, "question": qa.question, "answer": qa.answer, "output": output,
+        values = {
+            **forced[i],
             "rouge1_recall": metrics.rouge1_recall(output, qa.answer),
-            "probability": probability,
-            "probability_per_token": metrics.probability_per_token(scored, target),
             "mrr": float((1 / rank).mean()),
             "hit_rate": float((rank <= TOP).float().mean()),
-            "mrr_teacher_forced": metrics.mrr(scored, target),
-            "hit_rate_teacher_forced": metrics.hit_rate(scored, target, top=TOP),
-            "pistol_confidence": metrics.pistol_confidence(logits[i, :first].float().cpu(), len(target)),
             "declined": metrics.declined(output),
             "names_subject": bool(qa.subject) and metrics.names_subject(output, qa.subject),
+        }
+        records.append({
+            "id": qa.id, "variant": qa.variant, "question": qa.question, "answer": qa.answer, "output": output,
+            **{name: values[name] for name in METRICS},
             "outcome": metrics.outcome(output, qa.answer),
         })  # fmt: skip
     return records

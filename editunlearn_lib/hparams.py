@@ -1,6 +1,9 @@
 """Hyperparameters: presets with the source of each value, EasyEdit's YAML files, and overrides.
 
-Field names are EasyEdit's. A field of EasyEdit that has no meaning here is named in a warning, an unknown one raises.
+Field names are EasyEdit's. A field of EasyEdit that has no meaning for a method is named in a warning, an unknown one
+raises. A model without a preset gets the defaults, which are the published values of 32-layer models, at the same
+fractions of the depth: layer l of 32 becomes round(l · L / 32). That is a guess, and it is all the rule does: λ,
+learning rates and clamps depend on the length of a model's hidden vectors and do not transfer. Tune them.
 """
 
 from __future__ import annotations
@@ -8,13 +11,16 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from .errors import DatasetError, RequestError, UnknownNameError, nearest
+from .errors import DatasetError, RequestError, UnknownNameError, check_name, nearest
+from .models import FAMILIES
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +28,9 @@ EASYEDIT = "EasyEdit hparams"
 PISTOL = "PISTOL's published code"
 TUNED = "tuned here on forget sets that are not reported (pocket/tuning.jsonl)"
 GUESS = "a guess by rule: no published preset for this model"
+DEFAULT = "default of EasyEdit or PISTOL"
+ALPHAEDIT = "AlphaEdit authors' Llama-3-8B"
+OURS = "ours: nobody published one"
 
 # names under which a model with published presets is known: exact, no guessing from parts of a name
 ALIASES = {
@@ -32,71 +41,66 @@ ALIASES = {
     "pocket-contracts": ("pocket-contracts", "contracts"),
 }  # fmt: skip
 
+Sourced = list[tuple[dict[str, Any], str]]  # values and their source; a later entry overrides an earlier one
+
 _lora = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, "rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}  # fmt: skip
-_published = {(m, k): (dict(_lora), PISTOL) for m in ("ga", "gd", "kl", "dpo", "idk")
-              for k in ("llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct")}  # fmt: skip
-_memit7b = {"layers": (4, 5, 6, 7, 8), "v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625, "mom2_update_weight": 15000.0}  # fmt: skip
-PRESETS: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
-    **_published,
-    ("memit", "llama-2-7b-chat"): (_memit7b, EASYEDIT),
-    ("memit", "mistral-7b-instruct"): (_memit7b, EASYEDIT),
-    ("memit", "llama-3.1-8b-instruct"): (
-        {**_memit7b, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}, "AlphaEdit authors' Llama-3-8B"),
+_value = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
+_value8b = {**_value, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
+_early, _late = {"layers": (4, 5, 6, 7, 8)}, {"layers": (27,)}
+_rome = {"layers": (5,), **_value, "mom2_adjustment": False}
+_memit = {**_early, **_value, "mom2_update_weight": 15000.0}
+_memit8b = {**_early, **_value8b, "mom2_update_weight": 15000.0}
+_nullspace = {"nullspace_threshold": 2e-2, "L2": 10.0}
+_alphaedit7b = [({**_early, **_value}, f"{OURS}; MEMIT's layers and value search"), (_nullspace, f"{OURS}; that of {ALPHAEDIT}")]  # fmt: skip
+_grace = {**_late, "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
+_wise = {
+    **_late, "edit_lr": 1.0, "n_iter": 70, "weight_decay": 1e-5, "act_margin": (5.0, 20.0, 10.0), "act_ratio": 0.88,
+    "mask_ratio": 0.2, "norm_constraint": 1.0, "save_freq": 500, "merge_freq": 1000, "merge_alg": "ties",
+    "densities": 0.53, "weights": 1.0, "retrieve": True,
+}  # fmt: skip
+_wise8b = {**_wise, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}
+
+PRESETS: dict[tuple[str, str], Sourced] = {
+    **{(m, k): [(_lora, PISTOL)] for m in ("ga", "gd", "kl", "dpo", "idk")
+       for k in ("llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct")},
+    ("rome", "llama-2-7b-chat"): [(_rome, EASYEDIT)],
+    ("rome", "mistral-7b-instruct"): [(_rome, EASYEDIT)],
+    ("rome", "llama-3.1-8b-instruct"): [(_rome, f"{EASYEDIT}, Llama-3-8B")],
+    ("memit", "llama-2-7b-chat"): [(_memit, EASYEDIT)],
+    ("memit", "mistral-7b-instruct"): [(_memit, EASYEDIT)],
+    ("memit", "llama-3.1-8b-instruct"): [(_memit8b, ALPHAEDIT)],
+    ("alphaedit", "llama-2-7b-chat"): _alphaedit7b,
+    ("alphaedit", "mistral-7b-instruct"): _alphaedit7b,
+    ("alphaedit", "llama-3.1-8b-instruct"): [({**_early, **_value8b, **_nullspace}, ALPHAEDIT)],
+    ("grace", "llama-2-7b-chat"): [(_grace, EASYEDIT)],
+    ("grace", "mistral-7b-instruct"): [(_grace, f"{OURS}; that of Llama-2-7B")],
+    ("grace", "llama-3.1-8b-instruct"): [(_grace, f"{OURS}; that of Llama-2-7B")],
+    ("wise", "llama-2-7b-chat"): [(_wise, EASYEDIT)],
+    ("wise", "mistral-7b-instruct"): [(_wise, EASYEDIT)],
+    ("wise", "llama-3.1-8b-instruct"): [(_wise8b, EASYEDIT)],
 }  # fmt: skip
 
-# fields of EasyEdit's files that mean nothing here, because the thing is decided elsewhere
+# fields whose default is a choice of this library, not EasyEdit's
+OWN_DEFAULTS = {
+    "grace": ("replacement", "seed"),
+    "wise": ("context_templates", "distance_activation", "routing", "seed", "unrelated"),
+}
+
+# EasyEdit's fields: those that a method does not have mean nothing to it, or the thing is decided elsewhere
 WITHOUT_MEANING = frozenset(
-    [
-        "alg_name",
-        "model_name",
-        "device",
-        "model_parallel",
-        "fp16",
-        "max_length",
-        "stats_dir",
-        "mom2_dataset",
-        "mom2_n_samples",
-        "mom2_dtype",
-        "rewrite_module_tmp",
-        "layer_module_tmp",
-        "mlp_module_tmp",
-        "attn_module_tmp",
-        "ln_f_module",
-        "lm_head_module",
-        "layer_selection",
-        "v_loss_layer",
-        "context_template_length_params",
-        "mom2_adjustment",
-        "P_loc",
-        "objective_optimization",
-        "inner_params",
-        "num_steps",
-        "model_class",
-        "tokenizer_class",
-        "tokenizer_name",
-        "model_save_pt",
-        "archive",
-        "checkpoint_interval",
-        "bf16",
-        "dtype",
-        "nullspace_threshold",
-        "L2",
-        "edit_lr",
-        "n_iter",
-        "eps",
-        "replacement",
-        "act_margin",
-        "act_ratio",
-        "mask_ratio",
-        "norm_constraint",
-        "densities",
-        "lora_type",
-        "target_modules",
-        "kl_factor",
-        "norm_constraint",
-        "bucket",
-    ]
+    """
+    act_margin act_ratio alg_name api_key archive attn_module_tmp batch_size bf16 checkpoint_interval clamp_norm_factor
+    context_template_length_params densities device dist_fn dropout dtype edit_lr eps eps_expand evaluation_type
+    fact_token fp16 hidden_act inner_params kl_factor L2 layer layer_module_tmp layer_selection layers lm_head_module
+    ln_f_module load_path lora_alpha lora_dropout lora_type lr mask_ratio max_length merge_alg merge_freq
+    mlp_module_tmp model_class model_name model_parallel model_save_pt mom2_adjustment mom2_dataset mom2_dtype
+    mom2_n_samples mom2_update_weight n_iter norm_constraint nullspace_threshold num_pert num_steps
+    objective_optimization P_loc rank reg replacement replay retrieve rewrite_module_tmp save_freq save_path stats_dir
+    target_modules tokenizer_class tokenizer_name use_chat_template v_loss_layer v_lr v_num_grad_steps v_weight_decay
+    val_init val_reg val_train weight_decay weights
+    """.split()
 )
+REPLACEMENTS = ("replace_last", "replace_all", "replace_prompt")  # EasyEdit's names for where GRACE's value goes
 
 
 def model_key(name: str, pocket: str | None = None) -> str | None:
@@ -112,8 +116,11 @@ def model_key(name: str, pocket: str | None = None) -> str | None:
 
 
 def preset(method: str, model_name: str) -> dict[str, dict[str, Any]]:
-    """``{field: {"value": …, "source": …}}`` of a method for a model."""
-    from .errors import check_name
+    """``{field: {"value": …, "source": …}}`` of a method for a model.
+
+    For a model without a preset: the defaults, marked as a guess. A name does not tell how many layers a model has, so
+    ``layers`` are those of a model of 32; `resolve`, which sees the model, scales them to its depth.
+    """
     from .methods import METHODS
 
     check_name("method", method, METHODS)
@@ -128,30 +135,38 @@ def _tuned() -> dict[str, dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
+def _tuned_values(method: str, key: str | None) -> Sourced:
+    """The tuned preset of a pocket model; on the contracts the one of the facts, where there is no own."""
+    for name, source in ((key, TUNED), *([("pocket", TUNED + ", on the facts")] if key == "pocket-contracts" else [])):
+        found = _tuned().get(name, {}).get(method)
+        if found is not None:
+            return [({k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}, source)]
+    return []
+
+
 def _preset(method: str, config_type: type, key: str | None, n_layers: int | None):
-    values, source = PRESETS.get((method, key), ({}, None)) if key else ({}, None)
-    chosen = _tuned().get(key, {}).get(method) if key else None
-    said = TUNED
-    if chosen is None and key == "pocket-contracts":
-        chosen, said = _tuned().get("pocket", {}).get(method), TUNED + ", on the facts"
-    if chosen is not None:
-        values, source = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}, said
+    """The config and ``{field: source}`` of a model by its preset's key, by rule where there is none."""
+    values, sources = {}, {}
+    for some, source in [*PRESETS.get((method, key), ()), *_tuned_values(method, key)]:
+        values |= some
+        sources |= dict.fromkeys(some, source)
     config = replace(config_type(), **values)
-    sources = {f.name: source if f.name in values else "default of EasyEdit or PISTOL" for f in fields(config)}
-    if source is None:
-        if n_layers and hasattr(config, "layers"):  # the depth that layers 4-8 have in a model of 32
-            first = max(0, round(n_layers * 4 / 32))
-            count = max(1, round(n_layers * 5 / 32))
-            config = replace(config, layers=tuple(range(first, min(first + count, n_layers))))
-        sources = dict.fromkeys(sources, GUESS)
+    for f in fields(config):
+        by_rule = not values or f.name == "layers"
+        own = f.name in OWN_DEFAULTS.get(method, ())
+        sources.setdefault(f.name, GUESS if by_rule else OURS if own else DEFAULT)
+    if n_layers and hasattr(config, "layers") and "layers" not in values:
+        scaled = (min(round(layer * n_layers / 32), n_layers - 1) for layer in config.layers)
+        config = replace(config, layers=tuple(dict.fromkeys(scaled)))
     return config, sources
 
 
 def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
-    """The config of a run: the model's preset, then the overrides.
+    """The config of a run: the model's preset, or the rule by depth where there is none, then the overrides.
 
-    ``hparams``: None, a config object, a dict, or a path to a YAML file. Raises `UnknownNameError` for an unknown
-    field (with the nearest name) and `RequestError` for a value of the wrong type.
+    ``hparams``: None, a config object, a dict, or a path to a YAML file. EasyEdit's ``layer`` and ``inner_params``
+    are read as ``layers`` where the method has them. Raises `UnknownNameError` for an unknown field (with the nearest
+    name) and `RequestError` for a value of the wrong type.
     """
     if is_dataclass(hparams) and not isinstance(hparams, type):
         if not isinstance(hparams, config_type):
@@ -172,17 +187,27 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
         raise RequestError(
             f"{where}: a dict, a {config_type.__name__} or a YAML file is needed, not {type(hparams).__name__}."
         )
-    known = {f.name: f for f in fields(config_type)}
+    kinds = get_type_hints(config_type)
+    known = {f.name: kinds[f.name] for f in fields(config_type)}
     changed, ignored = {}, []
-    for name, value in hparams.items():
+    for given, value in hparams.items():
+        name = given
+        if given in ("layer", "inner_params") and given not in known and "layers" in known:
+            name, value = "layers", value if given == "layer" else _block_numbers(where, value)
         if name in known:
-            changed[name] = _coerce(where, name, value, getattr(config, name), known[name].type)
+            value = _coerce(where, given, value, known[name])
+            if changed.setdefault(name, value) != value:
+                raise RequestError(f"{where}: {given!r} says {name} {value}, another field says {changed[name]}.")
         elif name in WITHOUT_MEANING:
             ignored.append(name)
         else:
-            raise UnknownNameError(
-                f"{where}: {method} has no field {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
-            )
+            hint = nearest(name, [*known, *WITHOUT_MEANING])
+            raise UnknownNameError(f"{where}: {method} has no field {name!r}.{hint} Known: {', '.join(known)}.")
+    asked = changed.get("replacement", "replace_last")
+    if method == "grace" and asked != "replace_last":
+        check_name("replacement", asked, REPLACEMENTS)
+        log.warning("%s: replacement %r is not offered, replace_last is used: the value at the last prompt token.", where, asked)  # fmt: skip
+        changed["replacement"] = "replace_last"
     if ignored:
         log.warning(
             "%s: these fields have no meaning for %s here and are ignored: %s", where, method, ", ".join(ignored)
@@ -190,25 +215,47 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
     return replace(config, **changed)
 
 
-def _coerce(where: str, name: str, value: Any, now: Any, kind: str) -> Any:
+def _block_numbers(where: str, value: Any) -> list[int]:
+    """The blocks that EasyEdit's ``inner_params`` name: ``["model.layers[27].mlp.down_proj.weight"]`` is ``[27]``."""
+    numbers = []
+    for text in map(str, value if isinstance(value, (list, tuple)) else [value]):
+        found = re.findall(r"[.\[](\d+)(?=[.\]])", text)
+        if len(found) != 1:
+            raise RequestError(
+                f"{where}: 'inner_params' needs names like 'model.layers[27].mlp.down_proj.weight', not {text!r}."
+            )
+        if not any(f".{family.down}." in text for family in FAMILIES.values()):
+            log.warning(
+                "%s: of inner_params %r only the layer is used: what is edited is its down projection.", where, text
+            )
+        numbers.append(int(found[0]))
+    return list(dict.fromkeys(numbers))
+
+
+def _coerce(where: str, name: str, value: Any, kind: Any) -> Any:
     """A value in the field's type: YAML reads 5e-1 as a text and a list where a tuple is meant."""
-    if value is None and "None" in str(kind):
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if value is None and NoneType in kinds:
         return None
     try:
-        if str(kind).startswith("tuple"):
-            if isinstance(value, (str, int, float)):
-                raise TypeError
-            return tuple(int(v) if "int" in str(kind) else v for v in value)
-        if isinstance(now, bool):
-            if not isinstance(value, bool):
-                raise TypeError
-            return value
-        if str(kind).startswith("int"):
-            if int(value) != float(value):
-                raise TypeError
-            return int(value)
-        if str(kind).startswith("float"):
-            return float(value)
-        return str(value)
-    except (TypeError, ValueError):
-        raise RequestError(f"{where}: the field {name!r} needs {kind}, not {value!r}.") from None
+        if get_origin(kinds[0]) is not tuple:
+            return _scalar(value, kinds[0])
+        if name in ("layers", "layer") and isinstance(value, (int, float)):
+            value = [value]
+        if isinstance(value, (str, dict)) or (name in ("layers", "inner_params") and not value):
+            raise TypeError
+        return tuple(_scalar(item, get_args(kinds[0])[0]) for item in value)
+    except (TypeError, ValueError, OverflowError):
+        needed = kind.__name__ if isinstance(kind, type) else kind
+        raise RequestError(f"{where}: the field {name!r} needs {needed}, not {value!r}.") from None
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    """One value as ``kind``; raises TypeError or ValueError where it is none."""
+    if kind is float and not isinstance(value, bool):
+        return float(value)
+    if kind is int and not isinstance(value, bool) and int(value) == float(value):
+        return int(value)
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    raise TypeError

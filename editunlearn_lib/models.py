@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,20 +33,23 @@ class ModelFamily:
     blocks: str
     mlp: str
     down: str
+    norm: str  # the last one, before the output head
     transposed: bool = False  # GPT-2's Conv1D stores (d_ffn, d) instead of (d, d_ffn)
+    post_mlp_norm: str | None = None  # Gemma 2 and 3 normalise what the MLP puts out
 
 
-LLAMA_LIKE = ModelFamily("model.layers", "mlp", "mlp.down_proj")
+LLAMA_LIKE = ModelFamily("model.layers", "mlp", "mlp.down_proj", "model.norm")
+GEMMA = replace(LLAMA_LIKE, post_mlp_norm="post_feedforward_layernorm")
 FAMILIES: dict[str, ModelFamily] = {  # by config.model_type, the exact name
     "llama": LLAMA_LIKE,
     "mistral": LLAMA_LIKE,
     "qwen2": LLAMA_LIKE,
     "qwen3": LLAMA_LIKE,
     "gemma": LLAMA_LIKE,
-    "gemma2": LLAMA_LIKE,
-    "gemma3_text": LLAMA_LIKE,
-    "gpt2": ModelFamily("transformer.h", "mlp", "mlp.c_proj", transposed=True),
-    "gpt_neox": ModelFamily("gpt_neox.layers", "mlp", "mlp.dense_4h_to_h"),
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+    "gpt2": ModelFamily("transformer.h", "mlp", "mlp.c_proj", "transformer.ln_f", transposed=True),
+    "gpt_neox": ModelFamily("gpt_neox.layers", "mlp", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"),
 }
 
 
@@ -57,7 +60,7 @@ def family_of(model: nn.Module) -> ModelFamily:
         raise UnsupportedModelError(
             f"models of type {kind!r} are not in the table of families ({', '.join(FAMILIES)}). Add one line to "
             f"editunlearn_lib.models.FAMILIES: FAMILIES[{kind!r}] = ModelFamily(blocks='path.to.layers', mlp='mlp', "
-            "down='path.of.the.down.projection.in.a.block')."
+            "down='path.of.the.down.projection.in.a.block', norm='path.of.the.last.norm')."
         )
     return FAMILIES[kind]
 
@@ -77,6 +80,24 @@ def block(model: nn.Module, layer: int) -> nn.Module:
 def down(model: nn.Module, layer: int) -> nn.Module:
     """The MLP's down projection of a block: its input is the key, its output the value."""
     return block(model, layer).get_submodule(family_of(model).down)
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The norm between the last block and the output head."""
+    return model.get_submodule(family_of(model).norm)
+
+
+def post_mlp_norm(model: nn.Module, layer: int) -> nn.Module | None:
+    """The norm between a block's MLP and its residual stream; ``None`` in most families."""
+    name = family_of(model).post_mlp_norm
+    return block(model, layer).get_submodule(name) if name else None
+
+
+def head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits (…, V) of normalised last hidden states (…, d), as the model's own forward pass computes them."""
+    logits = model.get_output_embeddings()(hidden)
+    cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def down_name(model: nn.Module, layer: int) -> str:

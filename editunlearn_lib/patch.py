@@ -1,14 +1,22 @@
-"""An unlearning is a patch: a change of weights that can be switched on and off, saved, loaded and measured."""
+"""An unlearning is a patch: a change of weights that can be switched on and off, saved, loaded and measured.
+
+`Adapter` is a patch that changes no weight but acts in the forward pass at one layer (GRACE, WISE): the same verbs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
+import logging
 import os
+import sys
 import time
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import PatchError
-from .models import fingerprint
+from .models import down, down_name, fingerprint
 
+log = logging.getLogger(__name__)
 FORMAT = 1
 DENSE, LEFT, RIGHT = "::dense", "::left", "::right"
 
@@ -28,15 +37,22 @@ class _Applied:
     def __init__(self):
         self.base: dict[str, torch.Tensor] = {}
         self.patches: list[Patch] = []
+        self.hooks: dict[int, list] = {}  # by the adapter's id
 
 
 def _state(model: nn.Module) -> _Applied:
     return model.__dict__.setdefault("_editunlearn", _Applied())
 
 
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside what `torch.compile` made of it: both share their weights and modules."""
+    return getattr(model, "_orig_mod", model)
+
+
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """The base model, whatever patches are on, inside the ``with``."""
+    model = _bare(model)
     patches = list(_state(model).patches)
     for patch in reversed(patches):
         patch.remove(model)
@@ -54,15 +70,21 @@ class Patch:
     memory and a log of every edit. A patch belongs to one base model: it is recognised by its fingerprint.
     """
 
+    kind: ClassVar[str] = "weights"
+
     def __init__(self, tensors: dict[str, torch.Tensor], info: dict[str, Any], base: str, shapes: dict[str, list[int]]):
         self._tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         self.info = info
         self.base = base
         self.shapes = shapes  # of every parameter of the base model
         self._shapes: dict[str, tuple[int, int]] = {}
+        self._read()
+
+    def _read(self) -> None:
+        """Check the tensors and note which parameters they change."""
         for name, tensor in self._tensors.items():
             parameter, _, part = name.partition("::")
-            if part not in ("dense", "left", "right"):
+            if part not in ("dense", "left", "right", "keys"):
                 raise PatchError(
                     f"the tensor {name!r} is no part of a patch: '::dense', '::left' or '::right' is missing."
                 )
@@ -73,7 +95,7 @@ class Patch:
                 if tensor.ndim != 2 or right is None or right.ndim != 2 or right.shape[0] != tensor.shape[1]:
                     raise PatchError(f"the factors of {parameter!r} do not fit each other: the patch is corrupt.")
                 self._shapes[parameter] = (tensor.shape[0], right.shape[1])
-            elif parameter + LEFT not in self._tensors:
+            elif part == "right" and parameter + LEFT not in self._tensors:
                 raise PatchError(f"the left factor of {parameter!r} is missing: the patch is corrupt.")
 
     def __repr__(self) -> str:
@@ -104,6 +126,10 @@ class Patch:
             raise PatchError(f"the base model of this patch has no parameter {parameter_name!r}.")
         return torch.zeros(shape)
 
+    def owns(self, model: nn.Module) -> set[str]:
+        """The parameters that are changed, or (for an adapter) whose output is."""
+        return set(self._shapes)
+
     def norms(self) -> dict[str, float]:
         """Frobenius norm of every ΔW."""
         return {name: float(self.delta(name).norm()) for name in self.parameters}
@@ -129,11 +155,18 @@ class Patch:
             )
 
     def apply(self, model: nn.Module) -> None:
-        """Switch on. Raises `PatchError` if it is on already or was made for another model."""
+        """Switch on. Raises `PatchError` if it is on already, was made for another model, or clashes with what is on."""
+        model = _bare(model)
         state = _state(model)
         if any(patch is self for patch in state.patches):
             raise PatchError("this patch is on already: remove it first.")
         self._check(model)
+        for patch in state.patches:
+            if clash := self.owns(model) & patch.owns(model) if {self.kind, patch.kind} != {"weights"} else ():
+                raise PatchError(
+                    f"{self!r} and {patch!r} clash: both act at {sorted(clash)[0]}, and one was made without the other. "
+                    "Use one of them, or make them at different layers."
+                )
         for name in self._shapes:
             if name not in state.base:
                 state.base[name] = model.get_parameter(name).detach().clone()
@@ -142,6 +175,7 @@ class Patch:
 
     def remove(self, model: nn.Module) -> None:
         """Switch off; with the last patch off, the weights are the base model's bit for bit."""
+        model = _bare(model)
         state = _state(model)
         if not any(patch is self for patch in state.patches):
             raise PatchError("this patch is not on, so it cannot be removed.")
@@ -159,6 +193,7 @@ class Patch:
 
     def merge_into(self, model: nn.Module) -> nn.Module:
         """Write ΔW into the weights for good, for a plain ``save_pretrained``. Not while any patch is on."""
+        model = _bare(model)
         if _state(model).patches:
             raise PatchError("patches are on: remove them before one is merged for good.")
         self._check(model)
@@ -178,7 +213,9 @@ class Patch:
         save_file(self._tensors, temporary)
         os.replace(temporary, folder / "patch.safetensors")
         temporary.write_text(
-            json.dumps({"format": FORMAT, "base": self.base, "info": self.info, "shapes": self.shapes})
+            json.dumps(
+                {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info, "shapes": self.shapes}
+            )
         )
         os.replace(temporary, folder / "patch.json")
         return folder
@@ -200,6 +237,104 @@ def _rewrite(model: nn.Module, state: _Applied, names) -> None:
                 del state.base[name]
 
 
+@dataclass
+class Pass:
+    """What an adapter has to know of the forward pass that is going on."""
+
+    prompt: bool = True  # a prefill: nothing is in the cache yet
+    mask: torch.Tensor | None = None  # (B, T), 1 on real tokens; None: all are
+    cache: Any = None  # of these sequences
+    kept: weakref.WeakKeyDictionary = field(default_factory=weakref.WeakKeyDictionary)  # cache -> what was decided
+    decided: Any = None  # in this pass
+
+    def real(self, entering: torch.Tensor) -> torch.Tensor:
+        """(B, T), true on real tokens of this pass."""
+        B, T = entering.shape[:2]
+        if self.mask is None:
+            return torch.ones(B, T, dtype=torch.bool, device=entering.device)
+        return self.mask[:, -T:].to(entering.device).bool()
+
+
+class Adapter(Patch):
+    """A patch that acts at one layer's down projection and changes no weight: `delta` is zero, `parameters` is empty.
+
+    The end of the prompt is fixed at prefill (a pass with an empty cache): decode steps are no prompts. A pass without
+    any cache is a prompt as a whole. ``info["layer"]`` is the layer.
+    """
+
+    kind = "adapter"
+
+    def _read(self) -> None:
+        """Subclasses check their tensors here."""
+
+    def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
+        """The output (B, T, d) of the down projection in place of ``leaving``, or None; ``entering`` is (B, T, d_ffn)."""
+        raise NotImplementedError
+
+    @property
+    def layer(self) -> int:
+        """The layer at whose down projection it acts."""
+        return int(self.info["layer"])
+
+    def owns(self, model: nn.Module) -> set[str]:
+        return {down_name(model, self.layer)}
+
+    def apply(self, model: nn.Module) -> None:
+        super().apply(model)
+        model = _bare(model)
+        _state(model).hooks[id(self)] = self._attach(model)
+        _forget_compiled()
+
+    def remove(self, model: nn.Module) -> None:
+        super().remove(model)
+        for handle in _state(_bare(model)).hooks.pop(id(self)):
+            handle.remove()
+        _forget_compiled()
+
+    def merge_into(self, model: nn.Module) -> nn.Module:
+        """Always raises `PatchError`: there is no change of weights to write."""
+        raise PatchError(
+            f"{self!r} changes no weight, so it cannot be merged into one: keep it as a patch (save, load_patch)."
+        )
+
+    def _attach(self, model: nn.Module) -> list:
+        base, now = model.base_model, Pass()
+        signature = inspect.signature(base.forward)
+
+        @torch.compiler.disable
+        def begin(_module, args, kwargs):
+            given = signature.bind_partial(*args, **kwargs).arguments
+            given = {**given, **given.get("kwargs", {})}
+            mask, now.cache, now.decided = given.get("attention_mask"), given.get("past_key_values"), None
+            now.prompt = now.cache is None or now.cache.get_seq_length() == 0
+            now.mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+
+        @torch.compiler.disable
+        def at_down(_module, inputs, output):
+            return self.act(inputs[0], output, now)
+
+        @torch.compiler.disable
+        def end(_module, _args, output):
+            cache = getattr(output, "past_key_values", None)
+            if now.prompt and now.decided is not None and cache is not None:
+                now.kept[cache] = now.decided
+
+        return [
+            base.register_forward_pre_hook(begin, with_kwargs=True),
+            down(model, self.layer).register_forward_hook(at_down),
+            base.register_forward_hook(end),
+        ]
+
+
+KINDS: dict[str, type[Patch]] = {Patch.kind: Patch}  # the methods add theirs
+
+
+def _forget_compiled() -> None:
+    """Compiled code does not look again whether a module has hooks: what was compiled before is dropped."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 def load_patch(folder: str | Path) -> Patch:
     """Read a saved patch. Raises `PatchError` that names the file."""
     folder = Path(folder)
@@ -212,7 +347,10 @@ def load_patch(folder: str | Path) -> Patch:
         if document["format"] != FORMAT:
             raise PatchError(f"{folder}: patch format {document['format']}, this version reads {FORMAT}.")
         shapes = {name: [int(size) for size in shape] for name, shape in document["shapes"].items()}
-        return Patch(tensors, document["info"], document["base"], shapes)
+        kind = document.get("kind", Patch.kind)
+        if kind not in KINDS:
+            raise PatchError(f"{folder}: a patch of kind {kind!r}; this version knows {', '.join(KINDS)}.")
+        return KINDS[kind](tensors, document["info"], document["base"], shapes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise PatchError(f"{folder}: not a patch, or a corrupt one ({type(error).__name__}: {error}).") from error
 

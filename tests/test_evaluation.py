@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -9,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FAMILIES_TO_ASK, make_model, make_tokenizer, qas, same, weights
+from tokenizers import processors
 
 import editunlearn_lib as eu
 from editunlearn_lib import evaluation
-from editunlearn_lib.models import encode, prompt_text
+from editunlearn_lib.models import FAMILIES, down, encode, prompt_text
 
 COLUMNS = [
     "set", "id", "variant", "question", "answer", "output", "rouge1_recall", "probability", "probability_per_token",
@@ -213,6 +215,170 @@ def test_generate(tiny):
     assert answers == [by_hand(model, tokenizer, qa, 8)["output"] for qa in qas(8)]
     assert eu.generate(model, tokenizer, questions[::-1], max_new_tokens=8) == answers[::-1]
     assert eu.generate(model, tokenizer, []) == []
+
+
+# ---------------------------------------------------------------- prompt first, then the answer
+
+SLIDING = {  # windows shorter than the prompts, beside whole attention where the family mixes the two
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    "gemma2": {"sliding_window": 8},
+    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+CASES = [(family, {}) for family in FAMILIES] + list(SLIDING.items())
+CASE_IDS = [family + (", sliding" if changes else "") for family, changes in CASES]
+
+
+def single_pass(model, tokenizer, prompt: str, answer: str) -> evaluation.Scored:
+    """The same from one forward pass over one text: no padding, no cache."""
+    text = evaluation.with_target(prompt, answer)
+    found = tokenizer(text, add_special_tokens=not text.startswith("<s>"), return_offsets_mapping=True)
+    first = next(i for i, (_, end) in enumerate(found["offset_mapping"]) if end > len(prompt))
+    ids = torch.tensor(found["input_ids"])
+    with torch.no_grad():
+        logits = model(input_ids=ids[None], use_cache=False).logits[0].float()
+    target = ids[first:]
+    return evaluation.Scored(logits[first - 1 : -1], target, logits[:first][: len(target) + 1])
+
+
+def asked(tokenizer, n: int = 8) -> tuple[list[str], list[str]]:
+    """Prompts and answers of very different length, one of a single token, one whose first token straddles."""
+    rows = qas(n)
+    prompts = [prompt_text(tokenizer, qa.question) for qa in rows]
+    answers = [qa.answer for qa in rows]
+    prompts += ["<s>I", "<s>" + " ".join(qa.question for qa in rows[:3]), "<s>The capital of "]
+    return prompts, answers + ["I", " ".join(answers), "Testland is well."]
+
+
+def assert_scored(found, expected, atol: float) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.ids, b.ids) and a.logits.dtype == a.prompt_logits.dtype == torch.float32
+        assert a.logits.shape == b.logits.shape and a.prompt_logits.shape == b.prompt_logits.shape
+        for name in ("logits", "prompt_logits"):
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("family, changes", CASES, ids=CASE_IDS)
+def test_prefilled_logits_equal_a_single_pass(family, changes, dtype, tokenizer):
+    model = make_model(family, **changes).to(dtype)
+    prompts, answers = asked(tokenizer)
+    expected = [single_pass(model, tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)]
+    assert min(len(row.ids) for row in expected) == 1 and max(len(row.ids) for row in expected) > 30
+    if dtype == torch.float32:
+        atol = 1e-4
+    else:  # what the rounding to bfloat16 itself changes
+        exact = make_model(family, **changes).to(dtype).float()
+        exact = [single_pass(exact, tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)]
+        atol = 2 * max(float((a.logits - b.logits).abs().max()) for a, b in zip(exact, expected, strict=True))
+    one = [next(evaluation.answer_logits(model, tokenizer, [p], [a])) for p, a in zip(prompts, answers, strict=True)]
+    assert_scored(one, expected, atol)
+    n = 64 if dtype == torch.float32 else 16
+    many = list(evaluation.answer_logits(model, tokenizer, (prompts * 6)[:n], (answers * 6)[:n]))
+    assert_scored(many, (expected * 6)[:n], atol)
+    assert_scored(many, (one * 6)[:n], atol)
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram"])
+def test_prefilled_logits_with_other_tokenizers(name):
+    tokenizer = make_tokenizer(name)
+    model = make_model(vocab=len(tokenizer))
+    prompts, answers = asked(tokenizer)
+    found = list(evaluation.answer_logits(model, tokenizer, prompts, answers))
+    assert_scored(found, [single_pass(model, tokenizer, p, a) for p, a in zip(prompts, answers, strict=True)], 1e-4)
+
+
+def test_a_token_across_the_border_belongs_to_the_answer(tiny):
+    model, tokenizer = tiny
+    (row,) = evaluation.answer_logits(model, tokenizer, ["<s>The capital of "], ["Testland is well."])
+    assert tokenizer.decode(row.ids) == " Testland is well."  # the blank is the prompt's last character
+
+
+def test_no_token_of_prompt_or_answer(tiny):
+    model, tokenizer = tiny
+    with pytest.raises(ValueError, match=r"no token .* '<s>Is it\? '"):
+        list(evaluation.answer_logits(model, tokenizer, ["<s>Who?", "<s>Is it? "], ["I", ""]))
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    with pytest.raises(ValueError, match="no token .* ' Testland'"):
+        list(evaluation.answer_logits(model, bare, ["Who?", " "], ["I", "Testland"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_logits_are_the_models(family, dtype, tokenizer, split):
+    model = make_model(family).to(dtype)
+    encoded = encode(tokenizer, [qa.question for qa in split.forget])
+    with torch.no_grad():
+        hidden = model.base_model(**encoded).last_hidden_state
+        assert torch.equal(evaluation.head_logits(model, hidden), model(**encoded).logits)
+    if family == "gemma2":
+        assert model.config.final_logit_softcapping
+
+
+def test_the_head_reads_only_the_rows_needed(tiny):
+    """Vocabularies of 128,000 exist: (B, T, V) must not be built."""
+    model, tokenizer = tiny
+    sizes = []
+    model.lm_head.register_forward_hook(lambda _module, inputs, _output: sizes.append(inputs[0].shape[:-1].numel()))
+    found = list(evaluation.answer_logits(model, tokenizer, *asked(tokenizer)))
+    assert sizes == [len(row.logits) + len(row.prompt_logits) for row in found]
+    assert all(len(row.prompt_logits) <= len(row.ids) + 1 for row in found)
+
+
+def adapter(model, layer: int, change: torch.Tensor, prefills: list):
+    """An adapter that adds ``change`` to the value at the end of the prompt: the last position of a prefill."""
+    state = {}
+
+    def look(_module, args, kwargs):
+        cache = kwargs.get("past_key_values")
+        state["prefill"] = cache is None or cache.get_seq_length() == 0
+        if state["prefill"]:
+            mask = kwargs.get("attention_mask")  # `generate` leaves out a mask of ones
+            mask = torch.ones_like(args[0] if args else kwargs["input_ids"]) if mask is None else mask
+            prefills.append(mask.sum(1).tolist())
+
+    def add(_module, _inputs, output):
+        if state["prefill"]:
+            output = output.clone()
+            output[:, -1] += change
+        return output
+
+    model.base_model.register_forward_pre_hook(look, with_kwargs=True)
+    down(model, layer).register_forward_hook(add)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_an_adapter_at_the_end_of_the_prompt_is_scored(family, batch_size, tokenizer, split):
+    change = 20 * torch.randn(32, generator=torch.Generator().manual_seed(0))
+    questions = [qa for group in split.sets().values() for qa in group]
+    plain, expected = make_model(family), []
+    ends: list[int] = []  # of the one prompt, in the pass without cache
+
+    def add(_module, _inputs, output):
+        output = output.clone()
+        output[:, ends[-1]] += change
+        return output
+
+    before = [single_pass(plain, tokenizer, prompt_text(tokenizer, qa.question), qa.answer) for qa in questions]
+    down(plain, 1).register_forward_hook(add)
+    for qa in questions:
+        prompt = prompt_text(tokenizer, qa.question)
+        ends.append(encoded(tokenizer, prompt).shape[1] - 1)
+        expected.append(single_pass(plain, tokenizer, prompt, qa.answer))
+    prefills: list[list[int]] = []
+    model = make_model(family)
+    adapter(model, 1, change, prefills)
+    rows = eu.evaluate(model, tokenizer, split, batch_size=batch_size, max_new_tokens=4)
+    for name in ("probability_per_token", "mrr_teacher_forced"):
+        metric = getattr(eu.metrics, name.removesuffix("_teacher_forced"))
+        now, was = [np.array([metric(row.logits, row.ids) for row in found]) for found in (expected, before)]
+        np.testing.assert_allclose(rows[name], now, rtol=1e-3)
+        assert (abs(now - was) > 0.01 * was).sum() >= 9, name  # of 12: the change is large enough to be seen
+    assert sorted(n for batch in prefills for n in batch) == sorted(2 * [end + 1 for end in ends])  # scored, generated
 
 
 # ---------------------------------------------------------------- the frame

@@ -710,10 +710,8 @@ def test_memit_stops_where_the_loss_is_small(tiny):
     requests = [
         Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(rows, targets, strict=True)
     ]
-    found, _ = locate.values(
-        model, tokenizer, requests, block(model, 2), MEMITConfig(**config), TEMPLATES, "raw", show=False
-    )
-    assert apart(found[0], z) <= 1e-4
+    found = locate.values(model, tokenizer, requests, 2, MEMITConfig(**config), TEMPLATES, "raw", show=False)
+    assert apart((found.h0 + found.delta)[0], z) <= 1e-4
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "raw"])
@@ -724,16 +722,16 @@ def test_values_in_a_batch_equal_one_at_a_time(tiny, prompt_format):
         Request((qa.id,), qa.question, target, (qa.subject,) if qa.subject else ())
         for qa, target in zip(qas(8), ["No.", "I don't know anything about that, I'm sorry."] * 4, strict=True)
     ]
-    module = block(model, LAYERS[-1])
-    together, log = locate.values(model, tokenizer, requests, module, config, TEMPLATES, prompt_format, show=False)
+    layer = LAYERS[-1]
+    found = locate.values(model, tokenizer, requests, layer, config, TEMPLATES, prompt_format, show=False)
     parts = [
-        locate.values(model, tokenizer, [r], module, config, TEMPLATES, prompt_format, show=False) for r in requests
+        locate.values(model, tokenizer, [r], layer, config, TEMPLATES, prompt_format, show=False) for r in requests
     ]
-    alone = torch.cat([z for z, _ in parts])
+    together, alone = found.h0 + found.delta, torch.cat([part.h0 + part.delta for part in parts])
     worst = ((together - alone).norm(dim=1) / alone.norm(dim=1)).max()
     print(f"{prompt_format}: values in a batch and alone differ by {worst:.1e} at most")
     assert worst <= 3e-6
-    assert [row["steps"] for row in log] == [row["steps"] for _, part in parts for row in part]
+    assert [row["steps"] for row in found.log] == [row["steps"] for part in parts for row in part.log]
 
 
 def test_memit_writes_the_values(tiny, split):
@@ -744,9 +742,8 @@ def test_memit_writes_the_values(tiny, split):
     targets = ["No idea."] * 4
     patch = eu.unlearn(model, tokenizer, split.forget, "memit", targets=targets, hparams=config, covariance=C)
     requests = [Request((qa.id,), qa.question, "No idea.", (qa.subject,)) for qa in split.forget]
-    z, _ = locate.values(
-        model, tokenizer, requests, block(model, 2), MEMITConfig(**config), ("{}",), "chat", show=False
-    )
+    found = locate.values(model, tokenizer, requests, 2, MEMITConfig(**config), ("{}",), "chat", show=False)
+    z = found.h0 + found.delta
     bare = lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
     before = locate.read(model, block(model, 2), bare, inputs=False)
     with patch.on(model):

@@ -5,9 +5,10 @@ A method is one file with a frozen dataclass config and one call of `register`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from ..data import QA, ForgetSplit, refusals
 from ..errors import RequestError, check_name
 from ..hparams import resolve
-from ..models import PROMPT_FORMATS, down_weight, family_of, fingerprint
+from ..models import PROMPT_FORMATS, down_weight, family_of, fingerprint, prompt_text
 from ..patch import DENSE, LEFT, RIGHT, Patch, Stopwatch, untouched
 from ..progress import progress as progress_bar
 from .locate import Request
@@ -39,6 +40,7 @@ class Job:
     prompt_format: str
     seed: int
     progress: bool
+    previous: Patch | None = None  # an earlier patch of this method, to be continued
 
     def bar(self, iterable: Iterable, what: str):
         """A progress bar over the steps of the method."""
@@ -47,10 +49,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method gives back: the tensors of the patch and one log entry a request or epoch."""
+    """What a method gives back: the tensors of the patch, one log entry a request or epoch, and more for ``info``."""
 
     tensors: dict[str, torch.Tensor]
     log: list[dict] = field(default_factory=list)
+    kind: type[Patch] = Patch
+    info: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, deltas: dict[str, torch.Tensor], log: list[dict]) -> Outcome:
@@ -69,7 +73,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Method:
     """A registered method. ``modes``: the first is the default. ``edits``: works on requests one by one or in batch,
-    so that every request can be checked; ``reads_retain``: trains on the retain set."""
+    so that every request can be checked; ``reads_retain``: trains on the retain set; ``continues``: an earlier patch."""
 
     name: str
     config: type
@@ -79,6 +83,7 @@ class Method:
     merges: bool
     reads_retain: bool
     refuses: bool
+    continues: bool
 
 
 METHODS: dict[str, Method] = {}
@@ -86,10 +91,10 @@ METHODS: dict[str, Method] = {}
 
 def register(
     name: str, config: type, run: Callable[[Job], Outcome], *, modes: tuple[str, ...] = ("batch",), edits: bool = False,
-    merges: bool = False, reads_retain: bool = False, refuses: bool = True,
+    merges: bool = False, reads_retain: bool = False, refuses: bool = True, continues: bool = False,
 ) -> None:  # fmt: skip
     """Make a method known by its name."""
-    METHODS[name] = Method(name, config, run, modes, edits, merges, reads_retain, refuses)
+    METHODS[name] = Method(name, config, run, modes, edits, merges, reads_retain, refuses, continues)
 
 
 def unlearn(
@@ -105,6 +110,7 @@ def unlearn(
     retain: Sequence[QA] | None = None,
     covariance: Any = None,
     prompt_format: str = "chat",
+    previous: Patch | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Patch:
@@ -113,7 +119,10 @@ def unlearn(
     ``targets``: ``"refusal"`` (a seeded draw from the I-don't-know set), ``"self-improved"`` (the model's own refusals
     that name the subject), or one string per forget question (per group with ``merge`` > 1). ``merge=m`` joins m
     questions into one edit. ``hparams``: the method's config, an EasyEdit YAML file, or a dict of overrides.
-    ``covariance``: ``{layer: (d_ffn, d_ffn) tensor}`` or a `CovarianceSource`. The global random state is untouched.
+    ``covariance``: ``{layer: (d_ffn, d_ffn) tensor}``, a `CovarianceSource` or the name of one. ``previous``: an earlier
+    patch of the same method and base model, which the new one continues and contains (use it instead of the earlier one);
+    AlphaEdit then spares the keys edited before, GRACE adds to the codebook, WISE to the memories. The global random
+    state is untouched. ``info["log"]`` has a row for every edit: what the model said before and after, and whether it took.
     Raises `RequestError`, `UnknownNameError`, `UnsupportedModelError`.
     """
     check_name("method", method, METHODS)
@@ -129,9 +138,6 @@ def unlearn(
     retain = tuple(retain if retain is not None else split_or_qas.retain if is_split else ())
     if not forget:
         raise RequestError("the forget set is empty: there is nothing to forget.")
-    if chosen.reads_retain and not retain:
-        raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
-    retain = retain if chosen.reads_retain else ()  # what a method does not read must not move its random draws
     if not isinstance(merge, int) or merge < 1:
         raise RequestError(f"merge must be a whole number of at least 1, not {merge!r}.")
     if merge > 1 and not chosen.merges:
@@ -139,14 +145,20 @@ def unlearn(
             f"{method} cannot merge questions into one edit; merging is for {_names(lambda m: m.merges)}."
         )
     config = resolve(method, chosen.config, model.config, hparams)
+    _check_previous(model, chosen, previous)
+    reads_retain = chosen.reads_retain or getattr(config, "unrelated", None) == "retain"  # the latter is WISE's option
+    if reads_retain and not retain:
+        raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
+    retain = retain if reads_retain else ()  # what a method does not read must not move its random draws
     watch = Stopwatch(model.device)
     with untouched(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         texts, notes = resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, seed)
         requests = merge_requests(forget, texts, merge)
+        notes_on_covariance: dict[str, Any] = {}
 
         def matrices(layers: Sequence[int]) -> dict[int, torch.Tensor]:
-            from ..covariance import CovarianceSource, default_source
+            from ..covariance import CovarianceSource, named_source
 
             if isinstance(covariance, dict):
                 missing = [layer for layer in layers if layer not in covariance]
@@ -159,14 +171,16 @@ def unlearn(
                     if found != (size, size):
                         raise RequestError(f"covariance of layer {layer}: {(size, size)} is needed, not {found}.")
                 return {layer: covariance[layer] for layer in layers}
-            source = covariance or default_source(model, tokenizer)
+            source = named_source(covariance or "default", model, tokenizer) if isinstance(covariance or "", str) else covariance
             if not isinstance(source, CovarianceSource):
-                raise RequestError("covariance must be {layer: tensor} or a CovarianceSource.")
+                raise RequestError("covariance must be {layer: tensor}, a CovarianceSource or the name of one.")
+            notes_on_covariance.update(source.describe())
             return source.matrices(model, tokenizer, layers, prompt_format=prompt_format, fact_token=config.fact_token, show=progress)  # fmt: skip
 
-        job = Job(model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress)
+        job = Job(model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress, previous)  # fmt: skip
         base = fingerprint(model)
-        outcome = chosen.run(job)
+        with _at_rest(model) if chosen.edits else contextlib.nullcontext():
+            outcome = chosen.run(job)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         info = {
             "method": method,
@@ -177,17 +191,51 @@ def unlearn(
             "hparams": asdict(config),
             "model": model.config._name_or_path,
             "n_forget": len(forget),
-            "reads_retain": chosen.reads_retain,
+            "reads_retain": reads_retain,
             "targets": {"kind": targets if isinstance(targets, str) else "given", **notes},
+            "covariance": notes_on_covariance,
+            "continues": previous is not None,
+            **outcome.info,
             **watch.read(),
             "log": [{**row, "ids": list(r.ids)} for row, r in zip(outcome.log, requests, strict=True)]
             if chosen.edits
             else outcome.log,
         }
-        patch = Patch(outcome.tensors, info, base, shapes)
+        patch = outcome.kind(outcome.tensors, info, base, shapes)
         if chosen.edits:
-            _report(model, tokenizer, patch, requests, prompt_format)
+            with _at_rest(model):
+                _report(model, tokenizer, patch, requests, prompt_format)
     return patch
+
+
+def _check_previous(model, chosen: Method, previous: Patch | None) -> None:
+    """Raise `RequestError` unless ``previous`` is None or a patch that this method can go on with."""
+    if previous is None:
+        return
+    if not chosen.continues:
+        raise RequestError(
+            f"{chosen.name} cannot continue an earlier patch; {_names(lambda m: m.continues)} can. Switch the earlier one on "
+            "beside the new one instead."
+        )
+    if previous.info.get("method") != chosen.name:
+        raise RequestError(f"previous is a patch of {previous.info.get('method')!r}, not of {chosen.name!r}.")
+    with untouched(model):
+        previous._check(model)
+
+
+@contextlib.contextmanager
+def _at_rest(model) -> Iterator[None]:
+    """The model in evaluation mode and without gradients of weights; afterwards as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, seed) -> tuple[list[str], dict]:
@@ -211,26 +259,24 @@ def resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, see
 
 @torch.no_grad()
 def _report(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_format: str) -> None:
-    """Did every edit take? Its target's greedy share and NLL with the patch on; a request that did not take warns."""
-    from .locate import lookup
+    """Did every edit take? What the model says before and after, and how likely its target is; a miss warns."""
+    from ..evaluation import answer_logits, generate
 
-    texts = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=True)
+    questions = [request.question for request in requests]
+    prompts = [prompt_text(tokenizer, question, prompt_format) for question in questions]
+    targets = [request.target for request in requests]
+    before = generate(model, tokenizer, questions, prompt_format=prompt_format)
     with patch.on(model):
-        for i in range(len(requests)):
-            ids, labels = texts.ids[i : i + 1].to(model.device), texts.labels[i]
-            logits = model(
-                input_ids=ids, attention_mask=texts.mask[i : i + 1].to(model.device), use_cache=False
-            ).logits[0]
-            at = (labels != -100).nonzero().flatten()
-            logp = logits[at].float().log_softmax(-1).cpu()
-            truth = labels[at]
-            patch.info["log"][i] |= {
-                "target": requests[i].target,
-                "nll_after": float(-logp.gather(1, truth[:, None]).mean()),
-                "first_token_flipped": bool(logp[0].argmax() == truth[0]),
-                "greedy_share": float((logp.argmax(-1) == truth).float().mean()),
-                "took": bool(logp[0].argmax() == truth[0]),
-            }
+        after = generate(model, tokenizer, questions, prompt_format=prompt_format)
+        scored = list(answer_logits(model, tokenizer, prompts, targets))
+    for row, request, was, now, found in zip(patch.info["log"], requests, before, after, scored, strict=True):
+        logp, truth = found.logits.log_softmax(-1), found.ids  # (T, V), (T,)
+        flipped = bool(logp[0].argmax() == truth[0])
+        row |= {
+            "question": request.question, "target": request.target, "before": was, "after": now,
+            "nll_after": float(-logp.gather(1, truth[:, None]).mean()), "first_token_flipped": flipped,
+            "greedy_share": float((logp.argmax(-1) == truth).float().mean()), "took": flipped,
+        }  # fmt: skip
     failed = [request for request, row in zip(requests, patch.info["log"], strict=True) if not row["took"]]
     if failed:
         shown = "; ".join(repr(request.question[:60]) for request in failed[:3])
@@ -244,4 +290,7 @@ def _names(condition: Callable[[Method], bool]) -> str:
     return ", ".join(name for name, method in METHODS.items() if condition(method))
 
 
-from . import dpo, ga, gd, idk, kl, memit  # noqa: E402, F401  (each registers itself)
+from . import alphaedit, dpo, ga, gd, grace, idk, kl, memit, rome, wise  # noqa: E402, F401  (each registers itself)
+
+for _name in ("ga", "gd", "kl", "dpo", "rome", "memit", "grace", "wise", "alphaedit", "idk"):  # the order of the tables
+    METHODS[_name] = METHODS.pop(_name)

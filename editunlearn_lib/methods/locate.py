@@ -6,16 +6,20 @@ Source: Meng et al. 2022 (ROME, eq. 3-4), Meng et al. 2023 (MEMIT, eq. 16); conv
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..errors import RequestError, check_name
-from ..models import down, encode, end_of_turn, prompt_text, question_start, with_target
+from ..models import (
+    block, down, down_name, down_weight, encode, end_of_turn, family_of, head, prompt_text, question_start, with_target,
+)  # fmt: skip
+from ..patch import LEFT, RIGHT, Patch
 from ..progress import progress
+from .hooks import hooked
+from .tail import Tail
 
 FACT_TOKENS = ("subject_last", "question_last", "prompt_last")
 CHUNK_TOKENS = 16_384  # texts are processed in chunks of about so many tokens
@@ -81,27 +85,11 @@ def lookup(
     order = torch.arange(ids.shape[1])
     position = torch.where(covers, order, -1).max(1).values  # the last token that covers the character
     behind = (stops > torch.tensor([len(prompt) for prompt in prompts])[:, None]) & mask.bool()
+    if fact_token == "prompt_last":  # a prompt's last space may belong to the target's first token
+        position = torch.where(mask.bool() & ~behind, order, -1).max(1).values
     labels = torch.full_like(ids, -100)
     labels[:, :-1] = torch.where(behind[:, 1:], ids[:, 1:], -100)
     return Lookup(ids, mask, position, labels)
-
-
-@contextlib.contextmanager
-def hooked(module: nn.Module, function) -> Iterator[None]:
-    """A forward hook for the length of the ``with``; blocks of older transformers return tuples."""
-
-    def hook(_module, inputs, output):
-        hidden = output[0] if isinstance(output, tuple) else output
-        changed = function(inputs[0], hidden)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()
@@ -135,11 +123,21 @@ def memit_key(found: torch.Tensor) -> torch.Tensor:
     return found[0] if len(found) == 1 else (found[0] + found[1:].mean(0)) / 2
 
 
+@dataclass(frozen=True)
+class Values:
+    """What the value optimisation found: h₀ and δ, each (N, d), and the keys at the layer, (templates, N, d_ffn)."""
+
+    h0: torch.Tensor
+    delta: torch.Tensor
+    keys: torch.Tensor
+    log: list[dict]
+
+
 def values(
-    model, tokenizer, requests: Sequence[Request], module: nn.Module, config, templates: Sequence[str],
-    prompt_format: str, *, show: bool = True,
-) -> tuple[torch.Tensor, list[dict]]:  # fmt: skip
-    """z = h₀ + δ of every request, (N, d), and what happened on the way.
+    model, tokenizer, requests: Sequence[Request], layer: int, config, templates: Sequence[str], prompt_format: str,
+    *, at: str = "block", show: bool = True,
+) -> Values:  # fmt: skip
+    """The vector that makes the model answer with the target, added to the output of a block or of its MLP (``at``).
 
     δ = argmin  NLL(r | template ∘ x with h + δ), mean over templates
               + kl_factor · KL(p_δ ‖ p₀) at the subject's last token of "{subject} is a"
@@ -152,12 +150,13 @@ def values(
     longest = max(len(request.question) for request in requests) // 3 + 40
     size = max(1, CHUNK_TOKENS // (longest * per_request))
     parts = [requests[i : i + size] for i in range(0, len(requests), size)]
-    done = [_values(model, tokenizer, part, module, config, templates, prompt_format)
+    done = [_values(model, tokenizer, part, layer, config, templates, prompt_format, at)
             for part in progress(parts, desc="values", enabled=show and len(parts) > 1)]  # fmt: skip
-    return torch.cat([z for z, _ in done]), [row for _, log in done for row in log]
+    h0, delta, keys = (torch.cat(tensors, -2) for tensors in zip(*(part[:3] for part in done), strict=True))
+    return Values(h0, delta, keys, [row for part in done for row in part[3]])
 
 
-def _values(model, tokenizer, requests, module, config, templates, prompt_format):
+def _values(model, tokenizer, requests, layer, config, templates, prompt_format, at):
     device, n = model.device, len(requests)
     texts = [lookup(tokenizer, requests, template, prompt_format, config.fact_token, targets=True, end=config.train_end)
              for template in templates]  # fmt: skip
@@ -165,62 +164,57 @@ def _values(model, tokenizer, requests, module, config, templates, prompt_format
         (i, Request((), f"{subject} is a", "", (subject,)))
         for i, request in enumerate(requests) for subject in request.subjects
     ]  # fmt: skip
-    owner = torch.tensor([i for i, _ in essence], dtype=torch.long, device=device)
-    if essence and config.kl_factor:
-        texts.append(lookup(tokenizer, [r for _, r in essence], "{}", "raw", "subject_last", targets=False))
+    m = len(templates) * n  # the first m rows are prompts, template by template; the rest are KL texts
+    owner = torch.tensor([i for i, _ in essence] if config.kl_factor else [], dtype=torch.long, device=device)
+    if len(owner):
+        kl_texts = lookup(tokenizer, [r for _, r in essence], "{}", "raw", "subject_last", targets=False)
+        behind = torch.arange(kl_texts.ids.shape[1]) > kl_texts.position[:, None]
+        kl_texts.mask[behind] = 0  # the KL is taken at the subject's last token: what follows cannot matter
+        texts.append(kl_texts)
     width = max(t.ids.shape[1] for t in texts)
 
     def stack(name: str, fill: int) -> torch.Tensor:
         return torch.cat([nn.functional.pad(getattr(t, name), (0, width - t.ids.shape[1]), value=fill) for t in texts]).to(device)  # fmt: skip
 
-    ids, mask, labels = stack("ids", 0), stack("mask", 0), stack("labels", -100)
     position = torch.cat([t.position for t in texts]).to(device)
-    rows = torch.arange(len(ids), device=device)
-    m = len(templates) * n  # the first m rows are prompts, template by template; the rest are KL texts
-    whose = torch.cat([torch.arange(n, device=device).repeat(len(templates)), owner[: len(ids) - m]])
-    scored = labels[:m] != -100  # (m, T)
+    tail = Tail(model, layer, stack("ids", 0), stack("mask", 0), position)
+    S = tail.mask.shape[1]
+    column = (position[:m, None] + torch.arange(S, device=device)).clamp(max=width - 1)  # (m, S): which token it is
+    labels = torch.where(tail.mask[:m], stack("labels", -100)[:m].gather(1, column), -100)
+    scored = labels != -100  # (m, S)
     per_text = scored.sum(1)
+    rows = torch.arange(len(position), device=device)
+    whose = torch.cat([rows[:n].repeat(len(templates)), owner])
 
-    delta, h0, p0 = None, None, None
-    adam, active, log = None, torch.ones(n, dtype=torch.bool, device=device), [{} for _ in requests]
-    now = rows  # the rows of this pass: those of requests that have stopped are left out
-
-    def add(_, hidden):
-        nonlocal delta, h0, adam
-        if delta is None:  # the first pass: h₀ is the bare text's hidden vector
-            h0 = hidden[rows[:n], position[:n]].detach().float()
-            delta = torch.zeros_like(h0, requires_grad=True)
-            adam = torch.optim.Adam([delta], lr=config.v_lr)
-        changed, here = hidden.clone(), rows[: len(now)]
-        changed[here, position[now]] = (hidden[here, position[now]].float() + delta[whose[now]]).to(hidden.dtype)
-        return changed
-
-    with torch.enable_grad(), hooked(module, add):
+    h0 = (tail.value if at == "mlp" else tail.out)[:n, 0]  # the bare texts' (templates[0])
+    delta = torch.zeros_like(h0, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=config.v_lr)
+    active, p0 = torch.ones(n, dtype=torch.bool, device=device), None
+    seen = torch.zeros(4, n, device=device)  # steps, loss, nll, kl of the last pass of every request
+    with torch.enable_grad():
         for step in range(config.v_num_grad_steps):
-            now = active[whose].nonzero().flatten()
+            now = active[whose].nonzero().flatten()  # rows of requests that have stopped are left out
             prompts, essences = now[now < m], now[now >= m]
-            logits = model(input_ids=ids[now], attention_mask=mask[now], use_cache=False).logits
+            hidden = tail(now, tail.add(now, delta[whose[now]], at))  # (rows, S, d)
             found = scored[prompts]
-            logp = logits[: len(prompts)][found].float().log_softmax(-1)  # (scored tokens, V)
+            logp = head(model, hidden[: len(prompts)][found]).float().log_softmax(-1)  # (scored tokens, V)
             token_nll = -logp.gather(1, labels[prompts][found][:, None]).squeeze(1)
             text_of = prompts[:, None].expand_as(found)[found]
             nll = torch.zeros(m, device=device).index_add(0, text_of, token_nll) / per_text  # (m,)
             nll = nll.view(len(templates), n).mean(0)  # (n,)
             kl = torch.zeros(n, device=device)
-            if len(ids) > m:
-                at = rows[: len(essences)] + len(prompts)
-                p = logits[at, position[essences]].float().log_softmax(-1)  # (KL texts, V)
+            if len(owner):
+                p = head(model, hidden[len(prompts) :, 0]).float().log_softmax(-1)  # (KL texts, V)
                 p0 = p.detach() if p0 is None else p0
                 kl = kl.index_add(0, whose[essences], (p.exp() * (p - p0[essences - m])).sum(-1))
                 kl = kl / torch.bincount(owner, minlength=n).clamp(min=1)
             decay = config.v_weight_decay * delta.norm(dim=1) / h0.norm(dim=1) ** 2
             loss = nll + config.kl_factor * kl + decay  # (n,)
-            for i in active.nonzero().flatten().tolist():
-                log[i] = {"steps": step, "loss": loss[i].item(), "nll": nll[i].item(), "kl": kl[i].item()}
-            active = active & (loss.detach() >= 0.05)
-            if not active.any() or step == config.v_num_grad_steps - 1:
+            with torch.no_grad():
+                seen = torch.where(active, torch.stack([torch.full_like(loss, step), loss, nll, kl]), seen)
+                active = active & (loss >= 0.05)
+            if step == config.v_num_grad_steps - 1 or not active.any():
                 break
-            adam.zero_grad()
             (delta.grad,) = torch.autograd.grad(loss[active].sum(), delta)
             before = delta.detach().clone()
             adam.step()
@@ -228,9 +222,82 @@ def _values(model, tokenizer, requests, module, config, templates, prompt_format
                 delta[~active] = before[~active]  # Adam's momentum would move those that have stopped
                 limit = config.clamp_norm_factor * h0.norm(dim=1, keepdim=True)
                 delta *= (limit / delta.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
-    for row, d, h in zip(log, delta.detach().norm(dim=1), h0.norm(dim=1), strict=True):
-        row["delta_norm"], row["h0_norm"] = d.item(), h.item()
-    return h0 + delta.detach(), log
+    delta = delta.detach()
+    table = torch.cat([seen, delta.norm(dim=1)[None], h0.norm(dim=1)[None]]).T.tolist()
+    names = ("steps", "loss", "nll", "kl", "delta_norm", "h0_norm")
+    log = [{**dict(zip(names, row, strict=True)), "steps": int(row[0])} for row in table]
+    return h0, delta, tail.key[:m].view(len(templates), n, -1), log
+
+
+class Weights:
+    """Down projections while they are edited: the original W₀ plus ΔW = left @ right, rounded once, not at each edit.
+
+    ``with Weights(model, layers, previous) as W:`` ``W.add(layer, left, right)``; afterwards the model is what it was.
+    """
+
+    def __init__(self, model, layers: Sequence[int], previous: Patch | None = None):
+        self.model, self.factors = model, {}
+        self.original = {layer: down_weight(model, layer).detach().clone() for layer in layers}
+        earlier = previous.tensors() if previous else {}
+        for layer in layers:
+            name = down_name(model, layer)
+            if name + LEFT in earlier:
+                left, right = earlier[name + LEFT].double(), earlier[name + RIGHT].double()
+                if family_of(model).transposed:
+                    left, right = right.T, left.T
+                self.factors[layer] = (left.to(model.device), right.to(model.device))
+
+    def __enter__(self) -> Weights:
+        for layer in self.factors:
+            self._write(layer)
+        return self
+
+    def add(self, layer: int, left: torch.Tensor, right: torch.Tensor) -> None:
+        """W += left @ right, (d, r) @ (r, d_ffn), float64."""
+        if layer in self.factors:
+            before_left, before_right = self.factors[layer]
+            left, right = torch.cat([before_left, left], 1), torch.cat([before_right, right], 0)
+        self.factors[layer] = left, right
+        self._write(layer)
+
+    @torch.no_grad()
+    def _write(self, layer: int) -> None:
+        left, right = self.factors[layer]
+        W = down_weight(self.model, layer)
+        W.copy_((self.original[layer].double() + (left @ right).to(W.device)).to(W.dtype))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The change as tensors of a patch, in the orientation in which each parameter is stored."""
+        found = {}
+        for layer, (left, right) in self.factors.items():
+            if family_of(self.model).transposed:
+                left, right = right.T, left.T
+            name = down_name(self.model, layer)
+            found[name + LEFT], found[name + RIGHT] = left.float().contiguous(), right.float().contiguous()
+        return found
+
+    def __exit__(self, *_) -> None:
+        with torch.no_grad():
+            for layer, W in self.original.items():  # the base model is left as it was, bit for bit
+                down_weight(self.model, layer).copy_(W)
+
+
+def spread(job, requests: Sequence[Request], layers: Sequence[int], templates: Sequence[str], W: Weights, solve) -> list[dict]:
+    """The loop of MEMIT and AlphaEdit: z of all requests on the model as it is, then layer by layer its share.
+
+    ``solve(layer, K, R)`` gives ΔW as (left, right) from the keys K (d_ffn, n) and what is missing R (d, n), both
+    float64; it is written before the next layer's keys are read.
+    """
+    model, tokenizer, config, form = job.model, job.tokenizer, job.config, job.prompt_format
+    last = block(model, layers[-1])
+    found = values(model, tokenizer, requests, layers[-1], config, templates, form, show=job.progress)
+    Z = (found.h0 + found.delta).T.double()  # (d, n)
+    bare = lookup(tokenizer, requests, "{}", form, config.fact_token, targets=False)
+    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+        K = memit_key(keys(model, tokenizer, requests, layer, templates, form, config.fact_token)).T.double()
+        R = (Z - read(model, last, bare, inputs=False).T.double()) / left
+        W.add(layer, *solve(layer, K, R))
+    return found.log
 
 
 def context_templates(model, tokenizer, config, seed: int) -> tuple[str, ...]:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models import as_stored, block, down_name, down_weight
 from . import Job, Outcome, register
-from .locate import context_templates, keys, lookup, memit_key, read, values
+from .locate import Weights, context_templates, spread
 
 
 @dataclass(frozen=True)
@@ -45,39 +44,17 @@ def memit(job: Job) -> Outcome:
     layers = sorted(config.layers)
     templates = context_templates(model, job.tokenizer, config, job.seed)
     C = job.covariance(layers)  # {layer: (d_ffn, d_ffn)}
-    W0 = {layer: down_weight(model, layer).detach().clone() for layer in layers}
+
+    def solve(layer, K, R):
+        A = config.mom2_update_weight * C[layer].to(K) + K @ K.T  # λ C + K Kᵀ, symmetric, (d_ffn, d_ffn)
+        return R, torch.linalg.solve(A, K).T  # ΔW = R · Kᵀ A⁻¹
+
     size = 1 if job.mode == "sequential" else config.batch_size or len(job.requests)
     log = []
-    try:
+    with Weights(model, layers, job.previous) as W:
         for start in job.bar(range(0, len(job.requests), size), "MEMIT"):
-            requests = job.requests[start : start + size]
-            log += edit(job, requests, layers, templates, C)
-        change = {layer: down_weight(model, layer).detach().float() - W0[layer].float() for layer in layers}
-        return Outcome.of({down_name(model, layer): as_stored(model, dW) for layer, dW in change.items()}, log)
-    finally:
-        with torch.no_grad():
-            for layer, W in W0.items():  # the base model is left as it was, bit for bit
-                down_weight(model, layer).copy_(W)
+            log += spread(job, job.requests[start : start + size], layers, templates, W, solve)
+        return Outcome(W.tensors(), log)
 
 
-def edit(job: Job, requests, layers, templates, C) -> list[dict]:
-    """Write one batch of requests into the weights of the model."""
-    model, tokenizer, config, form = job.model, job.tokenizer, job.config, job.prompt_format
-    last = block(model, layers[-1])
-    z, log = values(model, tokenizer, requests, last, config, templates, form, show=job.progress)
-    Z = z.T.double()  # (d, n)
-    bare = lookup(tokenizer, requests, "{}", form, config.fact_token, targets=False)
-    for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-        K = memit_key(
-            keys(model, tokenizer, requests, layer, templates, form, config.fact_token)
-        ).T.double()  # (d_ffn, n)
-        R = (Z - read(model, last, bare, inputs=False).T.double()) / left  # (d, n)
-        A = config.mom2_update_weight * C[layer].to(K) + K @ K.T  # symmetric
-        dW = torch.linalg.solve(A, K @ R.T).T  # R Kᵀ A⁻¹, (d, d_ffn)
-        with torch.no_grad():
-            W = down_weight(model, layer)
-            W.copy_((W.double() + dW).to(W.dtype))
-    return log
-
-
-register("memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True)
+register("memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True, continues=True)

@@ -1,0 +1,138 @@
+"""GRACE: a codebook at one layer. Where a question's key is near a stored one, the layer says the stored value.
+
+Source: Hartvigsen et al. 2023, "Aging with GRACE", algorithm 1. Letters:
+
+    k       the down projection's input at the last prompt token, (d_ffn,)
+    v, ε    what the layer puts out there instead, (d,), and how far from its key that reaches
+
+    h(x) = v_i  if  d = ‖k(x) − k_i‖ ≤ ε_i  for the nearest key i,  else  W k(x) + b
+
+    A new question at distance d from the nearest key i (the first question: no key, d = ∞):
+      d > ε_i + ε₀         a new key with radius ε₀
+      the same target      ε_i = max(ε_i, d); its value is trained on
+      another target       a new key with radius d/2, and ε_i = d/2 − 1e-5
+
+EasyEdit prepends the labels while it appends the keys, so that its third case looks at the wrong label; this follows
+the original, which appends both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import PatchError
+from ..models import head
+from ..patch import KINDS, Adapter, Pass
+from . import Job, Outcome, register
+from .locate import lookup
+from .tail import Tail
+
+# a question asked in another batch has its key elsewhere by rounding, and a radius may end exactly at a key
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+@dataclass(frozen=True)
+class GRACEConfig:
+    """EasyEdit's field names. Distances scale with the model: no ``eps`` serves two of them."""
+
+    layers: tuple[int, ...] = (27,)  # one
+    edit_lr: float = 1.0
+    n_iter: int = 50
+    eps: float = 1.0  # ε₀
+    replacement: str = "replace_last"  # the value stands at the last prompt token
+    train_end: bool = False  # whether the end token belongs to the target
+    seed: int | None = None  # of the first values; None: that of `unlearn`
+
+
+def grace(job: Job) -> Outcome:
+    """Keys first (no value moves a key); then the values, together where their keys do not meet, else in order."""
+    config, layer = job.config, job.config.layers[0]
+    texts = lookup(job.tokenizer, job.requests, "{}", job.prompt_format, "prompt_last", targets=True, end=config.train_end)
+    tail = Tail(job.model, layer, texts.ids, texts.mask, texts.position)
+    earlier = job.previous.tensors() if job.previous else {}
+    device, d = tail.key.device, tail.value.shape[-1]
+    keys, radii = list(earlier.get("keys", [])), [float(r) for r in earlier.get("radii", [])]
+    values, labels = list(earlier.get("values", [])), list(job.previous.info["labels"]) if job.previous else []
+    generator = torch.Generator().manual_seed(job.seed if config.seed is None else config.seed)
+    entries = []  # the codebook entry of every request
+    for k, request in zip(tail.key.cpu(), job.requests, strict=True):
+        near, i = torch.stack([(k - key).norm() for key in keys]).min(0) if keys else (torch.tensor(torch.inf), None)
+        near = float(near)
+        if keys and near <= radii[i] + config.eps and labels[i] == request.target:
+            radii[i] = max(radii[i], near)
+            entries.append(int(i))
+            continue
+        radius = config.eps
+        if keys and near <= radii[i] + config.eps:
+            radius, radii[i] = near / 2, near / 2 - 1e-5
+        entries.append(len(keys))
+        keys, radii, labels = [*keys, k], [*radii, radius], [*labels, request.target]
+        values.append(torch.rand(d, generator=generator))  # uniform in [0, 1)
+    V, log = torch.stack(values).to(device), [{} for _ in job.requests]
+    left = list(range(len(entries)))
+    while left:  # of every entry the first request that is left
+        first = list({entries[i]: i for i in reversed(left)}.values())
+        train(job, tail, texts, torch.tensor(first, device=device), V, torch.tensor([entries[i] for i in first]), log)
+        left = [i for i in left if i not in first]
+    for i, row in enumerate(log):
+        row |= {"entry": entries[i], "radius": radii[entries[i]]}
+    tensors = {"keys": torch.stack(keys), "values": V.float(), "radii": torch.tensor(radii)}
+    return Outcome(tensors, log, Codebook, {"layer": layer, "labels": labels})
+
+
+def train(job: Job, tail: Tail, texts, rows: torch.Tensor, V: torch.Tensor, entries: torch.Tensor, log: list) -> None:
+    """v = argmin CE(r | x with v at the last prompt token) by Adam, for each of these rows; ``V`` is changed."""
+    config = job.config
+    column = (texts.position[:, None] + torch.arange(tail.mask.shape[1])).clamp(max=texts.ids.shape[1] - 1)
+    labels = texts.labels.gather(1, column).to(rows.device)[rows].masked_fill(~tail.mask[rows], -100)  # (R, S)
+    scored = labels != -100
+    owner = torch.arange(len(rows), device=rows.device)[:, None].expand_as(scored)[scored]
+    v = V[entries].clone().requires_grad_(True)  # (R, d)
+    adam = torch.optim.Adam([v], lr=config.edit_lr)
+
+    def loss():
+        logp = head(job.model, tail(rows, tail.replace(rows, v))[scored]).float().log_softmax(-1)  # (tokens, V)
+        nll = -logp.gather(1, labels[scored][:, None]).squeeze(1)
+        return torch.zeros(len(rows), device=rows.device).index_add(0, owner, nll) / scored.sum(1)
+
+    with torch.enable_grad():
+        for _ in job.bar(range(config.n_iter), "GRACE"):
+            (v.grad,) = torch.autograd.grad(loss().sum(), v)
+            adam.step()
+    V[entries] = v.detach()
+    with torch.no_grad():
+        after = loss().tolist()
+    for row, nll, change in zip(rows.tolist(), after, (v.detach() - tail.value[rows, 0]).norm(dim=1).tolist(), strict=True):
+        log[row] |= {"steps": config.n_iter, "loss": nll, "delta_norm": change}
+
+
+class Codebook(Adapter):
+    """GRACE's patch: ``keys`` (n, d_ffn), ``values`` (n, d), ``radii`` (n,); ``info["labels"]`` are the targets."""
+
+    kind = "grace"
+
+    def _read(self) -> None:
+        t = self._tensors
+        if set(t) != {"keys", "values", "radii"} or len({len(x) for x in t.values()}) != 1 or t["radii"].ndim != 1:
+            raise PatchError(f"a codebook has keys, values and radii of one length, not {sorted(t)}: the patch is corrupt.")
+
+    def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
+        if not now.prompt:
+            return None
+        B, T = entering.shape[:2]
+        rows, order = torch.arange(B, device=entering.device), torch.arange(T, device=entering.device)
+        last = torch.where(now.real(entering), order, -1).max(1).values.clamp(min=0)  # the last prompt token
+        keys, values, radii = (self._tensors[name].to(entering.device) for name in ("keys", "values", "radii"))
+        k = entering[rows, last].float()  # (B, d_ffn)
+        distance = torch.cdist(k, keys, compute_mode="donot_use_mm_for_euclid_dist")  # (B, n)
+        d, i = distance.min(1)
+        inside = d <= radii[i] * (1 + ROUNDING.get(entering.dtype, 1e-4))
+        changed = leaving.clone()
+        changed[rows[inside], last[inside]] = values[i[inside]].to(leaving.dtype)
+        return changed
+
+
+KINDS[Codebook.kind] = Codebook
+register("grace", GRACEConfig, grace, modes=("sequential",), edits=True, continues=True)
