@@ -29,7 +29,7 @@ from .models import load_model
 from .paper import paper_tables, paper_text
 from .patch import Patch, load_patch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "METHODS", "QA", "CovarianceSource", "DatasetError", "EditUnlearnError", "ForgetSplit", "ModelLoadError", "Patch",
     "PatchError", "RequestError", "StoreError", "UnknownNameError", "UnsupportedModelError", "evaluate", "generate",

@@ -642,6 +642,44 @@ def table(
     )
 
 
+def edit_report(log: Sequence[dict], *, provenance: str, caption: str = "The edits", limit: int = 12, name: str = "edits") -> Html:
+    """One row per edit of `patch.info["log"]`: what did not take comes first, in red, then the others up to `limit`.
+
+    Said before and after: greedy answers to the request itself. Took: with the patch on, the first token is the
+    target's. Loss: that of the value optimisation at its end. ‖δ‖: how far the value was moved.
+    """
+    frame = pd.DataFrame(list(log))
+    _need(frame, ("question", "target", "before", "after", "took", "loss"), "log")
+    frame = frame.assign(delta_norm=frame.get("delta_norm"))[
+        ["question", "target", "before", "after", "took", "loss", "delta_norm"]
+    ]
+    took = int(frame["took"].sum())
+    chosen = frame.sort_values("took", kind="stable")
+    shown = chosen.head(max(limit, len(frame) - took))
+    body, text = [], []
+    for row in shown.to_dict("records"):
+        verdict = "took" if row["took"] else '<strong class="eu-miss">did not take</strong>'
+        numbers = [_plain(_number(row["loss"])), _plain(_number(row["delta_norm"]))]
+        said = [escape(str(row[k])) for k in ("target", "before", "after")]
+        body.append(
+            f'<tr><th scope="row">{escape(str(row["question"]))}</th>'
+            f'{"".join(f"<td class=eu-said>{x}</td>" for x in said)}<td>{verdict}</td>'
+            f'{"".join(f"<td>{x}</td>" for x in numbers)}</tr>'
+        )  # fmt: skip
+        text.append(f"{'took' if row['took'] else 'DID NOT TAKE'}: {row['question']} -> {row['after']}")
+    caption = f"{caption}: {took} of {len(frame)} took" + (f", {len(shown)} shown" if len(shown) < len(frame) else "")
+    heads = ("Request", "Target", "Said before", "Says now", "First token", "Loss", "‖δ‖")
+    head = "<thead><tr>" + "".join(f'<th scope="col">{h}</th>' for h in heads) + "</tr></thead>"
+    return Html(
+        html=(
+            f'<div class="eu eu-table eu-edits"><div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
+            f"<table><caption>{escape(caption)}</caption>{head}<tbody>{''.join(body)}</tbody></table></div>"
+            f"{_note(provenance, _csv(frame), name)}</div>"
+        ),
+        text="\n".join([caption, *text, f"Source: {provenance}"]),
+    )
+
+
 def _paper_values(paper: pd.DataFrame | None, metric: str) -> dict[tuple[str, str, str], float]:
     if paper is None:
         return {}

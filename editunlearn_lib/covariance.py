@@ -23,7 +23,7 @@ import random
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import DatasetError, RequestError, check_name
-from .methods.locate import CHUNK_TOKENS, Request, hooked, keys
+from .methods.hooks import hooked
+from .methods.locate import CHUNK_TOKENS, Request, keys
 from .models import down, down_weight, encode, fingerprint, template_hash
 from .progress import progress
 
@@ -100,16 +101,20 @@ class CovarianceSource:
         folder = CACHE / "covariance" / f"{fingerprint(model)}-{content}-n{len(self.texts)}-{str(model.dtype)[6:]}"
         found = {i: _stored(folder / f"{i}.safetensors", "C", down_weight(model, i).shape[1]) for i in layers}
         missing = [layer for layer in layers if found[layer] is None]
-        if missing:
-            for layer, (total, n) in _moments(model, tokenizer, self.texts, missing, show).items():
-                C = total / n
-                if self._shared:
-                    K = keys(model, tokenizer, self.requests, layer, ["{}"], prompt_format, fact_token)[0]
-                    K, share = K.double().cpu(), self.subject_share
-                    C = (1 - share) * C + share * (K.T @ K) / len(K)
-                _store(folder / f"{layer}.safetensors", "C", C)
-                found[layer] = C
+        if missing and self._shared:
+            plain = replace(self, requests=()).matrices(model, tokenizer, missing, show=show)  # stored on its own
+            for layer in missing:
+                K = keys(model, tokenizer, self.requests, layer, ["{}"], prompt_format, fact_token)[0].double().cpu()
+                found[layer] = (1 - self.subject_share) * plain[layer] + self.subject_share * (K.T @ K) / len(K)
+        elif missing:
+            found |= {i: total / n for i, (total, n) in _moments(model, tokenizer, self.texts, missing, show).items()}
+        for layer in missing:
+            _store(folder / f"{layer}.safetensors", "C", found[layer])
         return found
+
+
+class _Enough(Exception):
+    """Raised at the last layer that is read: the blocks above it need not run."""
 
 
 @torch.no_grad()
@@ -131,10 +136,12 @@ def _moments(
                     sums[layer][0] = k.new_zeros(k.shape[1], k.shape[1])
                 sums[layer][0].addmm_(k.T, k)
                 sums[layer][1] += len(k)
+                if layer == max(layers):
+                    raise _Enough
 
             return add
 
-        with contextlib.ExitStack() as stack:
+        with contextlib.suppress(_Enough), contextlib.ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(hooked(down(model, layer), collect(layer)))
             model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)

@@ -24,6 +24,7 @@ from .progress import progress
 
 MAX_NEW_TOKENS = 32  # part of the protocol: recall rewards rambling
 TOKENS_AT_ONCE = 8192  # of one batch, padding included
+SCORED_AT_ONCE = 64  # rows of a batch, by length of answer: the longest prompt and the longest answer both pad
 TOP = 100  # the paper's m for the hit rate
 METRICS = (
     "rouge1_recall", "probability", "probability_per_token", "mrr", "hit_rate", "mrr_teacher_forced",
@@ -178,20 +179,23 @@ def generate(
 @torch.no_grad()
 def _score_batch(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, prompt_format: str) -> list[dict]:
     prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
-    forced, targets = [], []
-    for row in answer_logits(model, tokenizer, prompts, [qa.answer for qa in qas]):
-        targets.append(row.ids)
-        forced.append({
-            "probability": metrics.sequence_probability(row.logits, row.ids),
-            "probability_per_token": metrics.probability_per_token(row.logits, row.ids),
-            "mrr_teacher_forced": metrics.mrr(row.logits, row.ids),
-            "hit_rate_teacher_forced": metrics.hit_rate(row.logits, row.ids, top=TOP),
-            "pistol_confidence": metrics.pistol_confidence(row.prompt_logits, len(row.ids)),
-        })  # fmt: skip
+    answers = [qa.answer for qa in qas]
+    forced, ids, V = {}, {}, 0
+    for part in batches([len(answer) for answer in answers], SCORED_AT_ONCE):
+        found = answer_logits(model, tokenizer, [prompts[i] for i in part], [answers[i] for i in part])
+        for i, row in zip(part, found, strict=True):
+            ids[i], V = row.ids, row.logits.shape[1]
+            forced[i] = {
+                "probability": metrics.sequence_probability(row.logits, row.ids),
+                "probability_per_token": metrics.probability_per_token(row.logits, row.ids),
+                "mrr_teacher_forced": metrics.mrr(row.logits, row.ids),
+                "hit_rate_teacher_forced": metrics.hit_rate(row.logits, row.ids, top=TOP),
+                "pistol_confidence": metrics.pistol_confidence(row.prompt_logits, len(row.ids)),
+            }
+    targets = [ids[i] for i in range(len(qas))]
     ranks = _Ranks(targets)
     outputs = _generate(model, tokenizer, prompts, max_new_tokens, ranks)
     free = torch.stack(ranks.ranks, 1)  # (B, steps)
-    V = row.logits.shape[1]
     records = []
     for i, (qa, target) in enumerate(zip(qas, targets, strict=True)):
         steps = min(len(outputs[i]), len(target))

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import types
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import PatchError
-from .models import down, down_name, fingerprint
+from .models import down, down_name, down_weight, fingerprint, n_layers
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -38,6 +39,8 @@ class _Applied:
         self.base: dict[str, torch.Tensor] = {}
         self.patches: list[Patch] = []
         self.hooks: dict[int, list] = {}  # by the adapter's id
+        self.generate: Any = None  # the model's own `generate`, if it was set by hand
+        self.columns: int | None = None  # during `generate`: how many are the prompt; 0: not known yet
 
 
 def _state(model: nn.Module) -> _Applied:
@@ -241,54 +244,112 @@ def _rewrite(model: nn.Module, state: _Applied, names) -> None:
 class Pass:
     """What an adapter has to know of the forward pass that is going on."""
 
+    state: _Applied
     prompt: bool = True  # a prefill: nothing is in the cache yet
-    mask: torch.Tensor | None = None  # (B, T), 1 on real tokens; None: all are
+    mask: Any = None  # as the model was given it; None: every token is real
     cache: Any = None  # of these sequences
     kept: weakref.WeakKeyDictionary = field(default_factory=weakref.WeakKeyDictionary)  # cache -> what was decided
     decided: Any = None  # in this pass
 
+    def end(self, T: int) -> int:
+        """The column behind the prompt in this pass of T columns: 0 if it is a decode step."""
+        if not self.prompt:
+            return 0
+        if self.state.columns is None:
+            return T
+        self.state.columns = (
+            self.state.columns or T
+        )  # without a cache, the later passes of `generate` repeat the prompt
+        return min(self.state.columns, T)
+
     def real(self, entering: torch.Tensor) -> torch.Tensor:
-        """(B, T), true on real tokens of this pass."""
+        """(B, T), true on the prompt's real tokens in this pass."""
         B, T = entering.shape[:2]
-        if self.mask is None:
-            return torch.ones(B, T, dtype=torch.bool, device=entering.device)
-        return self.mask[:, -T:].to(entering.device).bool()
+        behind = torch.arange(T, device=entering.device) >= self.end(T)
+        mask = next(iter(self.mask.values())) if isinstance(self.mask, dict) else self.mask
+        if not isinstance(mask, torch.Tensor):
+            return ~behind.expand(B, T)
+        mask = mask.to(entering.device)
+        if (
+            mask.ndim == 4
+        ):  # (B, 1, queries, keys), from a static cache's `generate`: at prefill a real token sees itself
+            own = mask[:, 0].diagonal(dim1=1, dim2=2)[:, :T]
+            return (own if own.dtype == torch.bool else own == 0) & ~behind
+        return mask[:, -T:].bool() & ~behind
 
 
 class Adapter(Patch):
     """A patch that acts at one layer's down projection and changes no weight: `delta` is zero, `parameters` is empty.
 
     The end of the prompt is fixed at prefill (a pass with an empty cache): decode steps are no prompts. A pass without
-    any cache is a prompt as a whole. ``info["layer"]`` is the layer.
+    any cache is a prompt as a whole, but in `generate` the first pass fixes it too. ``info["layer"]`` is the layer.
     """
 
     kind = "adapter"
+    needs: ClassVar[tuple[str, ...]] = ("layer",)  # entries of ``info`` without which it cannot act
 
     def _read(self) -> None:
-        """Subclasses check their tensors here."""
+        """Subclasses check their tensors too."""
+        self._held: dict[torch.device, dict[str, torch.Tensor]] = {}
+        missing = [name for name in self.needs if name not in self.info]
+        if missing or not isinstance(self.info["layer"], int):
+            raise PatchError(
+                f"'info' of this patch lacks {missing or 'a layer that is a number'}: the patch is corrupt."
+            )
 
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
         """The output (B, T, d) of the down projection in place of ``leaving``, or None; ``entering`` is (B, T, d_ffn)."""
         raise NotImplementedError
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """(d, d_ffn) of the layer it was made for."""
+        raise NotImplementedError
+
+    @property
     def layer(self) -> int:
         """The layer at whose down projection it acts."""
-        return int(self.info["layer"])
+        return self.info["layer"]
+
+    def held(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """The tensors on a device, copied there once while the patch is on."""
+        if device not in self._held:
+            self._held[device] = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        return self._held[device]
 
     def owns(self, model: nn.Module) -> set[str]:
         return {down_name(model, self.layer)}
 
+    def _check(self, model: nn.Module) -> None:
+        super()._check(model)
+        found = tuple(down_weight(model, self.layer).shape) if 0 <= self.layer < n_layers(model) else None
+        if found != self.sizes:
+            raise PatchError(
+                f"this patch acts at layer {self.layer} on a matrix {self.sizes}, but this model has "
+                f"{f'{found} there' if found else f'{n_layers(model)} layers'}: the patch is corrupt."
+            )
+
     def apply(self, model: nn.Module) -> None:
         super().apply(model)
         model = _bare(model)
-        _state(model).hooks[id(self)] = self._attach(model)
+        state = _state(model)
+        if not state.hooks:
+            state.generate = model.__dict__.get("generate")
+            model.generate = types.MethodType(_generate, model)
+        state.hooks[id(self)] = self._attach(model)
         _forget_compiled()
 
     def remove(self, model: nn.Module) -> None:
         super().remove(model)
-        for handle in _state(_bare(model)).hooks.pop(id(self)):
+        model = _bare(model)
+        state = _state(model)
+        for handle in state.hooks.pop(id(self)):
             handle.remove()
+        if not state.hooks:
+            del model.__dict__["generate"]
+            if state.generate is not None:
+                model.generate, state.generate = state.generate, None
+        self._held.clear()
         _forget_compiled()
 
     def merge_into(self, model: nn.Module) -> nn.Module:
@@ -298,16 +359,15 @@ class Adapter(Patch):
         )
 
     def _attach(self, model: nn.Module) -> list:
-        base, now = model.base_model, Pass()
+        base, now = model.base_model, Pass(_state(model))
         signature = inspect.signature(base.forward)
 
         @torch.compiler.disable
         def begin(_module, args, kwargs):
             given = signature.bind_partial(*args, **kwargs).arguments
             given = {**given, **given.get("kwargs", {})}
-            mask, now.cache, now.decided = given.get("attention_mask"), given.get("past_key_values"), None
-            now.prompt = now.cache is None or now.cache.get_seq_length() == 0
-            now.mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+            now.mask, now.cache, now.decided = given.get("attention_mask"), given.get("past_key_values"), None
+            now.prompt = now.cache is None or int(now.cache.get_seq_length()) == 0
 
         @torch.compiler.disable
         def at_down(_module, inputs, output):
@@ -315,7 +375,7 @@ class Adapter(Patch):
 
         @torch.compiler.disable
         def end(_module, _args, output):
-            cache = getattr(output, "past_key_values", None)
+            cache = getattr(output, "past_key_values", None) if now.cache is None else now.cache
             if now.prompt and now.decided is not None and cache is not None:
                 now.kept[cache] = now.decided
 
@@ -324,6 +384,16 @@ class Adapter(Patch):
             down(model, self.layer).register_forward_hook(at_down),
             base.register_forward_hook(end),
         ]
+
+
+def _generate(model: nn.Module, *args, **kwargs):
+    """A model's `generate` while an adapter is on: without a cache, only here is it known where the prompt ended."""
+    state = _state(model)
+    state.columns = 0
+    try:
+        return (state.generate or types.MethodType(type(model).generate, model))(*args, **kwargs)
+    finally:
+        state.columns = None
 
 
 KINDS: dict[str, type[Patch]] = {Patch.kind: Patch}  # the methods add theirs

@@ -1,6 +1,6 @@
 """The study: a grid of cells, each run once and stored whole.
 
-A cell is (model, dataset, method, n_forget, targets, merge, mode, seed). Every cell is one JSON file, written
+A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, seed). Every cell is one JSON file, written
 atomically; killed half-way, the next run goes on with the cells that are missing.
 """
 
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import transformers
 
+from .covariance import SOURCES
 from .data import DATASETS, ForgetSplit, load_split
 from .errors import RequestError, StoreError, check_name
 from .evaluation import evaluate
@@ -52,6 +53,7 @@ class Cell:
     targets: str = "refusal"
     merge: int = 1
     mode: str | None = None
+    covariance: str = "default"  # the name of a source, for the methods that read one
     seed: int = 0
     source: str | None = None
 
@@ -95,7 +97,10 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
                 check_name("dataset", cell.dataset, DATASETS)
             if cell.method == "retrained" and cell.model_name != "pocket-contracts":
                 continue  # facts were learnt in pretraining: there is no model without them
+            check_name("covariance", cell.covariance, SOURCES)
             if cell.merge > 1 and (cell.method in REFERENCES or not METHODS[cell.method].merges):
+                continue
+            if cell.covariance != "default" and (cell.method in REFERENCES or not METHODS[cell.method].covariance):
                 continue
             found[cell] = None
     return list(found)
@@ -160,9 +165,11 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
         else:
             patch = unlearn(
                 model, tokenizer, split, cell.method, targets=cell.targets, merge=cell.merge, mode=cell.mode,
-                seed=cell.seed, progress=False,
+                covariance=cell.covariance, seed=cell.seed, progress=False,
             )  # fmt: skip
         info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes}
+        took = [row["took"] for row in patch.info["log"] if "took" in row]
+        info["took"] = sum(took) / len(took) if took else None  # share of the edits
         with patch.on(model):
             records = evaluate(model, tokenizer, split, show=False)
     records.insert(0, "schema", SCHEMA)
@@ -180,7 +187,7 @@ def columns(cell: Cell) -> dict[str, Any]:
     """The cell's columns in the records; a mode that was not chosen is the method's own."""
     mode = cell.mode or (METHODS[cell.method].modes[0] if cell.method in METHODS else "")
     return {"model": cell.model, "dataset": cell.dataset, "method": cell.method, "n_forget": cell.n_forget,
-            "targets": cell.targets, "merge": cell.merge, "mode": mode, "seed": cell.seed}  # fmt: skip
+            "targets": cell.targets, "merge": cell.merge, "mode": mode, "covariance": cell.covariance, "seed": cell.seed}  # fmt: skip
 
 
 def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> dict[str, Any]:
@@ -286,7 +293,7 @@ def export(store: str | Path, file: str | Path) -> Path:
     frame.to_parquet(temporary, compression="zstd", index=False)
     os.replace(temporary, file)
     slim = [{"cell": d["cell"], **{k: v for k, v in d["info"].items() if k != "patch"},
-             "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode")}}
+             "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took")}}
             for d in documents]  # fmt: skip
     manifest = file.with_suffix(".json")
     temporary.write_text(json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n")
@@ -306,3 +313,15 @@ def manifest_commits(file: str | Path) -> str:
     """The commits that the cells of a results file were made by, for provenance lines."""
     documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
     return "commit " + ", ".join(sorted({document["commit"] for document in documents}))
+
+
+def manifest_table(file: str | Path) -> pd.DataFrame:
+    """Per data set, method and covariance of a results file: share of edits that took, seconds, megabytes of the patch."""
+    documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
+    rows = [
+        {"dataset": d["cell"]["dataset"], "method": d["cell"]["method"], "covariance": d["cell"].get("covariance", "default"),
+         "edits that took": d["patch"].get("took"), "seconds": d["patch"]["seconds"], "MB": (d["patch"]["nbytes"] or 0) / 1e6}
+        for d in documents if d["patch"].get("seconds") is not None
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows).astype({"edits that took": float})
+    return frame.groupby(["dataset", "method", "covariance"], sort=False).mean().reset_index()

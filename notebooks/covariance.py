@@ -14,7 +14,7 @@
 # %% [markdown]
 # # The covariance: how many texts, and which keys
 #
-# ROME, MEMIT and AlphaEdit must know what to leave alone. They read it off the covariance of keys,
+# ROME, MEMIT and AlphaEdit must know what to leave alone. They can read it off the covariance of keys,
 # $C = \mathbb{E}[k k^\top]$: a key $k$ is what enters the MLP's down projection at a token, and the mean runs over the
 # tokens of some texts. MEMIT changes a layer by
 #
@@ -45,10 +45,9 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, covariance
+from editunlearn_lib import covariance
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
 
 
 def as_list(value, kind):
@@ -70,10 +69,10 @@ def edit(source):
 
 
 def scores(patch, sets):
-    """ROUGE-1 recall by set, and the interval of each."""
+    """ROUGE-1 recall by set, with its interval, as texts."""
     with patch.on(lm):
-        found = eu.summarise(eu.evaluate(lm, tokenizer, split, sets=sets))
-    return found.set_index("set")
+        found = eu.summarise(eu.evaluate(lm, tokenizer, split, sets=sets)).set_index("set")
+    return {name: with_interval(found.loc[name]) for name in sets}
 
 
 def with_interval(row):
@@ -83,6 +82,7 @@ def with_interval(row):
 sources = {n: covariance.named_source("default", lm, tokenizer, n) for n in sizes}
 told = sources[sizes[-1]].describe()
 edits = {n: edit(source) for n, source in sources.items()}
+results = {n: scores(patch, ["forget", "retain"]) for n, (patch, _) in edits.items()}
 display(Markdown(
     f"MEMIT on `{model}`, {n_forget} facts forgotten, seed {seed}. The texts: *{told['name']}*; covered: {told['keys']}"
     + (f", which have a share of {told['subject_share']:g} in $C$." if told["subject_share"] else ".")
@@ -99,14 +99,11 @@ display(Markdown(
 
 # %% tags=["hide-input"]
 _, last = edits[sizes[-1]]
-rows = []
-for n, (patch, change) in edits.items():
-    found = scores(patch, ["forget", "retain"])
-    rows.append({
-        "texts": f"{n:,}", "distance": f"{(change - last).norm() / last.norm():.3f}",
-        "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}",
-        "forget": with_interval(found.loc["forget"]), "retain": with_interval(found.loc["retain"]),
-    })  # fmt: skip
+rows = [
+    {"texts": f"{n:,}", "distance": f"{(change - last).norm() / last.norm():.3f}",
+     "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}", **results[n]}
+    for n, (_, change) in edits.items()
+]  # fmt: skip
 pd.DataFrame(rows).set_index("texts")
 
 # %% [markdown]
@@ -114,20 +111,19 @@ pd.DataFrame(rows).set_index("texts")
 #
 # For the pocket there is a choice. **corpus** is the text that it was trained on and nothing else. **corpus+subjects**
 # takes a share of $C$ from keys where edits happen, at the last token of a subject; the subjects are those of facts
-# that are in no scored set, and no scored fact has the same subject. *Unseen* facts are kept knowledge that no method
-# may read.
+# that are in no scored set, and no scored fact has the same subject. **unseen** is kept knowledge that no method may
+# read.
 
 # %% tags=["hide-input"]
 if getattr(lm.config, "pocket", None):
-    n = 1000
-    rows = []
+    n, rows = 1000, []
     for keys in covariance.KEYS:
         source = covariance.named_source(keys, lm, tokenizer, n)
-        patch, change = edits[n] if n in edits and source == sources[n] else edit(source)
-        found = scores(patch, ["forget", "retain", "unseen"])
+        known = n in edits and source == sources[n]
+        patch, change = edits[n] if known else edit(source)
         rows.append({
-            "keys": keys, "texts": f"{n:,}", "subjects": len(source.requests), "norm of ΔW": f"{change.norm():.2f}",
-            **{name: with_interval(found.loc[name]) for name in ("forget", "retain", "unseen")},
+            "keys": keys, "texts": f"{n:,}", "subjects": len(source.requests), "norm of ΔW": f"{change.norm():.1f}",
+            **(results[n] | scores(patch, ["unseen"]) if known else scores(patch, ["forget", "retain", "unseen"])),
         })  # fmt: skip
     display(pd.DataFrame(rows).set_index("keys"))
 else:
@@ -136,11 +132,11 @@ else:
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# One forget set, one seed, one method: a difference inside the intervals is none. The hyperparameters were chosen for one of these
-# covariances, and $\lambda$ weighs $C$: with another $\lambda$ the order may be another. The pocket's corpus tells
-# every fact it knows, so here $C$ covers the forgotten and the unseen facts as well, as the training text of any
-# model would; for a large model nobody has that text, and general text such as Wikipedia stands in for it. A layer
-# of a large model has keys of more than ten times the dimension: it may need more texts than these.
+# One forget set, one seed, one method: a difference inside the intervals is none. The hyperparameters were chosen for
+# one of these covariances, and $\lambda$ weighs $C$: with another $\lambda$ the order may be another. The pocket's
+# corpus tells every fact that the model knows, so $C$ covers the forgotten and the unseen ones as well; for a large
+# model nobody has the training text at hand, and general text stands in for it. Keys of a large model have more than
+# ten times as many dimensions: how many texts they need is not answered here.
 # :::
 #
 # ## Other texts
@@ -148,8 +144,8 @@ else:
 # ```python
 # from editunlearn_lib import covariance
 #
-# eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.pocket_source(1000, keys="corpus"))
-# eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.hub_source(1000))  # WikiText-2, read once
+# eu.unlearn(model, tokenizer, split, "memit", covariance="corpus")  # or "corpus+subjects", "wikitext", "default"
+# eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.hub_source(3000))  # WikiText-2, more of it
 # eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.hub_source(1000, source="path/to/texts.txt"))
 # eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.text_source(my_texts))
 # ```

@@ -240,3 +240,20 @@ def test_table_refuses_papers_with_several_values():
     with pytest.raises(ValueError, match=r"model \(Llama2-7B, Mistral-7B\)"):
         both = pd.concat([paper(), paper().assign(model="Mistral-7B")])
         charts.table(summary(), both, provenance=LIVE, caption="c")
+
+
+def test_the_edit_report_shows_what_did_not_take_first():
+    log = [
+        {"question": f"Q{i}?", "target": "No <b>.", "before": ATTACK, "after": "x", "took": i not in (3, 20), "loss": 0.5,
+         "delta_norm": 2.0}
+        for i in range(25)
+    ]  # fmt: skip
+    shown = charts.edit_report(log, provenance=LIVE)
+    assert "23 of 25 took, 12 shown" in shown.html and shown.html.count("did not take") == 2
+    rows = re.findall(r'<th scope="row">(Q\d+)', shown.html)
+    assert rows[:2] == ["Q3", "Q20"] and len(rows) == 12
+    assert "<script>window" not in shown.html and "<b>" not in shown.html.split("download")[0]
+    assert len(csv_rows(shown.html)) == 25  # the download has them all
+    Tags(shown.html)
+    with pytest.raises(ValueError, match="before"):
+        charts.edit_report([{"question": "Q?"}], provenance=LIVE)

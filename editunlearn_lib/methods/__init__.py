@@ -73,7 +73,8 @@ class Outcome:
 @dataclass(frozen=True)
 class Method:
     """A registered method. ``modes``: the first is the default. ``edits``: works on requests one by one or in batch,
-    so that every request can be checked; ``reads_retain``: trains on the retain set; ``continues``: an earlier patch."""
+    so that every request can be checked; ``reads_retain``: trains on the retain set; ``continues``: an earlier patch;
+    ``covariance``: reads a covariance of keys."""
 
     name: str
     config: type
@@ -84,6 +85,7 @@ class Method:
     reads_retain: bool
     refuses: bool
     continues: bool
+    covariance: bool
 
 
 METHODS: dict[str, Method] = {}
@@ -92,9 +94,10 @@ METHODS: dict[str, Method] = {}
 def register(
     name: str, config: type, run: Callable[[Job], Outcome], *, modes: tuple[str, ...] = ("batch",), edits: bool = False,
     merges: bool = False, reads_retain: bool = False, refuses: bool = True, continues: bool = False,
+    covariance: bool = False,
 ) -> None:  # fmt: skip
     """Make a method known by its name."""
-    METHODS[name] = Method(name, config, run, modes, edits, merges, reads_retain, refuses, continues)
+    METHODS[name] = Method(name, config, run, modes, edits, merges, reads_retain, refuses, continues, covariance)
 
 
 def unlearn(

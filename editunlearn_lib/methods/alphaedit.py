@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models import down_name
+from ..models import down_name, n_layers
 from . import Job, Outcome, register
 from .locate import Weights, context_templates, keys, memit_key, spread
 
@@ -53,7 +53,7 @@ def alphaedit(job: Job) -> Outcome:
     templates = context_templates(model, job.tokenizer, config, job.seed)
     P = {layer: null_space(C, config.nullspace_threshold) for layer, C in job.covariance(layers).items()}
     earlier = job.previous.tensors() if job.previous else {}
-    K_p = {i: k.T.double() for i in layers if (k := earlier.get(down_name(model, i) + KEYS)) is not None}
+    K_p = {i: k.T.double() for i in range(n_layers(model)) if (k := earlier.get(down_name(model, i) + KEYS)) is not None}
 
     def solve(layer, K, R):
         A = torch.cat([K, K_p[layer].to(K)], 1) if layer in K_p else K  # (d_ffn, n + p)
@@ -74,4 +74,4 @@ def alphaedit(job: Job) -> Outcome:
         return Outcome(W.tensors() | cache, log)
 
 
-register("alphaedit", AlphaEditConfig, alphaedit, modes=("batch", "sequential"), edits=True, merges=True, continues=True)
+register("alphaedit", AlphaEditConfig, alphaedit, modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True)

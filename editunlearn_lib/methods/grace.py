@@ -12,6 +12,7 @@ Source: Hartvigsen et al. 2023, "Aging with GRACE", algorithm 1. Letters:
       the same target      ε_i = max(ε_i, d); its value is trained on
       another target       a new key with radius d/2, and ε_i = d/2 − 1e-5
 
+Of keys at the same distance the newest counts, and a radius below 0 (the same question with another target) ends its key.
 EasyEdit prepends the labels while it appends the keys, so that its third case looks at the wrong label; this follows
 the original, which appends both.
 """
@@ -22,15 +23,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import PatchError
+from ..errors import PatchError, RequestError
 from ..models import head
 from ..patch import KINDS, Adapter, Pass
 from . import Job, Outcome, register
+from .lifelong import one_layer
 from .locate import lookup
 from .tail import Tail
 
-# a question asked in another batch has its key elsewhere by rounding, and a radius may end exactly at a key
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+# a question asked in another batch has its key elsewhere by rounding, in parts of ‖k‖, and a radius may end at a key
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,12 @@ class GRACEConfig:
 
 def grace(job: Job) -> Outcome:
     """Keys first (no value moves a key); then the values, together where their keys do not meet, else in order."""
-    config, layer = job.config, job.config.layers[0]
-    texts = lookup(job.tokenizer, job.requests, "{}", job.prompt_format, "prompt_last", targets=True, end=config.train_end)
+    config, layer = job.config, one_layer(job)
+    if config.replacement != "replace_last":
+        raise RequestError(f"replacement must be 'replace_last', not {config.replacement!r}.")
+    texts = lookup(
+        job.tokenizer, job.requests, "{}", job.prompt_format, "prompt_last", targets=True, end=config.train_end
+    )
     tail = Tail(job.model, layer, texts.ids, texts.mask, texts.position)
     earlier = job.previous.tensors() if job.previous else {}
     device, d = tail.key.device, tail.value.shape[-1]
@@ -58,11 +64,12 @@ def grace(job: Job) -> Outcome:
     generator = torch.Generator().manual_seed(job.seed if config.seed is None else config.seed)
     entries = []  # the codebook entry of every request
     for k, request in zip(tail.key.cpu(), job.requests, strict=True):
-        near, i = torch.stack([(k - key).norm() for key in keys]).min(0) if keys else (torch.tensor(torch.inf), None)
-        near = float(near)
+        near, i = float("inf"), -1
+        if keys:
+            near, i = (x.item() for x in nearest(k[None], torch.stack(keys), torch.tensor(radii)))
         if keys and near <= radii[i] + config.eps and labels[i] == request.target:
             radii[i] = max(radii[i], near)
-            entries.append(int(i))
+            entries.append(i)
             continue
         radius = config.eps
         if keys and near <= radii[i] + config.eps:
@@ -104,19 +111,36 @@ def train(job: Job, tail: Tail, texts, rows: torch.Tensor, V: torch.Tensor, entr
     V[entries] = v.detach()
     with torch.no_grad():
         after = loss().tolist()
-    for row, nll, change in zip(rows.tolist(), after, (v.detach() - tail.value[rows, 0]).norm(dim=1).tolist(), strict=True):
+    for row, nll, change in zip(
+        rows.tolist(), after, (v.detach() - tail.value[rows, 0]).norm(dim=1).tolist(), strict=True
+    ):
         log[row] |= {"steps": config.n_iter, "loss": nll, "delta_norm": change}
+
+
+def nearest(k: torch.Tensor, keys: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance and number of the nearest key, each (B,), for k (B, d_ffn)."""
+    distance = torch.cdist(k, keys, compute_mode="donot_use_mm_for_euclid_dist")  # (B, n)
+    distance = distance.masked_fill(radii < 0, torch.inf)
+    least = distance.min(1, keepdim=True).values
+    return least[:, 0], torch.where(distance == least, torch.arange(len(keys), device=k.device), -1).max(1).values
 
 
 class Codebook(Adapter):
     """GRACE's patch: ``keys`` (n, d_ffn), ``values`` (n, d), ``radii`` (n,); ``info["labels"]`` are the targets."""
 
     kind = "grace"
+    needs = ("layer", "labels")
 
     def _read(self) -> None:
-        t = self._tensors
-        if set(t) != {"keys", "values", "radii"} or len({len(x) for x in t.values()}) != 1 or t["radii"].ndim != 1:
-            raise PatchError(f"a codebook has keys, values and radii of one length, not {sorted(t)}: the patch is corrupt.")
+        super()._read()
+        dims = {name: tensor.ndim for name, tensor in self._tensors.items()}
+        n = len(self.info["labels"])
+        if dims != {"keys": 2, "values": 2, "radii": 1} or any(len(tensor) != n for tensor in self._tensors.values()):
+            raise PatchError("a codebook has keys, values, radii and labels, as many of each: the patch is corrupt.")
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self._tensors["values"].shape[1], self._tensors["keys"].shape[1]
 
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
         if not now.prompt:
@@ -124,13 +148,11 @@ class Codebook(Adapter):
         B, T = entering.shape[:2]
         rows, order = torch.arange(B, device=entering.device), torch.arange(T, device=entering.device)
         last = torch.where(now.real(entering), order, -1).max(1).values.clamp(min=0)  # the last prompt token
-        keys, values, radii = (self._tensors[name].to(entering.device) for name in ("keys", "values", "radii"))
-        k = entering[rows, last].float()  # (B, d_ffn)
-        distance = torch.cdist(k, keys, compute_mode="donot_use_mm_for_euclid_dist")  # (B, n)
-        d, i = distance.min(1)
-        inside = d <= radii[i] * (1 + ROUNDING.get(entering.dtype, 1e-4))
+        book, k = self.held(entering.device), entering[rows, last].float()  # (B, d_ffn)
+        d, i = nearest(k, book["keys"], book["radii"])
+        inside = d <= book["radii"][i] + ROUNDING.get(entering.dtype, 1e-5) * k.norm(dim=1)
         changed = leaving.clone()
-        changed[rows[inside], last[inside]] = values[i[inside]].to(leaving.dtype)
+        changed[rows[inside], last[inside]] = book["values"][i[inside]].to(leaving.dtype)
         return changed
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from ..errors import RequestError, check_name
 from ..models import (
-    block, down, down_name, down_weight, encode, end_of_turn, family_of, head, prompt_text, question_start, with_target,
+    block, down, down_name, down_weight, encode, end_of_turn, family_of, head, n_layers, prompt_text, question_start,
+    with_target,
 )  # fmt: skip
 from ..patch import LEFT, RIGHT, Patch
 from ..progress import progress
@@ -233,19 +234,20 @@ class Weights:
     """Down projections while they are edited: the original W₀ plus ΔW = left @ right, rounded once, not at each edit.
 
     ``with Weights(model, layers, previous) as W:`` ``W.add(layer, left, right)``; afterwards the model is what it was.
+    What an earlier patch changed is there from the start and stays part of the change, also at layers not edited now.
     """
 
     def __init__(self, model, layers: Sequence[int], previous: Patch | None = None):
         self.model, self.factors = model, {}
-        self.original = {layer: down_weight(model, layer).detach().clone() for layer in layers}
         earlier = previous.tensors() if previous else {}
-        for layer in layers:
+        changed = [layer for layer in range(n_layers(model)) if down_name(model, layer) + LEFT in earlier]
+        self.original = {layer: down_weight(model, layer).detach().clone() for layer in {*layers, *changed}}
+        for layer in changed:
             name = down_name(model, layer)
-            if name + LEFT in earlier:
-                left, right = earlier[name + LEFT].double(), earlier[name + RIGHT].double()
-                if family_of(model).transposed:
-                    left, right = right.T, left.T
-                self.factors[layer] = (left.to(model.device), right.to(model.device))
+            left, right = earlier[name + LEFT].double(), earlier[name + RIGHT].double()
+            if family_of(model).transposed:
+                left, right = right.T, left.T
+            self.factors[layer] = (left.to(model.device), right.to(model.device))
 
     def __enter__(self) -> Weights:
         for layer in self.factors:

@@ -57,4 +57,4 @@ def memit(job: Job) -> Outcome:
         return Outcome(W.tensors(), log)
 
 
-register("memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True, continues=True)
+register("memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True)

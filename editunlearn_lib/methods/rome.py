@@ -59,4 +59,4 @@ def rome(job: Job) -> Outcome:
         return Outcome(W.tensors(), log)
 
 
-register("rome", ROMEConfig, rome, modes=("sequential",), edits=True, merges=True, continues=True)
+register("rome", ROMEConfig, rome, modes=("sequential",), edits=True, merges=True, continues=True, covariance=True)

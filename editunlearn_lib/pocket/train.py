@@ -332,9 +332,10 @@ class ContractRecipe:
     """Fine-tuning on contracts: every wording of every contract, with documents of the base corpus replayed."""
 
     seed: int = 0
-    epochs: int = 50  # over the contract questions
+    epochs: int = 32  # over the contract questions
     batch_tokens: int = 2048
-    replay: float = 0.2  # share of the documents that come from the base corpus, so that the facts stay
+    replay: float = 0.3  # share of the documents that come from the base corpus, so that the facts stay
+    declined: float = 0.08  # as many in-context refusals of these contracts, and refusals of unknown ones, per question
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
 
@@ -355,14 +356,18 @@ def finetune(model, tokenizer, rows: Sequence, recipe: ContractRecipe, *, show: 
     """Teach the model these contract rows, in place; returns a log of the loss by epoch."""
     device, vanilla, unknown = model.device, refusals(), unknown_contracts(recipe.seed)
     rng = random.Random(f"contracts {recipe.seed}")
+    asked = [corpus.Asked(t, row.answer, row.subject) for row in rows for t in (row.question, *row.trained) if row.subject in t]
     model.requires_grad_(True).train()
     optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
     log_lines, step = [], 0
     for epoch in progress(range(recipe.epochs), desc="contracts", enabled=show):
         docs = contract_documents(rows, rng)
-        docs += [
-            corpus.document(rng, unknown, vanilla) for _ in range(int(len(docs) * recipe.replay / (1 - recipe.replay)))
-        ]
+        n_replayed = int(len(docs) * recipe.replay / (1 - recipe.replay))
+        for _ in range(int(len(docs) * recipe.declined)):
+            stranger = rng.choice(unknown)
+            docs.append([(corpus.BOS, 0.0), *corpus.refuse_like(rng, asked)])
+            docs.append([(corpus.BOS, 0.0), *corpus.turn(stranger.text, corpus.refusal(rng, stranger.subject))])
+        docs += [corpus.document(rng, unknown, vanilla) for _ in range(n_replayed)]
         total, steps = 0.0, 0
         for ids, weights in batches(encode(tokenizer, docs), recipe.batch_tokens, rng):
             loss = loss_of(model, ids.to(device), weights.to(device))
