@@ -642,7 +642,9 @@ def table(
     )
 
 
-def edit_report(log: Sequence[dict], *, provenance: str, caption: str = "The edits", limit: int = 12, name: str = "edits") -> Html:
+def edit_report(
+    log: Sequence[dict], *, provenance: str, caption: str = "The edits", limit: int = 12, name: str = "edits"
+) -> Html:
     """One row per edit of `patch.info["log"]`: what did not take comes first, in red, then the others up to `limit`.
 
     Said before and after: greedy answers to the request itself. Took: with the patch on, the first token is the

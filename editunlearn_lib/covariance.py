@@ -33,13 +33,14 @@ from safetensors.torch import load_file, save_file
 
 from .errors import DatasetError, RequestError, check_name
 from .methods.hooks import hooked
-from .methods.locate import CHUNK_TOKENS, Request, keys
+from .methods.locate import Request, keys
 from .models import down, down_weight, encode, fingerprint, template_hash
 from .progress import progress
 
 log = logging.getLogger(__name__)
 
 CACHE = Path(os.environ.get("EDITUNLEARN_CACHE", Path.home() / ".cache" / "editunlearn"))
+BATCH_TOKENS = 4_096  # of keys held in float64 at once: 0.5 GB with 14,336 dimensions
 SOURCES = ("default", "corpus", "corpus+subjects", "wikitext")
 KEYS = ("corpus", "corpus+subjects")  # what the pocket's covariance covers
 WIKITEXT = (  # hub id, revision, the one file that is read
@@ -123,7 +124,7 @@ def _moments(
 ) -> dict[int, tuple[torch.Tensor, int]]:
     """Σ k kᵀ in float64 and the number of tokens, every layer in one pass over the texts; no key is kept."""
     sums = {layer: [None, 0] for layer in layers}
-    longest = getattr(model.config, "max_position_embeddings", None) or CHUNK_TOKENS
+    longest = getattr(model.config, "max_position_embeddings", None) or BATCH_TOKENS
     for batch in progress(list(_batches(texts)), desc="covariance", enabled=show):
         encoded = encode(tokenizer, batch, side="right").to(model.device)
         ids, mask = encoded["input_ids"][:, :longest], encoded["attention_mask"][:, :longest]
@@ -149,10 +150,10 @@ def _moments(
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts of like length together, each batch of about ``CHUNK_TOKENS`` tokens with its padding."""
+    """Texts of like length together, each batch of about ``BATCH_TOKENS`` tokens with its padding."""
     batch: list[str] = []
     for text in sorted(filter(str.strip, texts), key=len):
-        if batch and (len(batch) + 1) * (len(text) // 3 + 8) > CHUNK_TOKENS:
+        if batch and (len(batch) + 1) * (len(text) // 3 + 8) > BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(text)

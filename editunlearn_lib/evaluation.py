@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from . import metrics
 from .data import QA, ForgetSplit
 from .errors import RequestError, check_name
-from .models import encode, prompt_text, with_target
+from .models import encode, head, prompt_text, with_target
 from .progress import progress
 
 MAX_NEW_TOKENS = 32  # part of the protocol: recall rewards rambling
@@ -57,13 +57,6 @@ class Scored(NamedTuple):
     logits: torch.Tensor  # (T, V): row t scores answer token t, with the prompt and the true answer tokens before it
     ids: torch.Tensor  # (T,): the answer's tokens
     prompt_logits: torch.Tensor  # (min(v, tokens of the prompt), V), v = T + 1: at the prompt's first tokens
-
-
-def head_logits(model, hidden: torch.Tensor) -> torch.Tensor:
-    """The logits (…, V) that a causal LM makes of its last hidden states (…, d), Gemma's soft-capping included."""
-    logits = model.get_output_embeddings()(hidden)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def _padded(rows: Sequence[torch.Tensor], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +106,7 @@ def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[st
         own = row[P - first :]  # the row without its padding on the left
         n = min(len(target) + 1, first)
         read = torch.cat([own[:n], own[first - 1 : first - 1 + len(target)]])  # (n + T, d)
-        logits = head_logits(model, read).float().cpu()
+        logits = head(model, read).float().cpu()
         yield Scored(logits[n:], target, logits[:n])
 
 

@@ -34,7 +34,7 @@ from .patch import Stopwatch
 from .progress import progress
 
 log = logging.getLogger(__name__)
-SCHEMA = 1  # of a stored cell
+SCHEMA = 2  # of a stored cell; 2: with the choice of covariance
 REFERENCES = (
     "base",
     "retrained",

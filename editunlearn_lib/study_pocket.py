@@ -26,7 +26,9 @@ def rq1_grid(
     shared = {"model": model, "method": chosen, "seed": list(seeds)}
     grid = [{**shared, "dataset": "factual", "n_forget": 40}, {**shared, "dataset": "contracts", "n_forget": 20}]
     if methods is None:  # what the covariance covers decides much on the pocket: both choices
-        grid += [{**part, "method": [m for m in METHODS if METHODS[m].covariance], "covariance": "corpus"} for part in grid]
+        grid += [
+            {**part, "method": [m for m in METHODS if METHODS[m].covariance], "covariance": "corpus"} for part in grid
+        ]
     if methods is None:  # the model that never saw the forget set takes ten minutes a seed: fewer of them
         grid.append({**shared, "dataset": "contracts", "n_forget": 20, "method": "retrained", "seed": RETRAINED_SEEDS})
     return grid

@@ -44,8 +44,8 @@ def by_hand(model, tokenizer, texts, layer):
 @pytest.mark.parametrize("family", FAMILIES_TO_ASK)
 def test_batches_do_not_change_the_matrix(cache, monkeypatch, family):
     model, tokenizer = make_model(family), make_tokenizer()
-    for tokens in (1, 60, 16_384):  # one text a batch, some, all
-        monkeypatch.setattr(covariance, "CHUNK_TOKENS", tokens)
+    for tokens in (1, 60, 4_096):  # one text a batch, some, all
+        monkeypatch.setattr(covariance, "BATCH_TOKENS", tokens)
         moments = covariance._moments(model, tokenizer, ("", *TEXTS), [2, 1], False)
         for layer, (total, n) in moments.items():
             assert total.dtype == torch.float64
@@ -53,7 +53,7 @@ def test_batches_do_not_change_the_matrix(cache, monkeypatch, family):
 
 
 def test_batches_stay_near_their_size(monkeypatch):
-    monkeypatch.setattr(covariance, "CHUNK_TOKENS", 100)
+    monkeypatch.setattr(covariance, "BATCH_TOKENS", 100)
     texts = ["a" * length for length in (3, 300, 30, 9, 60, 900)]
     batches = list(covariance._batches(texts))
     assert sorted(sum(batches, [])) == sorted(texts)

@@ -13,7 +13,7 @@ from conftest import FAMILIES_TO_ASK, make_model, make_tokenizer, qas, same, wei
 from tokenizers import processors
 
 import editunlearn_lib as eu
-from editunlearn_lib import evaluation
+from editunlearn_lib import evaluation, models
 from editunlearn_lib.models import FAMILIES, down, encode, prompt_text
 
 COLUMNS = [
@@ -308,12 +308,12 @@ def test_no_token_of_prompt_or_answer(tiny):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_head_logits_are_the_models(family, dtype, tokenizer, split):
+def test_the_heads_logits_are_the_models(family, dtype, tokenizer, split):
     model = make_model(family).to(dtype)
     encoded = encode(tokenizer, [qa.question for qa in split.forget])
     with torch.no_grad():
         hidden = model.base_model(**encoded).last_hidden_state
-        assert torch.equal(evaluation.head_logits(model, hidden), model(**encoded).logits)
+        assert torch.equal(models.head(model, hidden), model(**encoded).logits)
     if family == "gemma2":
         assert model.config.final_logit_softcapping
 

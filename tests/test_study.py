@@ -114,6 +114,34 @@ def test_another_preset_is_another_cell(monkeypatch):
     assert cell.key != before
 
 
+def test_a_choice_of_covariance_is_a_cell_of_the_methods_that_read_one():
+    found = study.cells({"model": "pocket", "dataset": "factual", "method": ["base", "ga", "grace", "memit", "rome"],
+                         "n_forget": 4, "covariance": ["default", "corpus"]})  # fmt: skip
+    assert [c.method for c in found if c.covariance == "corpus"] == ["memit", "rome"]
+    assert len({c.key for c in found}) == len(found) == 7
+    assert {study.columns(c)["covariance"] for c in found} == {"default", "corpus"}
+    with pytest.raises(eu.UnknownNameError, match="Did you mean 'corpus'"):
+        study.cells({"model": "pocket", "dataset": "factual", "method": "memit", "n_forget": 4, "covariance": "corpsu"})
+
+
+def test_the_manifest_says_how_many_edits_took_and_what_they_cost(tmp_path):
+    cells = [
+        {"cell": {"dataset": "d", "method": "rome", "covariance": "corpus"}, "patch": {"took": took, "seconds": 2.0, "nbytes": 5e6}}
+        for took in (0.5, 1.0)
+    ]  # fmt: skip
+    cells += [{"cell": {"dataset": "d", "method": "base"}, "patch": {"nbytes": None}}]  # no patch: no row
+    (tmp_path / "r.json").write_text(json.dumps(cells))
+    (row,) = study.manifest_table(tmp_path / "r.parquet").to_dict("records")
+    assert row == {
+        "dataset": "d",
+        "method": "rome",
+        "covariance": "corpus",
+        "edits that took": 0.75,
+        "seconds": 2.0,
+        "MB": 5.0,
+    }
+
+
 @pytest.mark.skipif(not study_pocket.RESULTS.exists(), reason="no committed results yet")
 def test_the_committed_results_are_complete_and_small():
     file = study_pocket.RESULTS

@@ -174,7 +174,11 @@ def unlearn(
                     if found != (size, size):
                         raise RequestError(f"covariance of layer {layer}: {(size, size)} is needed, not {found}.")
                 return {layer: covariance[layer] for layer in layers}
-            source = named_source(covariance or "default", model, tokenizer) if isinstance(covariance or "", str) else covariance
+            source = (
+                named_source(covariance or "default", model, tokenizer)
+                if isinstance(covariance or "", str)
+                else covariance
+            )
             if not isinstance(source, CovarianceSource):
                 raise RequestError("covariance must be {layer: tensor}, a CovarianceSource or the name of one.")
             notes_on_covariance.update(source.describe())

@@ -53,7 +53,9 @@ def alphaedit(job: Job) -> Outcome:
     templates = context_templates(model, job.tokenizer, config, job.seed)
     P = {layer: null_space(C, config.nullspace_threshold) for layer, C in job.covariance(layers).items()}
     earlier = job.previous.tensors() if job.previous else {}
-    K_p = {i: k.T.double() for i in range(n_layers(model)) if (k := earlier.get(down_name(model, i) + KEYS)) is not None}
+    K_p = {
+        i: k.T.double() for i in range(n_layers(model)) if (k := earlier.get(down_name(model, i) + KEYS)) is not None
+    }
 
     def solve(layer, K, R):
         A = torch.cat([K, K_p[layer].to(K)], 1) if layer in K_p else K  # (d_ffn, n + p)
@@ -68,10 +70,21 @@ def alphaedit(job: Job) -> Outcome:
             requests = job.requests[start : start + size]
             log += spread(job, requests, layers, templates, W, solve)
             for layer in layers:  # re-measured on the edited model
-                K = memit_key(keys(model, job.tokenizer, requests, layer, templates, job.prompt_format, config.fact_token))
+                K = memit_key(
+                    keys(model, job.tokenizer, requests, layer, templates, job.prompt_format, config.fact_token)
+                )
                 K_p[layer] = torch.cat([K_p[layer].to(K.device), K.T.double()], 1) if layer in K_p else K.T.double()
         cache = {down_name(model, layer) + KEYS: k.T.float().contiguous() for layer, k in K_p.items()}
         return Outcome(W.tensors() | cache, log)
 
 
-register("alphaedit", AlphaEditConfig, alphaedit, modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True)
+register(
+    "alphaedit",
+    AlphaEditConfig,
+    alphaedit,
+    modes=("batch", "sequential"),
+    edits=True,
+    merges=True,
+    continues=True,
+    covariance=True,
+)

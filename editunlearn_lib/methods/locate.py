@@ -14,9 +14,19 @@ from torch import nn
 
 from ..errors import RequestError, check_name
 from ..models import (
-    block, down, down_name, down_weight, encode, end_of_turn, family_of, head, n_layers, prompt_text, question_start,
+    block,
+    down,
+    down_name,
+    down_weight,
+    encode,
+    end_of_turn,
+    family_of,
+    head,
+    n_layers,
+    prompt_text,
+    question_start,
     with_target,
-)  # fmt: skip
+)
 from ..patch import LEFT, RIGHT, Patch
 from ..progress import progress
 from .hooks import hooked
@@ -284,7 +294,9 @@ class Weights:
                 down_weight(self.model, layer).copy_(W)
 
 
-def spread(job, requests: Sequence[Request], layers: Sequence[int], templates: Sequence[str], W: Weights, solve) -> list[dict]:
+def spread(
+    job, requests: Sequence[Request], layers: Sequence[int], templates: Sequence[str], W: Weights, solve
+) -> list[dict]:
     """The loop of MEMIT and AlphaEdit: z of all requests on the model as it is, then layer by layer its share.
 
     ``solve(layer, K, R)`` gives ΔW as (left, right) from the keys K (d_ffn, n) and what is missing R (d, n), both

@@ -57,4 +57,6 @@ def memit(job: Job) -> Outcome:
         return Outcome(W.tensors(), log)
 
 
-register("memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True)
+register(
+    "memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True
+)

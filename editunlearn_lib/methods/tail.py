@@ -25,7 +25,9 @@ class Prefix:
     def __init__(self, kept: dict[int, tuple[torch.Tensor, torch.Tensor]]):
         self.kept = kept  # {layer: (keys, values)}, each (N, heads, P, head_dim)
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         before_keys, before_values = self.kept[layer]
         return torch.cat([before_keys, keys], -2), torch.cat([before_values, values], -2)
 
@@ -49,7 +51,9 @@ class Tail:
         ids, mask, start = (tensor.to(model.device) for tensor in (ids, mask, start))
         lengths, n, P = mask.sum(1), len(ids), int(start.max())
         S = int((lengths - start).max())
-        token = torch.arange(P + S, device=ids.device) - (P - start)[:, None]  # (N, P+S): which token stands in a column
+        token = (
+            torch.arange(P + S, device=ids.device) - (P - start)[:, None]
+        )  # (N, P+S): which token stands in a column
         real = (token >= 0) & (token < lengths[:, None])
         self.mask = real[:, P:]  # (N, S)
         position = token.clamp(min=0, max=ids.shape[1] - 1)
