@@ -39,7 +39,7 @@ class _Applied:
         self.base: dict[str, torch.Tensor] = {}
         self.patches: list[Patch] = []
         self.hooks: dict[int, list] = {}  # by the adapter's id
-        self.generate: Any = None  # the model's own `generate`, if it was set by hand
+        self.own: dict[str, Any] = {}  # the model's `generate` and `forward`, where they were set by hand
         self.columns: int | None = None  # during `generate`: how many are the prompt; 0: not known yet
 
 
@@ -334,7 +334,9 @@ class Adapter(Patch):
         model = _bare(model)
         state = _state(model)
         if not state.hooks:
-            state.generate = model.__dict__.get("generate")
+            state.own = {name: model.__dict__[name] for name in ("generate", "forward") if name in model.__dict__}
+            # compiled code loses hooks at a graph break, without a word: while adapters are on, the model runs as it is
+            model.forward = torch.compiler.disable(model.forward)
             model.generate = types.MethodType(_generate, model)
         state.hooks[id(self)] = self._attach(model)
         _forget_compiled()
@@ -346,9 +348,9 @@ class Adapter(Patch):
         for handle in state.hooks.pop(id(self)):
             handle.remove()
         if not state.hooks:
-            del model.__dict__["generate"]
-            if state.generate is not None:
-                model.generate, state.generate = state.generate, None
+            del model.__dict__["generate"], model.__dict__["forward"]
+            model.__dict__.update(state.own)
+            state.own = {}
         self._held.clear()
         _forget_compiled()
 
@@ -362,18 +364,15 @@ class Adapter(Patch):
         base, now = model.base_model, Pass(_state(model))
         signature = inspect.signature(base.forward)
 
-        @torch.compiler.disable
         def begin(_module, args, kwargs):
             given = signature.bind_partial(*args, **kwargs).arguments
             given = {**given, **given.get("kwargs", {})}
             now.mask, now.cache, now.decided = given.get("attention_mask"), given.get("past_key_values"), None
             now.prompt = now.cache is None or int(now.cache.get_seq_length()) == 0
 
-        @torch.compiler.disable
         def at_down(_module, inputs, output):
             return self.act(inputs[0], output, now)
 
-        @torch.compiler.disable
         def end(_module, _args, output):
             cache = getattr(output, "past_key_values", None) if now.cache is None else now.cache
             if now.prompt and now.decided is not None and cache is not None:
@@ -391,7 +390,7 @@ def _generate(model: nn.Module, *args, **kwargs):
     state = _state(model)
     state.columns = 0
     try:
-        return (state.generate or types.MethodType(type(model).generate, model))(*args, **kwargs)
+        return (state.own.get("generate") or types.MethodType(type(model).generate, model))(*args, **kwargs)
     finally:
         state.columns = None
 
