@@ -71,8 +71,10 @@ tune: $(READY)  ## choose the hyperparameters of the embedded model on forget se
 pocket-card: $(READY)  ## measure the embedded model and write its card
 	@$(PY) -m editunlearn_lib.pocket.card $(ARGS)
 
-bench: $(READY)  ## measure speed, as ratios and counts
+bench: $(READY)  ## measure speed and memory, as ratios and counts
 	@$(PY) benchmarks/evaluation.py $(ARGS)
+	@$(PY) benchmarks/methods.py $(ARGS)
+	@$(PY) benchmarks/memory.py
 
 browser:
 	@if $(FIND_BROWSER) >/dev/null; then exit 0; fi; \

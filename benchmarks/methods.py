@@ -1,0 +1,258 @@
+"""How long does an edit take, how near is that to the least it could take, and what does a batch save? ``make bench``.
+
+Seconds are those of a method's own run. The covariance and AlphaEdit's projector are there before it (the projector is
+read from the cache, that is inside); the report on every edit, which `unlearn` writes afterwards, is not made. The
+prefixes that the model writes itself, the passes that run once, keys and solves are inside: the share shows them, too.
+
+The floor. A vector added at position s after layer l changes nothing below l and nothing before s, and no weight needs
+a gradient. So a step costs one forward and one activation backward pass over the real tokens from s on, in the layers
+above l; the head at scored positions alone. What runs once is not in it. A matrix with m entries takes 2m operations a
+token forward and as many backward; attention 4·q·(tokens seen) forward, as many backward and 4·q a later token that sees
+it for keys and values; norms, activations and the softmax nothing. WISE changes every token, so there s = 0, and adds
+W′ a and the gradient of W′. Steps are those that were taken, request by request. Floor seconds are operations over the
+best rate of a (tokens, d) @ (d, d_ffn) product. It is a bound of this way to work: the layer above l could keep the
+queries, keys and values of tokens behind s, and the last layer needs its MLP at scored positions alone; both are counted.
+
+One batch against one at a time: the same requests, the same z up to rounding. For GRACE every request has a value of its
+own, as if no keys met; how many the run itself found is in the record. Rounds alternate, medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import editunlearn_lib as eu
+from editunlearn_lib.hparams import resolve
+from editunlearn_lib.methods import METHODS, Job, grace, lifelong, resolve_targets
+from editunlearn_lib.methods.locate import Request, context_templates, lookup, values
+from editunlearn_lib.methods.tail import Tail
+from editunlearn_lib.models import block, down_weight, n_layers
+from editunlearn_lib.recipes.query_merging import merge_requests
+
+EDITING = ("rome", "memit", "alphaedit", "grace", "wise")
+# seconds an edit of the public code, measured from outside, elsewhere: one slow core, another tiny model
+ELSEWHERE = {"rome": 0.27, "memit": 0.24, "alphaedit": 0.23, "grace": 0.29, "wise": 1.03}
+AIM = {"rome": 3, "memit": 8, "alphaedit": 8, "grace": 8, "wise": 8}  # times faster than that
+
+
+def timed(function, device):
+    """Seconds, and what the function gives."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    result = function()
+    wait()
+    return time.perf_counter() - started, result
+
+
+def matrix_rates(model, seconds: float = 0.3) -> dict[int, float]:
+    """Operations a second of a (tokens, d) @ (d, d_ffn) product in the model's dtype, by tokens: the best of many."""
+    d, d_ffn = down_weight(model, 0).shape
+    rates = {}
+    for tokens in (64, 256, 1024, 4096):
+        x, W = (torch.rand(shape, device=model.device, dtype=model.dtype) for shape in ((tokens, d), (d, d_ffn)))
+        best, until = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            best = min(best, timed(lambda x=x, W=W: x @ W, model.device)[0])
+        rates[tokens] = 2 * tokens * d * d_ffn / best
+    return rates
+
+
+def job_of(model, tokenizer, split, method: str, covariance, seed: int = 0) -> Job:
+    """What `unlearn` would give to the method: preset, refusals as targets, the method's own mode."""
+    texts, _ = resolve_targets(model, tokenizer, split.forget, "refusal", 1, "chat", seed)
+    config = resolve(method, METHODS[method].config, model.config, None)
+    requests = merge_requests(split.forget, texts, 1)
+    return Job(model, tokenizer, split.forget, requests, (), config, METHODS[method].modes[0], covariance, "chat", seed, False)  # fmt: skip
+
+
+# ---------------------------------------------------------------- the floor
+
+
+def pass_ops(model, layer: int, lengths, starts, scored) -> tuple[torch.Tensor, torch.Tensor]:
+    """Operations of a forward and of a backward pass, text by text: tokens from ``starts`` on, layers above ``layer``."""
+    above, config = range(layer + 1, n_layers(model)), model.config
+    entries = sum(p.numel() for i in above for p in block(model, i).parameters() if p.ndim == 2)
+    head = model.get_output_embeddings().weight.numel()
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    tokens, start = (lengths - starts).double(), starts.double()
+    pairs = tokens * (tokens + 1) / 2  # (token, token not behind it), both from s on
+    seen = tokens * start + pairs
+    matrices = 2 * entries * tokens + 2 * head * scored.double()
+    attention = 4 * width * len(above)
+    return matrices + attention * seen, matrices + attention * (seen + pairs)
+
+
+def floor_ops(job: Job, method: str, log: list[dict]) -> float:
+    """Operations of all steps that were taken, the whole run."""
+    model, config, form, layer = job.model, job.config, job.prompt_format, job.config.layers[0]
+    steps = torch.tensor([row["steps"] for row in log], dtype=torch.double)
+    n = len(job.requests)
+
+    def texts(requests, template, position, **options):
+        found = lookup(job.tokenizer, requests, template, form, position, end=config.train_end, **options)
+        return found.mask.sum(1), found.position, (found.labels != -100).sum(1)
+
+    if method == "grace":
+        forward, backward = pass_ops(model, layer, *texts(job.requests, "{}", "prompt_last", targets=True))
+        return float((steps * (forward + backward)).sum())
+    if method == "wise":
+        own = torch.zeros(n, dtype=torch.double)
+        tokens = texts(lifelong.unrelated(job, job.seed), "{}", "prompt_last", targets=False)[1].double() + 1
+        for template in config.context_templates:
+            lengths, position, scored = texts(job.requests, template, "prompt_last", targets=True)
+            forward, backward = pass_ops(model, layer, lengths, torch.zeros_like(position), scored)
+            own, tokens = own + forward + backward, tokens + lengths
+        return float((steps * (own + 4 * down_weight(model, layer).numel() * tokens)).sum())
+    layer = max(config.layers)
+    forward, backward = torch.zeros(n, dtype=torch.double), torch.zeros(n, dtype=torch.double)
+    for template in context_templates(model, job.tokenizer, config, job.seed):
+        one, other = pass_ops(model, layer, *texts(job.requests, template, config.fact_token, targets=True))
+        forward, backward = forward + one, backward + other
+    if config.kl_factor:  # the text ends at its subject; one token, whose whole distribution is scored
+        for i, request in enumerate(job.requests):
+            for subject in request.subjects:
+                about = [Request((), f"{subject} is a", "", (subject,))]
+                at = lookup(job.tokenizer, about, "{}", "raw", "subject_last", targets=False).position
+                one, other = pass_ops(model, layer, at + 1, at, torch.ones(1))
+                forward[i], backward[i] = forward[i] + one[0], backward[i] + other[0]
+    return float(((steps + 1) * forward + steps * backward).sum())  # the last pass tests the loss and takes no step
+
+
+# ---------------------------------------------------------------- one batch against one at a time
+
+
+def shared_values(job: Job, requests) -> torch.Tensor:
+    """z = h₀ + δ of MEMIT and AlphaEdit, (n, d)."""
+    config, templates = job.config, context_templates(job.model, job.tokenizer, job.config, job.seed)
+    found = values(
+        job.model, job.tokenizer, requests, max(config.layers), config, templates, job.prompt_format, show=False
+    )
+    return found.h0 + found.delta
+
+
+def grace_values(job: Job, requests, V: torch.Tensor) -> torch.Tensor:
+    """The trained values of GRACE, (n, d), from these first values; every request has its own."""
+    texts = lookup(
+        job.tokenizer, requests, "{}", job.prompt_format, "prompt_last", targets=True, end=job.config.train_end
+    )
+    tail = Tail(job.model, job.config.layers[0], texts.ids, texts.mask, texts.position)
+    V, rows = V.clone().to(job.model.device), torch.arange(len(requests))
+    grace.train(job, tail, texts, rows.to(V.device), V, rows, [{} for _ in requests])
+    return V
+
+
+def batch_and_single(job: Job, method: str):
+    """Two functions, for all requests at once and one by one, both giving (n, d)."""
+    n, requests = len(job.requests), job.requests
+    if method != "grace":
+        each = [[request] for request in requests]
+        return lambda: shared_values(job, requests), lambda: torch.cat([shared_values(job, one) for one in each])
+    V = torch.rand(n, down_weight(job.model, 0).shape[0], generator=torch.Generator().manual_seed(job.seed))
+    return (
+        lambda: grace_values(job, requests, V),
+        lambda: torch.cat([grace_values(job, requests[i : i + 1], V[i : i + 1]) for i in range(n)]),
+    )
+
+
+# ---------------------------------------------------------------- the run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "methods.json")
+    arguments = parser.parse_args()
+    model, tokenizer = eu.load_model(arguments.model)
+    split = eu.load_split("factual", n_forget=arguments.requests, seed=100)
+    source, stored = eu.covariance.named_source("default", model, tokenizer), {}
+
+    def covariance(layers):
+        missing = [layer for layer in layers if layer not in stored]
+        stored.update(source.matrices(model, tokenizer, missing, show=False) if missing else {})
+        return {layer: stored[layer] for layer in layers}
+
+    jobs = {method: job_of(model, tokenizer, split, method, covariance) for method in EDITING}
+    pairs = {method: batch_and_single(jobs[method], method) for method in ("memit", "alphaedit", "grace")}
+    one = eu.load_split("factual", n_forget=1, seed=100)
+    for method in EDITING:  # a run before the clock starts: covariance, projector, the first call of everything
+        METHODS[method].run(job_of(model, tokenizer, one, method, covariance))
+    rates, seconds, outcomes, z = [], {}, {}, {}
+    for _ in range(arguments.rounds):
+        rates.append(matrix_rates(model))
+        for method in EDITING:
+            took, outcomes[method] = timed(lambda name=method, job=jobs[method]: METHODS[name].run(job), model.device)
+            seconds.setdefault(method, []).append(took)
+        for method, functions in pairs.items():
+            for name, function in zip(("batch", "single"), functions, strict=True):
+                took, z[method, name] = timed(function, model.device)
+                seconds.setdefault((method, name), []).append(took)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    by_tokens = {tokens: statistics.median(r[tokens] for r in rates) for tokens in rates[0]}
+    rate, n = max(by_tokens.values()), arguments.requests
+    methods, batches = {}, {}
+    for method in EDITING:
+        ops = floor_ops(jobs[method], method, outcomes[method].log)
+        methods[method] = {
+            "layers": list(jobs[method].config.layers), "seconds": round(median[method], 3),
+            "seconds per edit": round(median[method] / n, 4), "all rounds": [round(s, 3) for s in seconds[method]],
+            "steps per edit": sum(row["steps"] for row in outcomes[method].log) / n,
+            "floor operations": ops, "floor seconds": round(ops / rate, 4), "share": round(ops / rate / median[method], 3),
+            "public code, seconds per edit, measured elsewhere": ELSEWHERE[method], "aim, times faster than that": AIM[method],
+        }  # fmt: skip
+    for method in pairs:
+        batch, single = z[method, "batch"], z[method, "single"]
+        difference = (batch - single).norm(dim=1) / single.norm(dim=1)
+        batches[method] = {
+            "batch, seconds": round(median[method, "batch"], 3), "one at a time, seconds": round(median[method, "single"], 3),
+            "ratio": round(median[method, "single"] / median[method, "batch"], 2),
+            "relative difference, largest": float(difference.max()), "median": float(difference.median()),
+        }  # fmt: skip
+    batches["grace"]["entries in the codebook"] = len(outcomes["grace"].tensors["keys"])
+    result = {
+        "what": "the editing methods' own run, and their values in one batch against one at a time",
+        "model": arguments.model, "requests": n, "rounds": arguments.rounds, "device": str(model.device),
+        "dtype": str(model.dtype), "threads": torch.get_num_threads(), "operations per second": rate,
+        "by tokens": by_tokens, "methods": methods, "values": batches,
+    }  # fmt: skip
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+
+
+def table(result: dict) -> str:
+    """What was found, for a terminal."""
+    lines = [
+        f"{result['model']}, {result['requests']} requests, medians of {result['rounds']} rounds, {result['device']}, "
+        f"{result['threads']} threads, {result['operations per second'] / 1e9:.1f} GFLOP/s",
+        "",
+        f"{'':10} {'s':>8} {'s/edit':>8} {'steps':>6} {'GFLOP':>8} {'floor s':>8} {'share':>6}   s/edit of the public code, elsewhere",
+    ]
+    for method, row in result["methods"].items():
+        lines.append(
+            f"{method:10} {row['seconds']:8.2f} {row['seconds per edit']:8.4f} {row['steps per edit']:6.1f} "
+            f"{row['floor operations'] / 1e9:8.1f} {row['floor seconds']:8.3f} {row['share']:6.0%}   {ELSEWHERE[method]:.2f}"
+        )
+    lines += [
+        "",
+        f"{'values':10} {'batch s':>8} {'single s':>8} {'ratio':>6}   relative difference, largest and median",
+    ]
+    for method, row in result["values"].items():
+        lines.append(
+            f"{method:10} {row['batch, seconds']:8.2f} {row['one at a time, seconds']:8.2f} {row['ratio']:6.2f}   "
+            f"{row['relative difference, largest']:.1e}  {row['median']:.1e}"
+        )
+    return "\n".join([*lines, "", "The public code was timed on another machine and model: no claim is made."])
+
+
+if __name__ == "__main__":
+    main()
