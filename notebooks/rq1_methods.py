@@ -237,11 +237,17 @@ charts.side_by_side(one, provenance=provenance, questions=8)
 editing = of_rq1[of_rq1.method.isin([m for m in eu.METHODS if eu.METHODS[m].covariance])]
 if editing.covariance.nunique() > 1:
     choice = eu.summarise(editing, by=("dataset", "method", "covariance", "set"))
-    wide = choice.pivot_table(index=["dataset", "method", "covariance"], columns="set", values="rouge1_recall", sort=False)
+    wide = choice.pivot_table(
+        index=["dataset", "method", "covariance"], columns="set", values="rouge1_recall", sort=False
+    )
     names = {"default": "corpus and subjects", "corpus": "corpus"}
     display(wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names).round(2))
 else:
-    display(Markdown("Only the committed results of the pocket hold both choices; `study.run` takes `covariance` in its grid."))
+    display(
+        Markdown(
+            "Only the committed results of the pocket hold both choices; `study.run` takes `covariance` in its grid."
+        )
+    )
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -266,7 +272,9 @@ for cell in study.cells(grid):
 
 # %% tags=["hide-input"]
 if len(committed):
-    display(study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'").drop(columns="covariance").round(2))
+    display(
+        study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'").drop(columns="covariance").round(2)
+    )
     display(Markdown(f"Committed results ({commit}): share of the edits that took, seconds for all of them, and what a patch "
                      "weighs, mean over the seeds. Training methods have no single edits to check."))  # fmt: skip
 
