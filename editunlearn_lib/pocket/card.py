@@ -157,7 +157,8 @@ nothing else: it is an instrument for studying unlearning, not an assistant.
 - `weights/base`: {r["layers"]} layers, width {r["hidden"]}, feed-forward {r["ffn"]}, {r["vocab"]} tokens (byte-level BPE, single
   digits), tied head, bf16 safetensors; {tokens:,} tokens seen, seed {r["seed"]}, {seconds / 60:.0f} minutes of a shared
   two-core CPU; Muon for the matrices, AdamW for embeddings and norms. `recipe.json` and `training_log.jsonl` lie beside the weights.
-- `weights/contracts`: the same, fine-tuned on all 400 built-in contract questions, base documents replayed.
+- `weights/contracts`: the same, fine-tuned on all 400 built-in contract questions in 21 wordings each, base documents replayed.
+  Its last {recipes["contracts"]["recipe"]["again"]} epochs were run apart, from the bf16 weights of the first {recipes["contracts"]["recipe"]["epochs"]} and with seed 1.
 - Corpus: `corpus.py` (questions in some hundred wordings a relation, behind prefixes and earlier turns; statements;
   prompts of several questions; questions about what does not exist, declined by name; in-context refusals). Held-out
   rephrasings, official questions and the entities of `invented.json` are never read.
