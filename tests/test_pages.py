@@ -77,14 +77,16 @@ def sample_notebook() -> nbformat.NotebookNode:
 
 
 def make_book(root: Path) -> Path:
-    """The real book with the sample notebook in place of the executed one; its built pages."""
+    """The real book with the sample notebook in place of RQ1, empty ones in place of the others; its built pages."""
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("executed", "vendor", "__pycache__"))
-    shutil.copy(ROOT / "_config.yml", root)
-    toc = {"format": "jb-book", "root": "book/index", "chapters": []}
-    toc["chapters"] = [{"file": f"book/{f}"} for f in ("how_to_read", "executed/rq1_methods", "bibliography")]
-    (root / "_toc.yml").write_text(json.dumps(toc))
-    (root / "book" / "executed").mkdir()
-    nbformat.write(sample_notebook(), root / "book" / "executed" / "rq1_methods.ipynb")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, root)
+    executed = root / "book" / "executed"
+    executed.mkdir()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        title = nbformat.v4.new_markdown_cell(f"# {notebook.stem}")
+        nbformat.write(nbformat.v4.new_notebook(cells=[title]), executed / notebook.name)
+    nbformat.write(sample_notebook(), executed / "rq1_methods.ipynb")
     run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return root / "_build" / "html"
