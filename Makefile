@@ -42,7 +42,7 @@ live: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyter lab notebooks
 
 test: $(READY) browser  ## run the tests, with a browser where there is one
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 soak: $(READY) browser  ## run the tests that take longer
 	@$(PY) -m pytest -m slow $(ARGS)

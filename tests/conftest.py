@@ -18,6 +18,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = str(Path(_SCRATCH) / "hub")
 os.environ["EDITUNLEARN_CACHE"] = str(Path(_SCRATCH) / "cache")
 os.environ["EDITUNLEARN_QUIET"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json  # noqa: E402
