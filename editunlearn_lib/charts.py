@@ -258,15 +258,15 @@ def _marker(look: Style, size: int) -> dict[str, Any]:
     return {"symbol": look.symbol, "size": size, "color": look.colour, "line": edge}
 
 
-def _menu(datasets: Sequence[str], values: Sequence[dict[str, list]]) -> list[dict]:
-    """A menu that puts each data set's values into the same traces, so that the legend's choices stay."""
-    if len(datasets) < 2:
+def _menu(labels: Sequence[str], values: Sequence[dict[str, list]], name: str = "Data set") -> list[dict]:
+    """A menu that puts each entry's values into the same traces, so that the legend's choices stay."""
+    if len(labels) < 2:
         return []
     buttons = [
-        {"label": _dataset_label(name), "method": "restyle", "args": [update]}
-        for name, update in zip(datasets, values, strict=True)
+        {"label": _dataset_label(label), "method": "restyle", "args": [update]}
+        for label, update in zip(labels, values, strict=True)
     ]
-    return [{"name": "Data set", "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
+    return [{"name": name, "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
 
 
 def _initial(values: dict[str, list], i: int) -> dict[str, Any]:
@@ -437,6 +437,222 @@ def _trade_off_values(table: _Summary, dataset: str) -> dict[str, list]:
 def _less(a: float | None, b: float | None) -> float | None:
     """The length of an interval's arm; rounding never makes it negative."""
     return None if a is None or b is None else max(0.0, round(a - b, 4))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sweeps, pairs and attacks: one value of many cells
+
+_SET_LOOKS = {  # one line a set; the paper's are the same, dashed and open
+    "forget": ("#D55E00", "circle"),
+    "rephrased": ("#CC79A7", "diamond"),
+    "retain": ("#0072B2", "square"),
+    "unseen": ("#009E73", "triangle-up"),
+    "score": ("#808080", "star"),
+}
+
+
+def sweep(
+    summary: pd.DataFrame,
+    x: str,
+    *,
+    provenance: str,
+    paper: pd.DataFrame | None = None,
+    sets: Sequence[str] = ("forget", "rephrased", "retain"),
+    title: str,
+    x_title: str,
+    reading: str = "Forget and rephrased: lower is better. Retain: higher is better.",
+    alt: str | None = None,
+    name: str = "sweep",
+) -> go.Figure:
+    """ROUGE-1 recall over a swept column (``n_forget``, ``merge``), one line per set, one entry of the menu per method.
+
+    `summary` has one row per method, set and value of `x`; `paper` (the columns of `paper_tables()`) joins as dashed
+    lines with open marks. Bars are 95 % intervals.
+    """
+    _need(summary, ("method", "set", x, "rouge1_recall"), "summary")
+    _one_per(summary, ("method", "set", x), "summary")
+    theirs = paper[paper["metric"] == "rouge1_recall"] if paper is not None else None
+    methods = _ordered(summary["method"])
+    sets = [s for s in sets if s in set(summary["set"])]
+    layers = [(which, False) for which in sets] + ([(which, True) for which in sets if which in set(theirs["set"])] if theirs is not None else [])  # fmt: skip
+    values = []
+    for method in methods:
+        update: dict[str, list] = {"x": [], "y": [], "customdata": [], "error_y.array": [], "error_y.arrayminus": []}
+        for which, is_paper in layers:
+            source = theirs if is_paper else summary
+            rows = source[(source["method"] == method) & (source["set"] == which)].sort_values(x).to_dict("records")
+            column = "value" if is_paper else "rouge1_recall"
+            y = [_number(row[column]) for row in rows]
+            low, high = (
+                [_number(row.get(f"rouge1_recall_{end}", row[column])) for row in rows] for end in ("low", "high")
+            )
+            update["x"].append([int(row[x]) for row in rows])
+            update["y"].append(y)
+            update["customdata"].append([f"{v:.2f}" if is_paper else _span(v, lo, hi) for v, lo, hi in zip(y, low, high, strict=True)])  # fmt: skip
+            update["error_y.array"].append([_less(hi, v) for hi, v in zip(high, y, strict=True)])
+            update["error_y.arrayminus"].append([_less(v, lo) for v, lo in zip(y, low, strict=True)])
+        values.append(update)
+    fig = go.Figure()
+    for i, (which, is_paper) in enumerate(layers):
+        colour, symbol = _SET_LOOKS.get(which, ("#808080", "hexagon"))
+        mine = {key: column[i] for key, column in values[0].items() if not key.startswith("error")}
+        bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0}
+        fig.add_scatter(
+            name=f"{which} (paper)" if is_paper else which,
+            mode="lines+markers",
+            line={"color": colour, "width": 1.5 if is_paper else 2.5, "dash": "dot" if is_paper else "solid"},
+            marker={"symbol": f"{symbol}-open" if is_paper else symbol, "size": 9, "color": colour},
+            error_y=bars | {"array": values[0]["error_y.array"][i], "arrayminus": values[0]["error_y.arrayminus"][i]},
+            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{customdata}<extra></extra>",
+            cliponaxis=False,
+            **mine,
+        )
+    ticks = sorted(set(summary[x]))
+    fig.update_layout(
+        xaxis={"title": {"text": x_title}, "tickvals": [int(t) for t in ticks], "zeroline": False, "showgrid": False},
+        yaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
+        updatemenus=_menu([style(m).label for m in methods], values, "Method"),
+    )  # fmt: skip
+    ends = []
+    for method in methods:
+        rows = summary[(summary["method"] == method) & (summary["set"].isin(sets))]
+        said = (
+            f"{which} {', '.join(f'{v:.2f}' for v in rows[rows['set'] == which].sort_values(x)['rouge1_recall'])}"
+            for which in sets
+        )
+        ends.append(f"{style(method).label}: {'; '.join(said)}")
+    return _finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=_csv(summary), name=name, height=480,
+        alt=alt or f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(ends)}.",
+    )  # fmt: skip
+
+
+def pairs(
+    summary: pd.DataFrame,
+    sets: tuple[str, str] = ("forget", "rephrased"),
+    *,
+    provenance: str,
+    paper: pd.DataFrame | None = None,
+    title: str,
+    reading: str,
+    alt: str | None = None,
+    name: str = "pairs",
+) -> go.Figure:
+    """Two values of every method joined by a line, with intervals; each data set is an entry of the menu.
+
+    The paper's two values, where `paper` has them, are small crosses above ours.
+    """
+    table = _Summary(summary, None)
+    theirs = _paper_values(paper, "rouge1_recall")
+    labels = [style(m).label for m in table.methods]
+    values = []
+    for dataset in table.datasets:
+        update: dict[str, list] = {"x": [], "y": [], "customdata": [], "error_x.array": [], "error_x.arrayminus": []}
+        both = [[table.get(dataset, m, s) for s in sets] for m in table.methods]
+        joined = [(x, label) for two, label in zip(both, labels, strict=True) for x in (*two, None)]
+        rows = [([x for x, _ in joined], [y for _, y in joined], [""] * len(joined), [], [])]
+        for which in sets:
+            spans = [table.interval(dataset, m, which) for m in table.methods]
+            rows.append((
+                [v for v, _, _ in spans], labels, [f"{which} {_span(*span)}" for span in spans],
+                [_less(high, v) for v, _, high in spans], [_less(v, low) for v, low, _ in spans],
+            ))  # fmt: skip
+        for which in sets:
+            found = [theirs.get((dataset, m, which)) for m in table.methods]
+            rows.append((found, labels, [f"{which} {_plain(v)} in the paper" for v in found], [], []))
+        for row in rows:
+            for key, value in zip(update, row, strict=True):
+                update[key].append(value)
+        values.append(update)
+    looks = [_SET_LOOKS.get(which, ("#808080", "hexagon")) for which in sets]
+    fig = go.Figure()
+    names = ["", *sets, *(f"{which} (paper)" for which in sets)]
+    for i, label in enumerate(names):
+        mine = {key: column[i] for key, column in values[0].items() if not key.startswith("error")}
+        if i == 0:
+            fig.add_scatter(
+                mode="lines", line={"color": "#808080", "width": 2}, hoverinfo="skip", showlegend=False, **mine
+            )
+            continue
+        colour, symbol = looks[(i - 1) % 2]
+        bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0}
+        marker = {"symbol": symbol, "size": 11, "color": colour} if i <= 2 else {"symbol": "x-thin-open", "size": 9, "color": colour, "line": {"width": 2}}  # fmt: skip
+        fig.add_scatter(
+            name=label, mode="markers", marker=marker, cliponaxis=False,
+            error_x=bars | {"array": values[0]["error_x.array"][i], "arrayminus": values[0]["error_x.arrayminus"][i]},
+            hovertemplate="<b>%{y}</b>: %{customdata}<extra></extra>", **mine,
+        )  # fmt: skip
+    fig.update_layout(
+        xaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
+        yaxis={"autorange": "reversed", "showgrid": False, "automargin": True, "categoryorder": "array", "categoryarray": labels},
+        updatemenus=_menu([_dataset_label(d) for d in table.datasets], values),
+    )  # fmt: skip
+    said = []
+    for dataset in table.datasets:
+        each = (
+            f"{style(m).label} {_plain(table.get(dataset, m, sets[0]))} and {_plain(table.get(dataset, m, sets[1]))}"
+            for m in table.methods
+        )
+        said.append(f"{_dataset_label(dataset)}: {', '.join(each)}")
+    return _finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=_csv(table.frame), name=name, height=540,
+        alt=alt or f"Dot plot of ROUGE-1 recall, {sets[0]} and {sets[1]} of each method. {'. '.join(said)}.",
+    )  # fmt: skip
+
+
+def matrix(
+    frame: pd.DataFrame,
+    rows: str,
+    columns: str,
+    *,
+    provenance: str,
+    title: str,
+    reading: str,
+    alt: str | None = None,
+    name: str = "matrix",
+) -> go.Figure:
+    """A value with its interval (``rouge1_recall``, ``_low``, ``_high``) by two columns, as shaded and numbered cells.
+
+    Each data set is an entry of the menu. The order of rows and columns is that of the frame; what was not measured is
+    empty.
+    """
+    _need(frame, ("dataset", rows, columns, "rouge1_recall"), "frame")
+    _one_per(frame, ("dataset", rows, columns), "frame")
+    datasets = list(dict.fromkeys(frame["dataset"]))
+    down, across = list(dict.fromkeys(frame[rows])), list(dict.fromkeys(frame[columns]))
+    found = {(r["dataset"], r[rows], r[columns]): r for r in frame.to_dict("records")}
+    values = []
+    for dataset in datasets:
+        cells = [[found.get((dataset, a, b), {}) for b in across] for a in down]
+        z = [[_number(c.get("rouge1_recall")) for c in line] for line in cells]
+        spans = [[_span(v, *(_number(c.get(f"rouge1_recall_{end}", v)) for end in ("low", "high"))) for v, c in zip(vs, line, strict=True)]
+                 for vs, line in zip(z, cells, strict=True)]  # fmt: skip
+        text = [["" if v is None else f"{v:.2f}" for v in line] for line in z]
+        values.append({"z": [z], "text": [text], "customdata": [spans]})
+    labels = [style(str(r)).label for r in down]
+    fig = go.Figure()
+    fig.add_heatmap(
+        x=across, y=labels, zmin=0, zmax=1, xgap=2, ygap=2, texttemplate="%{text}", textfont={"size": 12},
+        colorscale=[[0, "#f3efe6"], [0.5, "#e8a15b"], [1, "#8f2f00"]], showscale=False, hoverongaps=False,
+        hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>", **_initial(values[0], 0),
+    )  # fmt: skip
+    fig.update_layout(
+        xaxis={"side": "top", "tickangle": -45, "showgrid": False, "automargin": True, "fixedrange": True},
+        yaxis={"autorange": "reversed", "showgrid": False, "automargin": True, "fixedrange": True},
+        updatemenus=_menu([_dataset_label(d) for d in datasets], values),
+    )
+    said = []
+    for dataset in datasets:
+        lines = (
+            f"{style(str(a)).label} "
+            + ", ".join(f"{b} {_plain(_number(found.get((dataset, a, b), {}).get('rouge1_recall')))}" for b in across)
+            for a in down
+        )
+        said.append(f"{_dataset_label(dataset)}: {'; '.join(lines)}")
+    return _finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=_csv(frame), name=name, height=200 + 32 * len(down),
+        alt=alt or f"Matrix of ROUGE-1 recall. {'. '.join(said)}.",
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -255,19 +255,20 @@ def evaluate(
 def summarise(
     records: pd.DataFrame, by: Sequence[str] = ("set",), *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Per group: mean of every metric with a 95 % bootstrap interval (``_low``, ``_high``), ``n`` and ``score``.
+    """Per group: mean of every metric that the records have, with a 95 % bootstrap interval (``_low``, ``_high``), ``n`` and ``score``.
 
     The bootstrap resamples questions (all variants of a question together) within each seed, if there are seeds.
     ``score`` = 1 − ROUGE-1(forget) + ROUGE-1(retain) over rows alike but for the set, and is repeated on each.
     """
     by = [by] if isinstance(by, str) else list(by)
+    scored = [name for name in METRICS if name in records and records[name].notna().any()]  # attacks have fewer
     rows = []
     for values, group in records.groupby(by, sort=False, dropna=False):
         rng = np.random.default_rng(seed)
         strata = [part for _, part in group.groupby("seed")] if "seed" in group else [group]
         sums, counts = [], []
         for part in strata:
-            per_id = part.groupby("id", sort=False)[list(METRICS)].agg("sum").to_numpy(dtype=float)  # (ids, metrics)
+            per_id = part.groupby("id", sort=False)[scored].agg("sum").to_numpy(dtype=float)  # (ids, metrics)
             size = part.groupby("id", sort=False).size().to_numpy(dtype=float)
             weights = rng.multinomial(len(size), np.full(len(size), 1 / len(size)), size=resamples)  # (resamples, ids)
             sums.append(weights @ per_id)
@@ -275,7 +276,7 @@ def summarise(
         drawn = sum(sums) / sum(counts)[:, None]  # (resamples, metrics)
         low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
         row = dict(zip(by, values if isinstance(values, tuple) else (values,), strict=True))
-        for j, name in enumerate(METRICS):
+        for j, name in enumerate(scored):
             row |= {
                 name: float(group[name].astype(float).mean()),
                 f"{name}_low": float(low[j]),

@@ -1,11 +1,12 @@
 """The study: a grid of cells, each run once and stored whole.
 
-A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, seed). Every cell is one JSON file, written
+A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed). Every cell is one JSON file, written
 atomically; killed half-way, the next run goes on with the cells that are missing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -23,12 +24,14 @@ import pandas as pd
 import torch
 import transformers
 
+from .attacks import attack
 from .covariance import SOURCES
 from .data import DATASETS, ForgetSplit, load_split
 from .errors import RequestError, StoreError, check_name
 from .evaluation import evaluate
 from .hparams import preset
 from .methods import METHODS, unlearn
+from .methods.locate import FACT_TOKENS
 from .models import POCKET, fingerprint, load_model, template_hash
 from .patch import Stopwatch
 from .progress import progress
@@ -39,6 +42,10 @@ REFERENCES = (
     "base",
     "retrained",
 )  # rows that are no methods: the untouched model, the one that never saw the forget set
+PROTOCOLS = {  # what is asked of the patched model
+    "questions": lambda model, tokenizer, split, seed: evaluate(model, tokenizer, split, show=False),
+    "attacks": lambda model, tokenizer, split, seed: attack(model, tokenizer, split, seed=seed),
+}
 CONTRACT_LIKE = ("contracts", "pistol")  # knowledge that is fine-tuned in before it is forgotten
 
 
@@ -56,6 +63,8 @@ class Cell:
     covariance: str = "default"  # the name of a source, for the methods that read one
     seed: int = 0
     source: str | None = None
+    fact_token: str | None = None  # where an edit's key is; None: as the preset has it
+    protocol: str = "questions"  # or "attacks"
 
     @property
     def key(self) -> str:
@@ -63,6 +72,9 @@ class Cell:
         # a reference model has no hyperparameters; a data file is known by its name, wherever it lies
         values = {} if self.method in REFERENCES else preset(self.method, self.model_name)
         cell = {**asdict(self), "source": Path(self.source).name if self.source else None}
+        for name in ("fact_token", "protocol"):  # younger than the first results, whose names stay
+            if cell[name] == Cell.__dataclass_fields__[name].default:
+                del cell[name]
         text = json.dumps([SCHEMA, cell, values, _weights(self.model_name)], sort_keys=True, default=str)
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{self.model}-{self.dataset}-{self.method}")
         return f"{name}-n{self.n_forget}-m{self.merge}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
@@ -98,6 +110,11 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
             if cell.method == "retrained" and cell.model_name != "pocket-contracts":
                 continue  # facts were learnt in pretraining: there is no model without them
             check_name("covariance", cell.covariance, SOURCES)
+            check_name("protocol", cell.protocol, PROTOCOLS)
+            if cell.fact_token is not None:
+                check_name("fact_token", cell.fact_token, FACT_TOKENS)
+                if cell.method in REFERENCES or not METHODS[cell.method].merges:
+                    continue
             if cell.merge > 1 and (cell.method in REFERENCES or not METHODS[cell.method].merges):
                 continue
             if cell.covariance != "default" and (cell.method in REFERENCES or not METHODS[cell.method].covariance):
@@ -153,10 +170,10 @@ def run(
 def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
     """Records and info of one cell."""
     split = load_split(cell.dataset, n_forget=cell.n_forget, seed=cell.seed, source=cell.source)
-    watch = Stopwatch(model.device)
+    watch, ask = Stopwatch(model.device), PROTOCOLS[cell.protocol]
     info: dict[str, Any] = {}
     if cell.method == "base":
-        records = evaluate(model, tokenizer, split, show=False)
+        records = ask(model, tokenizer, split, cell.seed)
     else:
         if cell.method == "retrained":
             from .pocket.train import retrained
@@ -166,12 +183,13 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
             patch = unlearn(
                 model, tokenizer, split, cell.method, targets=cell.targets, merge=cell.merge, mode=cell.mode,
                 covariance=cell.covariance, seed=cell.seed, progress=False,
+                hparams={"fact_token": cell.fact_token} if cell.fact_token else None,
             )  # fmt: skip
         info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes}
         took = [row["took"] for row in patch.info["log"] if "took" in row]
         info["took"] = sum(took) / len(took) if took else None  # share of the edits
         with patch.on(model):
-            records = evaluate(model, tokenizer, split, show=False)
+            records = ask(model, tokenizer, split, cell.seed)
     records.insert(0, "schema", SCHEMA)
     for position, (name, value) in enumerate(columns(cell).items(), 1):
         records.insert(position, name, value)
@@ -187,7 +205,8 @@ def columns(cell: Cell) -> dict[str, Any]:
     """The cell's columns in the records; a mode that was not chosen is the method's own."""
     mode = cell.mode or (METHODS[cell.method].modes[0] if cell.method in METHODS else "")
     return {"model": cell.model, "dataset": cell.dataset, "method": cell.method, "n_forget": cell.n_forget,
-            "targets": cell.targets, "merge": cell.merge, "mode": mode, "covariance": cell.covariance, "seed": cell.seed}  # fmt: skip
+            "targets": cell.targets, "merge": cell.merge, "mode": mode, "covariance": cell.covariance,
+            "fact_token": cell.fact_token or "default", "protocol": cell.protocol, "seed": cell.seed}  # fmt: skip
 
 
 def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> dict[str, Any]:
@@ -204,7 +223,7 @@ def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> d
         "template": template_hash(tokenizer),
         "device": str(model.device),
         "dtype": str(model.dtype),
-        "protocol": records.attrs["protocol"],
+        "protocol": records.attrs.get("protocol"),
         "forget_ids": [qa.id for qa in split.forget],
     }
 
@@ -270,6 +289,9 @@ def read(path: Path) -> dict:
             raise StoreError(
                 f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again."
             )
+        records = document["records"]
+        for name, default in (("fact_token", "default"), ("protocol", "questions")):  # younger columns
+            records.setdefault(name, [default] * len(records["id"]))
         return document
     except (ValueError, KeyError) as error:
         raise StoreError(f"{path}: not a stored cell ({error}). Delete the file and run again.") from error
@@ -282,8 +304,12 @@ def export(store: str | Path, file: str | Path) -> Path:
         raise StoreError(f"{store}: no stored cells to export.")
     documents = [read(path) for path in paths]
     frame = pd.concat([pd.DataFrame(d["records"]) for d in documents], ignore_index=True)
+    # Rows of the same question lie together and four decimals are kept: the file is a third of what it would be.
+    frame = frame.sort_values(
+        ["protocol", "dataset", "set", "id", "variant", "method"], kind="stable", ignore_index=True
+    )
     for name in frame.select_dtypes("float64"):
-        frame[name] = frame[name].astype("float32")
+        frame[name] = frame[name].round(4).astype("float32")
     for name in frame.columns:
         if frame[name].dtype == object or str(frame[name].dtype).startswith("str"):
             frame[name] = frame[name].astype("category")
@@ -309,6 +335,77 @@ def load_results(file: str | Path) -> pd.DataFrame:
     return frame
 
 
+def select(records: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
+    """The rows with these values (one or a list) in the columns of a cell, and the default in all others but the seed.
+
+    ``select(records, dataset="factual", n_forget=40)``: no merging, plain refusals, each method's own mode and keys.
+    """
+    usual = {
+        "targets": "refusal",
+        "merge": 1,
+        "covariance": "default",
+        "fact_token": "default",
+        "protocol": "questions",
+    }
+    keep = pd.Series(True, index=records.index)
+    for name, value in {**usual, **wanted}.items():
+        keep &= records[name].isin(
+            [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        )
+    if "mode" not in wanted:
+        own = {name: method.modes[0] for name, method in METHODS.items()}
+        keep &= records["mode"] == records["method"].map(own).fillna("")
+    return records[keep]
+
+
+KEYS = (
+    "model",
+    "dataset",
+    "method",
+    "n_forget",
+    "targets",
+    "merge",
+    "mode",
+    "covariance",
+    "fact_token",
+    "protocol",
+    "seed",
+)
+
+
+def join(live: pd.DataFrame, committed: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
+    """All records of a live run and, for the cells that it did not run, committed ones; how many cells are of each."""
+    keys = list(KEYS)
+    fresh = set(map(tuple, live[keys].drop_duplicates().to_numpy().tolist()))
+    if not len(committed):
+        return live, len(fresh), 0
+    rest = committed[[tuple(row) not in fresh for row in committed[keys].to_numpy().tolist()]]
+    return pd.concat([live, rest], ignore_index=True), len(fresh), len(rest[keys].drop_duplicates())
+
+
+def distances(records: pd.DataFrame) -> pd.DataFrame:
+    """Retain rows with a column ``distance``: how near a question lies to those that were forgotten in its cell.
+
+    ``same subject or party``, ``same relation`` (`QA.group`; a contract's group is its edge, so contracts have none) or
+    ``distant``. Built-in data only: other rows are left out.
+    """
+    parts = []
+    for (dataset, n, seed), rows in records.groupby(["dataset", "n_forget", "seed"], sort=False):
+        if dataset not in ("factual", "contracts"):
+            continue
+        split = load_split(dataset, n_forget=int(n), seed=int(seed))
+        subjects, groups = {qa.subject for qa in split.forget}, {qa.group for qa in split.forget}
+        near = (
+            {qa.id for qa in split.retain if qa.subject in subjects} if dataset == "factual" else set(split.same_party)
+        )
+        alike = {qa.id for qa in split.retain if dataset == "factual" and qa.group in groups}
+        place = [
+            "same subject or party" if i in near else "same relation" if i in alike else "distant" for i in rows["id"]
+        ]
+        parts.append(rows.assign(distance=place))
+    return pd.concat(parts, ignore_index=True) if parts else records.iloc[:0].assign(distance="")
+
+
 def manifest_commits(file: str | Path) -> str:
     """The commits that the cells of a results file were made by, for provenance lines."""
     documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
@@ -316,12 +413,13 @@ def manifest_commits(file: str | Path) -> str:
 
 
 def manifest_table(file: str | Path) -> pd.DataFrame:
-    """Per data set, method and covariance of a results file: share of edits that took, seconds, megabytes of the patch."""
+    """Per data set, size, method and covariance of a results file: share of edits that took, seconds, megabytes of the patch."""
     documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
     rows = [
-        {"dataset": d["cell"]["dataset"], "method": d["cell"]["method"], "covariance": d["cell"].get("covariance", "default"),
-         "edits that took": d["patch"].get("took"), "seconds": d["patch"]["seconds"], "MB": (d["patch"]["nbytes"] or 0) / 1e6}
-        for d in documents if d["patch"].get("seconds") is not None
+        {"dataset": c.dataset, "n_forget": c.n_forget, "method": c.method, "covariance": c.covariance,
+         "edits that took": patch.get("took"), "seconds": patch["seconds"], "MB": (patch["nbytes"] or 0) / 1e6}
+        for c, patch in ((Cell(**d["cell"]), d["patch"]) for d in documents)
+        if patch.get("seconds") is not None and c == dataclasses.replace(c, targets="refusal", merge=1, mode=None, fact_token=None, protocol="questions")
     ]  # fmt: skip
     frame = pd.DataFrame(rows).astype({"edits that took": float})
-    return frame.groupby(["dataset", "method", "covariance"], sort=False).mean().reset_index()
+    return frame.groupby(["dataset", "n_forget", "method", "covariance"], sort=False).mean().reset_index()

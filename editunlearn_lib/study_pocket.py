@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from .methods import METHODS
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "book" / "results" / "pocket.parquet"
 SEEDS = (0, 1, 2)  # three forget sets; hyperparameters were chosen on others
 RETRAINED_SEEDS = [0]
+SIZES = [20, 40, 60, 80, 100]
+MERGES = [1, 2, 4, 5, 8, 10]
 
 
 def rq1_grid(
@@ -32,6 +35,44 @@ def rq1_grid(
     if methods is None:  # the model that never saw the forget set takes ten minutes a seed: fewer of them
         grid.append({**shared, "dataset": "contracts", "n_forget": 20, "method": "retrained", "seed": RETRAINED_SEEDS})
     return grid
+
+
+def rq2_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -> list[dict]:
+    """RQ2: the attacks, forty contract questions (the paper's Table 4) and the sizes of its Table 5, seed by seed."""
+    shared = {"model": model, "method": ["base", *METHODS] if methods is None else list(methods)}
+    facts, contracts = {**shared, "dataset": "factual"}, {**shared, "dataset": "contracts"}
+    return [
+        {**part, "seed": seed}
+        for seed in seeds
+        for part in (
+            {**facts, "n_forget": 40, "protocol": "attacks"},
+            {**contracts, "n_forget": 20, "protocol": "attacks"},
+            {**contracts, "n_forget": 40},
+            {**facts, "n_forget": SIZES},
+            {**contracts, "n_forget": SIZES},
+        )
+    ]
+
+
+def rq3_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -> list[dict]:
+    """RQ3: self-written refusals (Table 6), merged queries (Table 7) with other keys, and edits one after another."""
+    editing = [m for m in METHODS if METHODS[m].edits and (methods is None or m in methods)]
+    merging = [m for m in editing if METHODS[m].merges]
+    facts, contracts = {"model": model, "dataset": "factual"}, {"model": model, "dataset": "contracts"}
+    targets = ["refusal", "self-improved"]
+    return [
+        {**part, "seed": seed}
+        for seed in seeds
+        for part in (
+            {**facts, "n_forget": 20, "method": ["base", *editing], "targets": "refusal"},
+            {**facts, "n_forget": 20, "method": editing, "targets": targets},
+            {**contracts, "n_forget": 20, "method": editing, "targets": targets},
+            {**facts, "n_forget": 80, "method": ["base", *merging]},
+            {**facts, "n_forget": 80, "method": merging, "merge": MERGES},
+            {**facts, "n_forget": 80, "method": merging, "merge": [2, 5], "fact_token": ["question_last", "prompt_last"]},
+            {**facts, "n_forget": 80, "method": [m for m in merging if "sequential" in METHODS[m].modes], "mode": "sequential"},
+        )
+    ]  # fmt: skip
 
 
 def estimate(wanted: list[Cell], store: Path) -> str:
@@ -53,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    grid = rq1_grid()
+    grid = [*rq1_grid(), *rq3_grid(), *rq2_grid()]
     print(estimate(cells(grid), arguments.store), flush=True)  # noqa: T201 (a command)
     run(grid, store=arguments.store)
     print(f"written: {export(arguments.store, arguments.out)}")  # noqa: T201

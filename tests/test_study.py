@@ -1,5 +1,6 @@
 """The study: cells, the atomic store, resuming, and what happens when something breaks half-way."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 import editunlearn_lib as eu
-from editunlearn_lib import study, study_pocket
+from editunlearn_lib import attacks, study, study_pocket
+from editunlearn_lib.data import load_split
+from editunlearn_lib.evaluation import summarise
 
 
 @pytest.fixture
@@ -125,15 +128,18 @@ def test_a_choice_of_covariance_is_a_cell_of_the_methods_that_read_one():
 
 
 def test_the_manifest_says_how_many_edits_took_and_what_they_cost(tmp_path):
-    cells = [
-        {"cell": {"dataset": "d", "method": "rome", "covariance": "corpus"}, "patch": {"took": took, "seconds": 2.0, "nbytes": 5e6}}
-        for took in (0.5, 1.0)
-    ]  # fmt: skip
-    cells += [{"cell": {"dataset": "d", "method": "base"}, "patch": {"nbytes": None}}]  # no patch: no row
+    rome = {"model": "pocket", "dataset": "factual", "method": "rome", "n_forget": 40, "covariance": "corpus"}
+    patch = {"took": 0.5, "seconds": 2.0, "nbytes": 5e6}
+    cells = [{"cell": rome | {"seed": seed}, "patch": patch | {"took": took}} for seed, took in enumerate((0.5, 1.0))]
+    cells += [{"cell": rome | other, "patch": patch} for other in ({"merge": 2}, {"targets": "self-improved"}, {"protocol": "attacks"})]  # fmt: skip
+    cells += [
+        {"cell": rome | {"method": "base", "covariance": "default"}, "patch": {"nbytes": None}}
+    ]  # no patch: no row
     (tmp_path / "r.json").write_text(json.dumps(cells))
     (row,) = study.manifest_table(tmp_path / "r.parquet").to_dict("records")
     assert row == {
-        "dataset": "d",
+        "dataset": "factual",
+        "n_forget": 40,
         "method": "rome",
         "covariance": "corpus",
         "edits that took": 0.75,
@@ -151,3 +157,67 @@ def test_the_committed_results_are_complete_and_small():
     there = set(map(tuple, frame[["dataset", "method", "n_forget", "seed"]].drop_duplicates().to_numpy().tolist()))
     assert wanted <= there
     assert (frame.schema == study.SCHEMA).all()
+
+
+# ---------------------------------------------------------------- choosing and joining cells
+
+
+def frame_of(*cells: dict) -> pd.DataFrame:
+    usual = {"model": "pocket", "dataset": "factual", "n_forget": 40, "seed": 0, "method": "memit"}
+    return pd.DataFrame([study.columns(study.Cell(**usual | cell)) | {"set": "forget", "id": "x"} for cell in cells])
+
+
+def test_select_keeps_the_plain_cells_unless_told_otherwise():
+    frame = frame_of(
+        {}, {"seed": 1}, {"n_forget": 20}, {"merge": 2}, {"targets": "self-improved"}, {"mode": "sequential"},
+        {"covariance": "corpus"}, {"fact_token": "prompt_last"}, {"protocol": "attacks"}, {"method": "base"},
+    )  # fmt: skip
+    assert study.select(frame, dataset="factual", n_forget=40).index.tolist() == [0, 1, 9]
+    assert study.select(frame, merge=[1, 2], method="memit", n_forget=40).index.tolist() == [0, 1, 3]
+    assert study.select(frame, mode="sequential").index.tolist() == [5]
+    assert study.select(frame, protocol="attacks").index.tolist() == [8]
+
+
+def test_join_prefers_what_was_run_live():
+    live = frame_of({}, {"seed": 1}).assign(output="live")
+    committed = frame_of({}, {"merge": 2}).assign(output="committed")
+    records, fresh, rest = study.join(live, committed)
+    assert (fresh, rest) == (2, 1) and records.output.tolist() == ["live", "live", "committed"]
+    assert study.join(live, committed.iloc[:0])[1:] == (2, 0)
+
+
+def test_younger_columns_do_not_rename_the_cells_of_older_results():
+    cell = study.Cell("pocket", "factual", "memit", 40)
+    assert dataclasses.replace(cell, protocol="questions", fact_token=None).key == cell.key
+    keys = {
+        dataclasses.replace(cell, **{k: v}).key for k, v in {"protocol": "attacks", "fact_token": "prompt_last"}.items()
+    }
+    assert len(keys | {cell.key}) == 3
+
+
+def test_distances_of_retained_questions():
+    split = load_split("factual", n_forget=40, seed=0)
+    subjects, groups = {qa.subject for qa in split.forget}, {qa.group for qa in split.forget}
+    rows = pd.DataFrame([{"dataset": "factual", "n_forget": 40, "seed": 0, "id": qa.id} for qa in split.retain])
+    by_id = {qa.id: qa for qa in split.retain}
+    for row in study.distances(rows).itertuples():
+        qa = by_id[row.id]
+        wanted = (
+            "same subject or party" if qa.subject in subjects else "same relation" if qa.group in groups else "distant"
+        )
+        assert row.distance == wanted
+    contracts = load_split("contracts", n_forget=20, seed=0)
+    rows = pd.DataFrame([{"dataset": "contracts", "n_forget": 20, "seed": 0, "id": qa.id} for qa in contracts.retain])
+    found = study.distances(rows)
+    assert set(found[found.distance == "same subject or party"].id) == contracts.same_party
+    assert set(found.distance) == {"same subject or party", "distant"}
+
+
+def test_attack_cells_are_stored_like_others(tmp_path):
+    records = study.run({"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 4, "seed": 0, "protocol": "attacks"}, store=tmp_path)  # fmt: skip
+    assert set(records.attack) == set(attacks.ATTACKS) and (records.protocol == "attacks").all()
+    assert study.export(tmp_path, tmp_path / "out.parquet").exists()
+    loaded = study.load_results(tmp_path / "out.parquet")
+    assert len(loaded) == len(records)
+    shown = summarise(loaded, by=("method", "attack"))
+    assert shown.rouge1_recall.notna().all() and "mrr" not in shown

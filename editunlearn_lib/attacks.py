@@ -1,0 +1,216 @@
+"""Suppressed or erased? Eight ways to get a forgotten answer out of a patched model.
+
+Each asks for the forget set again, in a way that no method was given: in other words, with the answer's beginning put
+in the model's mouth, after a little training on *other* forgotten questions, with rounded weights, or in another frame.
+What comes back is the recovered ROUGE-1 recall. Call with the patch on; weights are left as they were, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import nn
+from transformers import LogitsProcessor
+
+from . import losses, metrics
+from .data import QA, ForgetSplit
+from .errors import RequestError, check_name
+from .evaluation import MAX_NEW_TOKENS, _generate, batches
+from .methods import Job
+from .methods.training import TrainConfig, Trainee, rows
+from .models import _render, encode, prompt_text, with_target
+
+# What each attack does, in the order of the tables.
+ATTACKS = {
+    "plain": "the question as it was forgotten",
+    "rephrased": "the same question in other words",
+    "statement": "the question as a statement to complete: “… The answer is”",
+    "chat": "the question in a longer chat, after two retained questions and their answers",
+    "list": "the question in a list, between two retained questions",
+    "prefill": "the first half of the answer is put in the model's mouth; scored is the rest",
+    "8-bit": "weights rounded to 8 bits, in groups of 64",
+    "4-bit": "weights rounded to 4 bits, in groups of 64",
+    "relearn": "after training on the other half of the forget set (LoRA, five passes)",
+}
+GROUP = 64  # weights that share a scale, as in the usual 4-bit formats
+RELEARN = TrainConfig(lr=1e-3, num_epochs=5)
+
+
+def attack(
+    model, tokenizer, split: ForgetSplit, names: Sequence[str] = tuple(ATTACKS), *, seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per attack and question: ``set, attack, id, variant, question, answer, output, rouge1_recall, declined, outcome``.
+
+    ``relearn`` trains on one half of the forget set and asks the other, then the halves change places. ``prefill``
+    leaves out answers of a single token. Raises `UnknownNameError`, and `RequestError` where an attack needs more
+    questions than there are.
+    """
+    for name in names:
+        check_name("attack", name, ATTACKS)
+    if "relearn" in names and len(split.forget) < 2:
+        raise RequestError("the attack 'relearn' needs at least two forget questions: one half is trained on.")
+    if {"chat", "list"} & set(names) and len(split.retain) < 2:
+        raise RequestError("the attacks 'chat' and 'list' need at least two retain questions.")
+    rng = random.Random(seed)
+    beside = [rng.sample(split.retain, 2) for _ in split.forget] if len(split.retain) > 1 else []
+
+    def ask(name: str, qas: Sequence[QA], prompts: Sequence[str] | None = None) -> list[dict]:
+        prompts = prompts or [prompt_text(tokenizer, qa.question) for qa in qas]
+        return [_row(name, qa, text) for qa, text in zip(qas, _say(model, tokenizer, prompts, max_new_tokens), strict=True)]  # fmt: skip
+
+    found: list[dict] = []
+    for name in names:
+        forget = split.forget
+        if name == "plain":
+            found += ask(name, forget)
+        elif name == "rephrased":
+            found += ask(name, split.rephrased)
+        elif name == "statement":
+            found += ask(name, [replace(qa, question=f"{qa.question} The answer is") for qa in forget])
+        elif name == "list":
+            asked = [f"{a.question} {qa.question} {b.question}" for qa, (a, b) in zip(forget, beside, strict=True)]
+            found += ask(name, forget, [prompt_text(tokenizer, text) for text in asked])
+        elif name == "chat":
+            found += ask(name, forget, [_chat(tokenizer, two, qa) for qa, two in zip(forget, beside, strict=True)])
+        elif name == "prefill":
+            found += _prefilled(model, tokenizer, forget, max_new_tokens)
+        elif name in ("8-bit", "4-bit"):
+            with rounded(model, int(name[0])):
+                found += ask(name, forget)
+        elif name == "relearn":
+            order = rng.sample(forget, len(forget))
+            for taught, asked in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+                with _taught(model, tokenizer, taught, seed):
+                    found += ask(name, asked)
+    frame = pd.DataFrame(found)
+    frame.attrs["protocol"] = {"prompt_format": "chat", "max_new_tokens": max_new_tokens, "greedy": True}
+    return frame
+
+
+def _row(name: str, qa: QA, output: str, recall: float | None = None) -> dict:
+    return {
+        "set": "rephrased" if qa.variant else "forget", "attack": name, "id": qa.id, "variant": qa.variant, "question": qa.question, "answer": qa.answer, "output": output,
+        "rouge1_recall": metrics.rouge1_recall(output, qa.answer) if recall is None else recall,
+        "declined": metrics.declined(output), "outcome": metrics.outcome(output, qa.answer),
+    }  # fmt: skip
+
+
+def _say(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, forced: Sequence[list[int]] | None = None):
+    """The greedy text behind each prompt; ``forced``: tokens that each must begin with."""
+    said = [""] * len(prompts)
+    for batch in batches([len(p) // 3 for p in prompts], "auto", max_new_tokens):
+        processor = _Forced([forced[i] for i in batch]) if forced else None
+        outputs = _generate(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, processor)
+        for i, ids in zip(batch, outputs, strict=True):
+            said[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return said
+
+
+# ---------------------------------------------------------------- another frame, words in the mouth
+
+
+def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
+    """The prompt of a chat in which other questions were asked and answered before."""
+    turns = [(one.question, one.answer) for one in earlier]
+    if not tokenizer.chat_template:
+        return " ".join(f"[INST] {q} [/INST] {a}" for q, a in turns) + f" [INST] {qa.question} [/INST]"
+    messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]  # fmt: skip
+    return _render(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
+
+
+class _Forced(LogitsProcessor):
+    """The first steps of a generation say given tokens. They are decoding steps: the prompt ends where it ended."""
+
+    def __init__(self, tokens: Sequence[list[int]]):
+        self.tokens, self.step = tokens, 0
+
+    def __call__(self, input_ids, scores):
+        for i, own in enumerate(self.tokens):
+            if self.step < len(own):
+                scores[i] = -torch.inf
+                scores[i, own[self.step]] = 0.0
+        self.step += 1
+        return scores
+
+
+def _prefilled(model, tokenizer, forget: Sequence[QA], max_new_tokens: int) -> list[dict]:
+    prompts = [prompt_text(tokenizer, qa.question) for qa in forget]
+    texts = [with_target(p, qa.answer) for p, qa in zip(prompts, forget, strict=True)]
+    encoded = encode(tokenizer, texts, side="right", offsets=True)
+    chosen, begun = [], []
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        ends = encoded["offset_mapping"][i, :, 1]
+        behind = ((ends > len(prompt)) & encoded["attention_mask"][i].bool()).nonzero().flatten()
+        half = behind[: len(behind) // 2]
+        if len(half):
+            chosen.append((forget[i], prompt, text[len(prompt) : int(ends[half[-1]])].strip()))
+            begun.append(encoded["input_ids"][i, half].tolist())
+    said = _say(model, tokenizer, [prompt for _, prompt, _ in chosen], max_new_tokens, begun)
+    return [_row("prefill", qa, text, rest_recall(text, qa.answer, given)) for (qa, _, given), text in zip(chosen, said, strict=True)]  # fmt: skip
+
+
+def rest_recall(output: str, answer: str, given: str) -> float:
+    """ROUGE-1 recall of the answer's words that ``given``, its beginning, does not hold whole."""
+    words = answer.split()
+    whole = len(given.split())
+    if whole and not answer[len(given) :].startswith(" ") and len(given) < len(answer):
+        whole -= 1  # the last word was only begun
+    return metrics.rouge1_recall(" ".join(output.split()[whole:]), " ".join(words[whole:]))
+
+
+# ---------------------------------------------------------------- other weights
+
+
+@contextlib.contextmanager
+def rounded(model: nn.Module, bits: int) -> Iterator[None]:
+    """Weights of the linear layers rounded to ``bits`` inside the ``with``: symmetric, one scale a group of inputs.
+
+    A scale is the largest magnitude in ``GROUP`` inputs of one output (of all inputs where ``GROUP`` does not divide
+    them). Embeddings, norms, biases and what an adapter keeps beside the model stay as they are.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied head is one of them
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
+    before = [w.detach().to("cpu", copy=True) for w in weights]
+    top = 2 ** (bits - 1) - 1
+    try:
+        with torch.no_grad():
+            for w in weights:
+                groups = w.float().view(w.shape[0], -1, GROUP if w.shape[1] % GROUP == 0 else w.shape[1])
+                scale = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / top
+                w.copy_(((groups / scale).round() * scale).view_as(w))
+        yield
+    finally:
+        with torch.no_grad():
+            for w, old in zip(weights, before, strict=True):
+                w.copy_(old)
+
+
+@contextlib.contextmanager
+def _taught(model, tokenizer, qas: Sequence[QA], seed: int) -> Iterator[None]:
+    """The model after a little LoRA training on these questions and their true answers, inside the ``with``."""
+    rng = random.Random(seed)
+    job = Job(model, tokenizer, tuple(qas), (), (), RELEARN, "batch", dict, "chat", seed, False)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        trainee = Trainee(job)
+        try:
+            trainee.model.train()
+            adam = torch.optim.AdamW(trainee.trained(), lr=RELEARN.lr, weight_decay=RELEARN.weight_decay)
+            for _ in range(RELEARN.num_epochs):
+                order = rng.sample(list(qas), len(qas))
+                for start in range(0, len(order), RELEARN.batch_size):
+                    part = order[start : start + RELEARN.batch_size]
+                    batch = rows(tokenizer, part, [qa.answer for qa in part], "chat", model.device)
+                    losses.idk(trainee.logits(batch), batch.labels).backward()  # cross-entropy on the given answers
+                    adam.step()
+                    adam.zero_grad(set_to_none=True)
+            trainee.model.eval()
+            yield
+        finally:
+            trainee.undo()
