@@ -38,6 +38,10 @@ class RequestError(EditUnlearnError, ValueError):
     """A request that no method can act on: an empty forget set, a subject not in its question, …"""
 
 
+class RatingError(EditUnlearnError, ValueError):
+    """A rating, a rater or a study that does not fit: names the file, the line and the field."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest known name, or nothing."""
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

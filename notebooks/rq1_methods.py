@@ -74,20 +74,17 @@ live = study.run(grid, store=place, device=device, dtype=dtype)
 # the two it shows.
 
 # %% tags=["hide-input"]
-KEYS = ["model", "dataset", "method", "n_forget", "covariance", "seed"]
+KEYS = list(study.KEYS)
 committed, commit = pd.DataFrame(), ""
 if model == "pocket" and study_pocket.RESULTS.exists():
     committed = study.load_results(study_pocket.RESULTS)
     commit = study.manifest_commits(study_pocket.RESULTS)
-if len(committed):
-    fresh = set(map(tuple, live[KEYS].drop_duplicates().to_numpy().tolist()))
-    rest = committed[[tuple(row) not in fresh for row in committed[KEYS].to_numpy().tolist()]]
-    records = pd.concat([live, rest], ignore_index=True)
-    provenance = f"{len(fresh)} cells run live, the others committed results ({commit})"
-else:
-    records, provenance = live, "run live"
+records, fresh, rest = study.join(live, committed)
+provenance = f"{fresh} cells run live, the others committed results ({commit})" if rest else "run live"
 main_cells = {**({"factual": 40, "contracts": 20} if len(committed) else {}), dataset: n_forget}
-of_rq1 = pd.concat([records[(records.dataset == d) & (records.n_forget == n)] for d, n in main_cells.items()])
+of_rq1 = pd.concat([
+    study.select(records, dataset=d, n_forget=n, covariance=list(study.SOURCES)) for d, n in main_cells.items()
+])  # fmt: skip
 shown = of_rq1[of_rq1.covariance == "default"]  # the other choice of covariance has a section of its own
 live_part = live[["dataset", "method", "n_forget", "seed"]].drop_duplicates()
 display(Markdown(
@@ -272,9 +269,9 @@ for cell in study.cells(grid):
 
 # %% tags=["hide-input"]
 if len(committed):
-    display(
-        study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'").drop(columns="covariance").round(2)
-    )
+    took = study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'")
+    took = took[[main_cells.get(d) == n for d, n in zip(took.dataset, took.n_forget, strict=True)]]
+    display(took.drop(columns="covariance").round(2))
     display(Markdown(f"Committed results ({commit}): share of the edits that took, seconds for all of them, and what a patch "
                      "weighs, mean over the seeds. Training methods have no single edits to check."))  # fmt: skip
 

@@ -1,0 +1,368 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # RQ3: Do two recipes help?
+#
+# The paper proposes two: let the model write its own refusal for each question and edit towards that
+# (*self-improvement*), and join several questions into one edit (*query merging*). Both are tried here with seeds,
+# intervals and the outputs themselves.
+#
+# :::{admonition} Before you read on
+# :class: tip
+# Ten questions are joined into one text, and one edit makes the model refuse that text. Why should it then refuse one of the
+# ten when it is asked alone?
+# :::
+
+# %% tags=["parameters"]
+model = "pocket"  # "pocket", a Hugging Face id, or a local folder
+dataset = "factual"  # "factual", "contracts", "tofu-facts", "pistol", or a path to your .json, .jsonl, .csv
+source = None  # for tofu-facts and pistol: a local file or folder; None reads from the hub
+methods = ["memit"]  # editing methods that are run live
+n_forget = 20  # for self-improvement
+n_merged = 20  # for query merging; the paper has 80
+merges = [1, 2]  # questions in one edit
+seeds = [0]
+ratings = None  # a CSV of human ratings, exported from the rating tool
+study_folder = None  # the study that they belong to
+device = "auto"
+dtype = "auto"
+store = "store"  # finished cells; a second run reuses them
+quick = True  # True: the values above; False: all editing methods, n = 80 with m = 1, 2, 4, 5, 8, 10, three seeds
+
+# %% tags=["hide-input"]
+import logging
+from pathlib import Path
+
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+import editunlearn_lib as eu
+from editunlearn_lib import charts, rating, stats, study, study_pocket
+from editunlearn_lib.hparams import resolve
+from editunlearn_lib.methods import locate
+from editunlearn_lib.models import down
+from editunlearn_lib.recipes import query_merging, self_improvement
+
+logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
+charts.use_book_renderer()
+ROOT = Path(eu.__file__).parents[1]
+
+
+def as_list(value, kind):
+    """A list from a list, one value, or a text such as "gd,memit" (papermill -p passes texts)."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+shared = {"model": model, "dataset": dataset, "source": source}
+if quick:
+    shared |= {"seed": as_list(seeds, int)}
+    chosen, m, n = as_list(methods, str), as_list(merges, int), n_merged
+else:
+    shared |= {"seed": list(study_pocket.SEEDS)}
+    chosen, m, n = [name for name, method in eu.METHODS.items() if method.edits], study_pocket.MERGES, 80
+grid = [
+    {**shared, "method": chosen, "n_forget": n_forget, "targets": ["refusal", "self-improved"]},
+    {**shared, "method": [name for name in chosen if eu.METHODS[name].merges] or ["base"], "n_forget": n, "merge": m},
+]
+place = Path(store) if Path(store).is_absolute() else ROOT / store
+live = study.run(grid, store=place, device=device, dtype=dtype)
+
+# %% tags=["hide-input"]
+committed, commit = pd.DataFrame(), ""
+if model == "pocket" and study_pocket.RESULTS.exists():
+    committed = study.load_results(study_pocket.RESULTS)
+    commit = study.manifest_commits(study_pocket.RESULTS)
+records, fresh, rest = study.join(live, committed)
+made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
+display(Markdown(
+    f"The cell above ran **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`; **{rest}** further cells come from the "
+    "committed results of the full study. Every figure says where its numbers are from."
+))  # fmt: skip
+PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-7B'")
+
+
+def source_of(frame):
+    """Where the numbers of a figure come from, with how many forget sets each has."""
+    counts = frame.groupby(["dataset", "method", "n_forget", "targets", "merge"], observed=True).seed.nunique()
+    several = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.max()}"
+    return f"{several} forget set(s) a cell; {made}"
+
+
+# %% [markdown]
+# ## Self-improvement
+#
+# The vanilla target is a random sentence from the I-don't-know set, whatever was asked. Here the model itself writes one, from an
+# instruction and two examples about invented things. The paper's prompts are lost from its text; these are ours:
+
+# %% tags=["hide-input"]
+question = eu.load_split(dataset, n_forget=n_forget, seed=as_list(seeds, int)[0], source=source).forget[0]
+display(Markdown("```text\n" + self_improvement.refusal_prompt(question.question) + "\n```"))
+
+# %% [markdown]
+# What it writes is checked: it declines, it names the subject, and it does not leak a word of the answer. What fails is asked
+# for again with other examples, and after three tries a template stands in. How often that was needed:
+
+# %% tags=["hide-input"]
+rows = []
+for cell in study.cells(grid):
+    if cell.targets == "self-improved":
+        info = study.read(study.path_of(place, cell))["info"]["patch"]
+        rows.append({"data": cell.dataset, "method": cell.method, "questions": cell.n_forget, "seed": cell.seed,
+                     "template instead": info["targets"]["fallbacks"], "source": "run live"})  # fmt: skip
+display(pd.DataFrame(rows))
+
+# %% [markdown]
+# ### Before and after
+#
+# The paper's Table 6: twenty facts, each editing method towards a vanilla refusal and towards the model's own.
+
+# %% tags=["hide-input"]
+both = pd.concat([study.select(records, n_forget=20, dataset=d, targets=["refusal", "self-improved"]) for d in ("factual", "contracts")])  # fmt: skip
+if dataset not in ("factual", "contracts") or n_forget != 20:
+    both = study.select(records, n_forget=n_forget, dataset=dataset, targets=["refusal", "self-improved"])
+improved = set(both[both.targets == "self-improved"].method)
+both = both[both.method.isin(improved)]
+summary = eu.summarise(both, by=("dataset", "targets", "method", "set"))
+for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved")):
+    of_paper = PAPER[(PAPER.table == "table6") & (PAPER.stage == stage)]
+    one = summary[summary.targets == targets]
+    if len(one):
+        display(charts.table(
+            one, of_paper, provenance=source_of(both[both.targets == targets]), name=f"table6-{stage}",
+            caption=f"Edited towards {'vanilla refusals' if stage == 'vanilla' else 'refusals that the model wrote'}, beside the paper's Table 6",
+        ))  # fmt: skip
+
+# %% [markdown]
+# Does it help? Paired over the same questions, with Holm's correction over all rows; the difference is *self-improved* −
+# *vanilla* in ROUGE-1 recall (below zero is better for forget and rephrased, above zero for retain).
+
+# %% tags=["hide-input"]
+rows = []
+for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "retain"])].groupby(["dataset", "method", "set"], sort=False):  # fmt: skip
+    if group.targets.nunique() == 2:
+        test = stats.compare(group, [("self-improved", "refusal")], column="targets").iloc[0]
+        rows.append({"dataset": d, "method": method, "set": which, "questions": test.n, "self-improved": test.mean_a,
+                     "vanilla": test.mean_b, "difference": test.difference, "p": test.p})  # fmt: skip
+if rows:
+    tested = pd.DataFrame(rows)
+    tested["p (Holm)"] = stats.holm(tested.p)
+    display(tested.drop(columns="p").round(3))
+    clear = tested[tested["p (Holm)"] < 0.05]
+    display(Markdown(f"**{len(clear)}** of {len(tested)} differences are more than chance at one in twenty."))
+
+# %% [markdown]
+# ### Is a tailored refusal a better one?
+#
+# What ROUGE cannot see: does the refusal name what was asked about, and is it clean? The columns below are an **automatic
+# stand-in** for human judgement, made by rules (`rating.automatic`): *gone*: the answer is not given; *declines*; *names* the
+# subject; *clean*: no answer to another question of the same kind is named; *fluent* under the base model, at most 3
+# nats a token. *Points* counts the last four, and is 0 where the answer is not gone, as the paper counts its
+# ratings only there.
+
+# %% tags=["hide-input"]
+base_model, tokenizer = eu.load_model(
+    study.Cell(model, dataset, "base", n_forget).model_name, device=device, dtype=dtype
+)
+judged = both[(both.set == "forget") & (both.dataset == dataset)]
+split = eu.load_split(dataset, n_forget=n_forget, seed=as_list(seeds, int)[0], source=source)
+everything = [*split.forget, *split.retain, *split.unseen]
+judged = rating.automatic(judged, everything, base_model, tokenizer)
+rules = ["gone", "declines", "names", "clean", "fluent", "points"]
+display(judged.groupby(["method", "targets"], sort=False)[rules].mean().round(2))
+display(Markdown(f"Automatic, by rules; no person has rated these. {source_of(judged)}; {len(judged)} outputs."))
+
+# %% tags=["hide-input"]
+if ratings and study_folder:
+    people = rating.load_ratings(ratings, rating.read_items(study_folder))
+    means, agreement = rating.analyse(people)
+    display(Markdown(f"**Ratings by people**, from `{Path(ratings).name}`:"), means.round(2), agreement.round(2))
+    ours = judged.drop_duplicates(["method", "targets", "id", "output"])[
+        ["method", "targets", "id", "output", "gone", "points"]
+    ]
+    joined = people[people.showing == 1].merge(ours, on=["method", "targets", "id", "output"])
+    if len(joined):
+        counted = joined[joined.forget_quality == 1]
+        display(pd.DataFrame([{
+            "rated outputs": len(joined), "gone: rule and rater agree": (joined.gone == joined.forget_quality.eq(1)).mean(),
+            "points ~ entailment": counted.points.rank().corr(counted.entailment.rank()),
+            "points ~ trustworthiness": counted.points.rank().corr(counted.trustworthiness.rank()),
+        }]).round(2))  # fmt: skip
+else:
+    display(Markdown("There is no file of human ratings here. To make one, run the rating tool in a live notebook (below) and pass its "
+                     "export as `ratings`, with the study's folder as `study_folder`."))  # fmt: skip
+
+# %% [markdown]
+# ### What they say
+#
+# The same forgotten questions, edited towards a vanilla refusal and towards the model's own.
+
+# %% tags=["hide-input"]
+seed0 = both[(both.seed == both.seed.min()) & (both.dataset == dataset)]
+base_rows = study.select(records, n_forget=n_forget, dataset=dataset, method="base", seed=both.seed.min())
+named = seed0.assign(method=[m if t == "refusal" else f"{m}, self-improved" for m, t in zip(seed0.method, seed0.targets, strict=True)])  # fmt: skip
+order = ["base"] * bool(len(base_rows)) + sorted(set(named.method), key=lambda m: (list(charts.STYLES).index(m.split(",")[0]), m))  # fmt: skip
+charts.side_by_side(
+    pd.concat([base_rows, named]), order, provenance=source_of(seed0), questions=6, sets=("forget", "rephrased"),
+    name="refusals", title="Two kinds of refusal",
+)  # fmt: skip
+
+# %% [markdown]
+# ### Rate them yourself
+#
+# In a live notebook (`make live`) this opens the rating tool; several people may rate, each under a random code:
+#
+# ```python
+# folder = rating.make_study(both[both.seed == 0], "my-study")
+# rating.tool(folder)                                        # keys 0/1, then 1–5 twice; Backspace goes back
+# rating.export_csv(folder, "ratings.csv")
+# ```
+#
+# ## Query merging
+#
+# The paper's Table 7 and Figure 6: eighty facts, *m* questions joined into one edit with one refusal. With *m* = 1 nothing
+# is merged. Choose the method above the figure.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-merge", "caption": "ROUGE-1 recall over m, the number of questions in one edit. Dotted: the paper's Llama2-7B, Table 7."}}
+merged = study.select(records, dataset="factual", n_forget=80, merge=study_pocket.MERGES)
+merged = merged[merged.method.isin([name for name, method in eu.METHODS.items() if method.merges])]
+if not len(merged):
+    merged = study.select(records, dataset=dataset, n_forget=n_merged, merge=as_list(merges, int))
+by_m = eu.summarise(merged, by=("method", "merge", "set"))
+unmerged = PAPER[(PAPER.table == "table5") & (PAPER.n_forget == 80)]  # Table 7 begins at m = 2
+charts.sweep(
+    by_m,
+    "merge",
+    paper=pd.concat([unmerged, PAPER[PAPER.table == "table7"]]),
+    provenance=source_of(merged),
+    name="merge",
+    title="Joining questions into one edit",
+    x_title="questions in one edit (m)",
+)
+
+# %% tags=["hide-input"]
+wide = by_m.pivot_table(index=["method", "merge"], columns="set", values="rouge1_recall", sort=False)
+scores = (1 - wide["forget"] + wide["retain"]).unstack("merge")
+lines = []
+for method in scores.index:
+    best = scores.loc[method].idxmax()
+    test = [(int(k), 1) for k in scores.columns if k != 1] if 1 in scores.columns else []
+    one = merged[(merged.method == method) & merged.set.isin(["forget", "retain"])].copy()
+    one["points"] = one.rouge1_recall.where(one.set == "retain", 1 - one.rouge1_recall)
+    per_set = one.groupby(["merge", "set"]).id.transform("size")
+    one["points"] *= one.groupby("merge").id.transform("size") / per_set  # each half of the score weighs one
+    found = stats.compare(one, test, column="merge", metric="points", unit=("seed", "set", "id")) if test else None
+    better = [] if found is None else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d > 0 and p < 0.05]  # fmt: skip
+    worse = [] if found is None else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d < 0 and p < 0.05]  # fmt: skip
+    lines.append(
+        f"- **{charts.style(method).label}**: score {scores.loc[method].get(1, float('nan')):.2f} unmerged, best at m = {int(best)} with "
+        f"{scores.loc[method, best]:.2f}. Better than unmerged by the paired test: {'m = ' + ', '.join(better) if better else 'none'}; "
+        f"worse: {'m = ' + ', '.join(worse) if worse else 'none'}."
+    )
+display(Markdown("\n".join(lines)))
+display(scores.round(2))
+
+# %% [markdown]
+# ### Where the merged edit's key sits
+#
+# A merged text has several subjects, and an edit needs one key. The default is the last subject's last token; the table
+# compares the last token of the text and that of the whole prompt (`fact_token`).
+
+# %% tags=["hide-input"]
+size = 80 if len(study.select(records, dataset="factual", n_forget=80)) else n_merged
+keyed = study.select(
+    records, dataset="factual", n_forget=size, merge=study_pocket.MERGES,
+    fact_token=["default", "question_last", "prompt_last"],
+)  # fmt: skip
+keyed = keyed[keyed["merge"].isin([*set(keyed[keyed.fact_token != "default"]["merge"]), *as_list(merges, int)]) & (keyed.method != "base")]  # fmt: skip
+if len(keyed):
+    choice = eu.summarise(keyed, by=("method", "merge", "fact_token", "set"))
+    wide = choice.pivot_table(
+        index=["method", "merge", "fact_token"], columns="set", values="rouge1_recall", sort=False
+    )
+    display(wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename(index={"default": "subject_last (default)"}).round(2))  # fmt: skip
+
+# %% [markdown]
+# ### Why it does what it does
+#
+# An edit reaches a question only if the question's key lies near the edit's. The keys here are read off this model: that
+# of each question asked alone, at its subject, and that of the merged text, at its last subject. Cosines are taken after
+# the mean key is subtracted, so that 0 means "no nearer than any two keys".
+
+# %% tags=["hide-input"]
+layer = resolve("memit", eu.METHODS["memit"].config, base_model.config, None).layers[0]
+split = eu.load_split(dataset, n_forget=min(80, max(n_merged, 20)) if quick else 80, seed=0, source=source)
+
+
+def keys_of(requests, token="subject_last"):
+    """(n, d_ffn): the key of each request."""
+    texts = locate.lookup(tokenizer, requests, "{}", "chat", token, targets=False)
+    return locate.read(base_model, down(base_model, layer), texts, inputs=True)
+
+
+alone = keys_of(query_merging.merge_requests(split.forget, ["x"] * len(split.forget), 1))
+other = [r for r in split.rephrased if r.variant == 1]
+reworded = keys_of(query_merging.merge_requests(other, ["x"] * len(other), 1))
+mean = alone.mean(0)
+cosine = torch.nn.functional.cosine_similarity
+rows = [{"compared": "the same question in other words", "cosine": float(cosine(
+    torch.stack([alone[[q.id for q in split.forget].index(r.id)] for r in other]) - mean, reworded - mean).mean())}]  # fmt: skip
+rows.append(
+    {"compared": "another forgotten question", "cosine": float(cosine(alone - mean, alone.roll(1, 0) - mean).mean())}
+)
+logging.getLogger("editunlearn_lib.recipes.query_merging").setLevel(logging.CRITICAL)
+for size in (2, 4, 5, 8, 10):
+    groups = -(-len(split.forget) // size)
+    merged_keys = keys_of(query_merging.merge_requests(split.forget, ["x"] * groups, size))
+    last = [min((g + 1) * size, len(split.forget)) - 1 for g in range(groups)]
+    rest_of = [i for i in range(len(split.forget)) if i not in last]
+    rows.append({"compared": f"m = {size}: the merged text and its last question", "cosine": float(cosine(alone[last] - mean, merged_keys - mean).mean())})  # fmt: skip
+    rows.append({"compared": f"m = {size}: the merged text and its other questions", "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean())})  # fmt: skip
+display(pd.DataFrame(rows).round(2))
+display(Markdown(f"Cosines of centred keys, layer {layer} of `{model}`, mean over {len(split.forget)} forgotten questions of `{dataset}`; run live."))  # fmt: skip
+
+# %% [markdown]
+# :::{admonition} What this does not show
+# :class: note
+# A merged edit's key lies where its last question's key lies, and nowhere near the others': on this model there is no reason for
+# the lone other questions to be reached, beyond what every edit does to the whole. In a model of seven billion weights a
+# subject may be held in more layers and more loosely; whether the paper's gain comes from there, these numbers do not
+# say.
+# :::
+#
+# ### All at once, or one after another
+#
+# The paper's MEMIT falls apart at forty edits, although MEMIT was published for thousands. Perhaps it was run one edit
+# after another. Both, on the same eighty facts:
+
+# %% tags=["hide-input"]
+modes = study.select(
+    records, dataset="factual", n_forget=80, mode=["batch", "sequential"], method=["memit", "alphaedit"]
+)
+if modes["mode"].nunique() == 2:
+    wide = eu.summarise(modes, by=("method", "mode", "set")).pivot_table(index=["method", "mode"], columns="set", values="rouge1_recall", sort=False)  # fmt: skip
+    display(wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].round(2))
+    display(Markdown(source_of(modes)))
+else:
+    display(Markdown("The committed results hold one of the two modes only; `study.run` takes `mode` in its grid."))
+
+# %% [markdown]
+# ## Run it yourself
+#
+# ```bash
+# papermill notebooks/rq3_improving.ipynb out.ipynb -p model path/to/model -p quick False
+# papermill notebooks/rq3_improving.ipynb out.ipynb -p methods rome,memit -p n_merged 40 -p merges 1,4,8
+# ```
