@@ -34,7 +34,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-book: $(READY)  ## run RQ1 on the embedded model and render the book to _build/html
+book: $(READY)  ## run a part of each question on the embedded model and render the book to _build/html
 	@$(PY) book/execute.py $(ARGS)
 	@$(PY) book/build.py
 

@@ -633,7 +633,8 @@ def matrix(
     fig = go.Figure()
     fig.add_heatmap(
         x=across, y=labels, zmin=0, zmax=1, xgap=2, ygap=2, texttemplate="%{text}", textfont={"size": 12},
-        colorscale=[[0, "#f3efe6"], [0.5, "#e8a15b"], [1, "#8f2f00"]], showscale=False, hoverongaps=False,
+        colorscale=[[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]],  # a tint: the theme's text stays legible on it
+        showscale=False, hoverongaps=False,
         hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>", **_initial(values[0], 0),
     )  # fmt: skip
     fig.update_layout(

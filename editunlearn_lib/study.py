@@ -319,7 +319,7 @@ def export(store: str | Path, file: str | Path) -> Path:
     frame.to_parquet(temporary, compression="zstd", index=False)
     os.replace(temporary, file)
     slim = [{"cell": d["cell"], **{k: v for k, v in d["info"].items() if k != "patch"},
-             "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took")}}
+             "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")}}
             for d in documents]  # fmt: skip
     manifest = file.with_suffix(".json")
     temporary.write_text(json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n")
@@ -410,6 +410,17 @@ def manifest_commits(file: str | Path) -> str:
     """The commits that the cells of a results file were made by, for provenance lines."""
     documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
     return "commit " + ", ".join(sorted({document["commit"] for document in documents}))
+
+
+def notes(stored: Iterable[Path], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
+    """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file."""
+    found = {}
+    for document in json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8")) if file else []:
+        found[Cell(**document["cell"])] = document["patch"]
+    for path in stored:
+        document = read(path)
+        found[Cell(**document["cell"])] = document["info"]["patch"]
+    return list(found.items())
 
 
 def manifest_table(file: str | Path) -> pd.DataFrame:

@@ -29,7 +29,7 @@ model = "pocket"  # "pocket", a Hugging Face id, or a local folder
 dataset = "factual"  # "factual", "contracts", "tofu-facts", "pistol", or a path to your .json, .jsonl, .csv
 source = None  # for tofu-facts and pistol: a local file or folder; None reads from the hub
 methods = ["base", "memit", "grace"]  # whose patches are attacked live
-n_forget = 20
+n_forget = 40
 sizes = [20, 40, 60, 80, 100]  # of the forget set; with quick=False
 seeds = [0]
 device = "auto"
@@ -216,15 +216,12 @@ display(Markdown("\n".join(lines) or "This run has fewer than two methods to com
 display(Markdown("\n".join(f"- *{name}*: {what}" for name, what in attacks.ATTACKS.items())))
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-attacks", "caption": "What each attack recovers from each patched model; dark is bad. The base row is what there is to recover."}}
-attacked = pd.concat([study.select(records, protocol="attacks", dataset=d, n_forget=n) for d, n in {**main_cells, dataset: n_forget}.items()]).drop_duplicates()  # fmt: skip
-if len(committed):  # one size per data set: the committed one where there is one
-    kept = [study.select(records, protocol="attacks", dataset=d, n_forget=n) for d, n in main_cells.items()]
-    attacked = pd.concat(kept) if sum(map(len, kept)) else attacked
+attacked = pd.concat([
+    study.select(records, protocol="attacks", dataset=d, n_forget=n) for d, n in {**main_cells, dataset: n_forget}.items()
+])  # fmt: skip
 recovered = eu.summarise(attacked, by=("dataset", "method", "attack"))
-rank = {m: i for i, m in enumerate(charts.STYLES)}
-recovered = recovered.sort_values(
-    ["dataset", "method"], key=lambda c: c.map(rank) if c.name == "method" else c, kind="stable"
-)
+rank = {name: i for i, name in enumerate([*main_cells, *charts.STYLES, *attacks.ATTACKS])}
+recovered = recovered.sort_values(["dataset", "method", "attack"], key=lambda c: c.map(rank).fillna(99), kind="stable")
 charts.matrix(
     recovered,
     "method",
@@ -253,7 +250,10 @@ for (d, m), group in recovered[recovered.method != "base"].groupby(["dataset", "
     gained = (values - values["plain"]).drop("plain")
     if values["plain"] <= 0.5:
         worst = gained.idxmax()
-        lines.append(f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: {values['plain']:.2f} as asked; *{worst}* brings it to {values[worst]:.2f}")  # fmt: skip
+        found = f"*{worst}* brings it to {values[worst]:.2f}" if gained[worst] >= 0.05 else "no attack adds 0.05"
+        lines.append(
+            f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: {values['plain']:.2f} as asked; {found}"
+        )
 display(
     Markdown("The attack that recovers most, for every method that had forgotten at least half:\n\n" + "\n".join(lines))
 )
@@ -296,11 +296,8 @@ kept = study.distances(kept[kept.set == "retain"]) if len(kept) else kept
 if len(kept):
     near = eu.summarise(kept, by=("dataset", "method", "distance"))
     near["cell"] = [f"{v:.2f} ({n})" for v, n in zip(near.rouge1_recall, near.n, strict=True)]
-    display(
-        near.pivot_table(
-            index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False
-        ).fillna("–")
-    )
+    near = near.pivot_table(index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False)
+    display(near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–"))
 else:
     display(Markdown("This run asked no retained questions; `quick=False` does."))
 

@@ -78,6 +78,61 @@ def test_a_method_that_is_not_built_in_is_drawn_too():
 # -- Plotly figures
 
 
+def swept() -> pd.DataFrame:
+    """Made-up values of two methods over the size of the forget set."""
+    rows = [
+        {"method": m, "set": w, "n_forget": n, "rouge1_recall": v, "rouge1_recall_low": v - 0.1, "rouge1_recall_high": v + 0.05}
+        for m, shift in (("rome", 0.0), ("memit", 0.1)) for w, start in (("forget", 0.2), ("retain", 0.7)) for n, v in ((20, start + shift), (40, start + shift + 0.1))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def attacked() -> pd.DataFrame:
+    """Made-up values of two methods under two attacks; one was not measured."""
+    rows = [("factual", "base", "plain", 1.0), ("factual", "base", "chat", 0.9), ("factual", "rome", "plain", 0.1), ("contracts", "base", "plain", 0.8)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["dataset", "method", "attack", "rouge1_recall"])
+
+
+def test_a_sweep_has_a_line_per_set_a_menu_of_methods_and_the_papers_lines():
+    theirs = pd.DataFrame([{"method": "memit", "set": "forget", "n_forget": 20, "metric": "rouge1_recall", "value": 0.5},
+                           {"method": "memit", "set": "forget", "n_forget": 20, "metric": "mrr", "value": 0.9}])  # fmt: skip
+    fig = charts.sweep(swept(), "n_forget", paper=theirs, provenance=LIVE, title="T", x_title="size")
+    assert [t.name for t in fig.data] == ["forget", "retain", "forget (paper)"]
+    assert list(fig.data[0].x) == [20, 40] and list(fig.data[0].y) == pytest.approx([0.2, 0.3])
+    assert (
+        list(fig.data[0].error_y.arrayminus) == pytest.approx([0.1, 0.1]) and fig.data[2].y == ()
+    )  # ROME: the paper has none
+    memit = fig.layout.updatemenus[0].buttons[1]
+    assert memit.label == "MEMIT" and memit.args[0]["y"][2] == [0.5]
+    assert "ROME: forget 0.20, 0.30" in fig.layout.meta["alt"]
+    assert len(csv_rows(rendered(fig)["text/html"])) == len(swept())
+    with pytest.raises(ValueError, match="2 rows"):
+        charts.sweep(pd.concat([swept(), swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
+
+
+def test_pairs_join_two_values_of_each_method():
+    frame = summary()
+    fig = charts.pairs(frame, provenance=LIVE, paper=paper(), title="T", reading="left is better")
+    names = [t.name for t in fig.data[1:]]
+    assert names == ["forget", "rephrased", "forget (paper)", "rephrased (paper)"]
+    value = frame.set_index(["dataset", "method", "set"]).rouge1_recall
+    at = list(fig.data[1].y).index("GRACE")
+    assert fig.data[1].x[at] == pytest.approx(value["factual", "grace", "forget"], abs=1e-4)
+    assert fig.data[2].x[at] == pytest.approx(value["factual", "grace", "rephrased"], abs=1e-4)
+    assert list(fig.data[3].x)[list(fig.data[3].y).index("WISE")] == 0.25 and fig.data[3].x[at] is None
+    assert list(fig.data[0].x[3 * at : 3 * at + 3]) == [fig.data[1].x[at], fig.data[2].x[at], None]  # the line between
+    assert len(fig.layout.updatemenus[0].buttons) == 2
+
+
+def test_a_matrix_numbers_its_cells_and_leaves_out_what_was_not_measured():
+    fig = charts.matrix(attacked(), "method", "attack", provenance=LIVE, title="T", reading="light is better")
+    assert [list(z) for z in fig.data[0].z] == [[1.0, 0.9], [0.1, None]] and list(fig.data[0].text[1]) == ["0.10", ""]
+    assert list(fig.data[0].y) == ["Base model", "ROME"] and fig.data[0].customdata[1][1] == "not measured"
+    contracts = fig.layout.updatemenus[0].buttons[1].args[0]
+    assert contracts["z"] == [[[0.8, None], [None, None]]]
+    assert "ROME plain 0.10, chat –" in fig.layout.meta["alt"]
+
+
 @pytest.mark.parametrize("draw", [charts.radar, charts.trade_off])
 def test_a_figure_says_what_it_shows(draw):
     fig = draw(summary(), provenance="committed results, abc1234")

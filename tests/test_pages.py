@@ -51,6 +51,12 @@ def sample_notebook() -> nbformat.NotebookNode:
     """An executed notebook as papermill leaves it, with every kind of output."""
     live = {"provenance": "committed results, 0123abc"}
     figures = [charts.radar(summary(), **live), charts.trade_off(summary(), **live), slider_figure()]
+    attacked = summary().rename(columns={"set": "attack"})
+    figures += [
+        charts.pairs(summary(), title="Pairs", reading="Left is better.", **live),
+        charts.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
+        charts.sweep(summary().query("dataset == 'factual'"), "n", title="Sweep", x_title="n", **live),
+    ]
     bundles = [charts.BookRenderer().to_mimebundle(figure.to_dict()) for figure in figures]
     shown = [
         charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
@@ -245,7 +251,7 @@ def test_figures_are_drawn(pages, visit):
     sizes = seen.evaluate(
         """() => [...document.querySelectorAll('.eu-plot')].map(p => {
              const box = p.querySelector('svg.main-svg').getBoundingClientRect();
-             return [box.width, box.height, p.querySelectorAll('.trace').length]; })"""
+             return [box.width, box.height, p.querySelectorAll('.trace, .hm').length]; })"""
     )
     assert sizes
     assert all(width > 300 and height > 200 and traces for width, height, traces in sizes)

@@ -99,10 +99,11 @@
   /** The legend as buttons, with the marks that Plotly drew for its own. */
   function addLegend(plot, box) {
     const drawn = [...plot.querySelectorAll(".legend .traces")];
-    const keys = plot.data.map((trace, i) => {
+    const named = plot.data.map((trace, i) => [trace, i]).filter(([trace]) => trace.showlegend !== false);
+    const keys = named.map(([trace, i], place) => {
       const button = make("button", { type: "button" });
       button.setAttribute("aria-pressed", String(trace.visible !== "legendonly"));
-      const mark = drawn[i] && drawn[i].querySelector(".layers");
+      const mark = drawn[place] && drawn[place].querySelector(".layers");
       if (mark) {
         const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
         for (const [k, v] of Object.entries({ width: 34, height: 16, viewBox: "3 -8 34 16", "aria-hidden": "true" })) svg.setAttribute(k, v);
@@ -142,7 +143,13 @@
     });
     addControls(plot, box, updatemenus, sliders);
     if (legend) addLegend(plot, box);
-    const dress = () => Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth), showlegend: false });
+    const cells = data.map((trace, i) => (trace.type === "heatmap" ? i : -1)).filter((i) => i >= 0);
+    const dress = async () => {
+      await Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth), showlegend: false });
+      if (!cells.length) return;
+      await Plotly.restyle(plot, { "textfont.color": themeColours().ink }, cells);
+      await Plotly.redraw(plot); // a cell's number keeps the colour that it was drawn with
+    };
     await dress();
     new MutationObserver(dress).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
     // Also when a tab or a fold-out shows the figure for the first time.
