@@ -351,8 +351,18 @@ def test_side_by_side_by_keyboard_with_its_state_in_the_address(sample_book, vis
     state = page.evaluate("location.hash")
     assert "outcome=refusal" in state
 
+    page.keyboard.press("Tab")
+    page.keyboard.type("ADA PLACEHOLDER")  # in the answer of one question of each set
+    case = shown_case(page)
+    assert "Ada Placeholder" in case or "ada placeholder" in case
+    assert page.locator(".eu-sbs option:enabled", has_text="Fixture").count() == 0
+    state = page.evaluate("location.hash")
+    assert "find=ADA+PLACEHOLDER" in state
+
     again = visit(sample_book, PAGE + state).page
-    assert shown_case(again) == shown_case(page)
+    assert shown_case(again) == case
+    again.locator(".eu-sbs").get_by_label("Find").fill("nobody says this")
+    assert "No question fits" in again.locator(".eu-sbs .eu-count").inner_text()
 
 
 def test_without_a_script_the_answers_are_still_there(sample_book, browser):

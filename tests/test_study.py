@@ -221,3 +221,15 @@ def test_attack_cells_are_stored_like_others(tmp_path):
     assert len(loaded) == len(records)
     shown = summarise(loaded, by=("method", "attack"))
     assert shown.rouge1_recall.notna().all() and "mrr" not in shown
+
+
+def test_notes_of_stored_cells_come_before_those_of_a_results_file(grid, tmp_path):
+    (cell,) = study.cells(grid | {"method": "idk"})
+    other = dataclasses.asdict(cell) | {"seed": 7}
+    documents = [{"cell": c, "patch": {"seconds": -1.0, "took": None}} for c in (dataclasses.asdict(cell), other)]
+    (tmp_path / "r.json").write_text(json.dumps(documents))
+    study.run(grid | {"method": "idk"}, store=tmp_path / "store", show=False)
+    noted = dict(study.notes([study.path_of(tmp_path / "store", cell)], tmp_path / "r.parquet"))
+    assert set(noted) == {cell, dataclasses.replace(cell, seed=7)}
+    assert noted[cell]["seconds"] > 0 and noted[dataclasses.replace(cell, seed=7)]["seconds"] == -1.0
+    assert len(study.notes([study.path_of(tmp_path / "store", cell)])) == 1

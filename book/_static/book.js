@@ -189,11 +189,15 @@
     }));
     const [questionLabel, question] = makeSelect("Question", groups);
     const [outcomeLabel, outcome] = makeSelect("Outcome", [["", "all"], ...outcomes.map((o) => [o, o])]);
-    view.querySelector(".eu-controls").append(questionLabel, outcomeLabel);
+    const find = make("input", { type: "search", autocomplete: "off" });
+    const findLabel = make("label", {}, make("span", { textContent: "Find a word" }), find);
+    const texts = nodes.map((node) => node.textContent.toLowerCase());
+    view.querySelector(".eu-controls").append(questionLabel, outcomeLabel, findLabel);
 
     function show() {
       const wanted = outcome.value;
-      const fits = cases.map((c) => !wanted || c.outcomes.includes(wanted));
+      const words = find.value.trim().toLowerCase();
+      const fits = cases.map((c, i) => (!wanted || c.outcomes.includes(wanted)) && texts[i].includes(words));
       [...question.querySelectorAll("option")].forEach((option) => { option.disabled = !fits[option.value]; });
       if (!fits[question.value] && fits.includes(true)) question.value = String(fits.indexOf(true));
       nodes.forEach((node, i) => { node.hidden = String(i) !== question.value; });
@@ -201,13 +205,16 @@
       // The base model stays: without it there is nothing to compare with.
       items.forEach((item) => { item.hidden = Boolean(wanted) && item.dataset.outcome !== wanted && item.dataset.method !== "base"; });
       const matching = items.filter((item) => !wanted || item.dataset.outcome === wanted).length;
-      count.textContent = wanted
-        ? `“${wanted}”: ${matching} of ${items.length} outputs to this question; ${fits.filter(Boolean).length} of ${cases.length} questions have one.`
-        : `${cases.length} questions, ${items.length} outputs to this one.`;
+      const some = fits.filter(Boolean).length;
+      if (!some) count.textContent = "No question fits both filters; the last one is still shown.";
+      else count.textContent = wanted
+        ? `“${wanted}”: ${matching} of ${items.length} outputs to this question; ${some} of ${cases.length} questions fit.`
+        : `${words ? `${some} of ` : ""}${cases.length} questions, ${items.length} outputs to this one.`;
     }
     function remember() {
       const state = new URLSearchParams({ q: cases[question.value].key });
       if (outcome.value) state.set("outcome", outcome.value);
+      if (find.value.trim()) state.set("find", find.value.trim());
       history.replaceState(null, "", `#${view.id}?${state}`);
     }
     function restore() {
@@ -217,10 +224,12 @@
       const i = cases.findIndex((c) => c.key === state.get("q"));
       if (i >= 0) question.value = String(i);
       outcome.value = outcomes.includes(state.get("outcome")) ? state.get("outcome") : "";
+      find.value = state.get("find") || "";
       show();
       view.scrollIntoView();
     }
     for (const select of [question, outcome]) select.addEventListener("change", () => { show(); remember(); });
+    find.addEventListener("input", () => { show(); remember(); });
     addEventListener("hashchange", restore);
     show();
     restore();
