@@ -157,7 +157,16 @@ def _note(provenance: str, csv: str, name: str) -> str:
 
 
 def _finish(
-    fig: go.Figure, *, title: str, reading: str, alt: str, provenance: str, csv: str, name: str, height: int
+    fig: go.Figure,
+    *,
+    title: str,
+    reading: str,
+    alt: str,
+    provenance: str,
+    csv: str,
+    name: str,
+    height: int,
+    left: int = 60,
 ) -> go.Figure:
     """What all figures share. `reading` says which direction is good; it stands under the title."""
     fig.update_layout(
@@ -168,7 +177,7 @@ def _finish(
         paper_bgcolor="white",
         plot_bgcolor="white",
         height=height,
-        margin={"l": 60, "r": 30, "t": 110, "b": 60},
+        margin={"l": left, "r": 30, "t": 110, "b": 60},
         dragmode=False,  # a finger on the figure scrolls the page
         hoverlabel={"align": "left"},
     )
@@ -584,7 +593,7 @@ def pairs(
         )  # fmt: skip
     fig.update_layout(
         xaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
-        yaxis={"autorange": "reversed", "showgrid": False, "automargin": True, "categoryorder": "array", "categoryarray": labels},
+        yaxis={"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels},
         updatemenus=_menu([_dataset_label(d) for d in table.datasets], values),
     )  # fmt: skip
     said = []
@@ -595,7 +604,7 @@ def pairs(
         )
         said.append(f"{_dataset_label(dataset)}: {', '.join(each)}")
     return _finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=_csv(table.frame), name=name, height=540,
+        fig, title=title, reading=reading, provenance=provenance, csv=_csv(table.frame), name=name, height=540, left=118,
         alt=alt or f"Dot plot of ROUGE-1 recall, {sets[0]} and {sets[1]} of each method. {'. '.join(said)}.",
     )  # fmt: skip
 
@@ -627,19 +636,21 @@ def matrix(
         z = [[_number(c.get("rouge1_recall")) for c in line] for line in cells]
         spans = [[_span(v, *(_number(c.get(f"rouge1_recall_{end}", v)) for end in ("low", "high"))) for v, c in zip(vs, line, strict=True)]
                  for vs, line in zip(z, cells, strict=True)]  # fmt: skip
-        text = [["" if v is None else f"{v:.2f}" for v in line] for line in z]
+        text = [
+            ["" if v is None else "1.0" if v >= 0.995 else f"{v:.2f}"[1:] for v in line] for line in z
+        ]  # nine fit a phone
         values.append({"z": [z], "text": [text], "customdata": [spans]})
     labels = [style(str(r)).label for r in down]
     fig = go.Figure()
     fig.add_heatmap(
-        x=across, y=labels, zmin=0, zmax=1, xgap=2, ygap=2, texttemplate="%{text}", textfont={"size": 12},
+        x=across, y=labels, zmin=0, zmax=1, xgap=2, ygap=2, texttemplate="%{text}", textfont={"size": 11},
         colorscale=[[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]],  # a tint: the theme's text stays legible on it
         showscale=False, hoverongaps=False,
         hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>", **_initial(values[0], 0),
     )  # fmt: skip
     fig.update_layout(
-        xaxis={"side": "top", "tickangle": -45, "showgrid": False, "automargin": True, "fixedrange": True},
-        yaxis={"autorange": "reversed", "showgrid": False, "automargin": True, "fixedrange": True},
+        xaxis={"side": "top", "tickangle": -45, "showgrid": False, "fixedrange": True},
+        yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True},
         updatemenus=_menu([_dataset_label(d) for d in datasets], values),
     )
     said = []
@@ -651,7 +662,7 @@ def matrix(
         )
         said.append(f"{_dataset_label(dataset)}: {'; '.join(lines)}")
     return _finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=_csv(frame), name=name, height=200 + 32 * len(down),
+        fig, title=title, reading=reading, provenance=provenance, csv=_csv(frame), name=name, height=180 + 30 * len(down), left=118,
         alt=alt or f"Matrix of ROUGE-1 recall. {'. '.join(said)}.",
     )  # fmt: skip
 

@@ -228,7 +228,7 @@ charts.side_by_side(
 #
 # ```python
 # folder = rating.make_study(both[both.seed == 0], "my-study")
-# rating.tool(folder)                                        # keys 0/1, then 1–5 twice; Backspace goes back
+# rating.tool(folder)  # keys 0/1, then 1–5 twice; Backspace goes back
 # rating.export_csv(folder, "ratings.csv")
 # ```
 #
@@ -238,10 +238,10 @@ charts.side_by_side(
 # is merged. Choose the method above the figure.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-merge", "caption": "ROUGE-1 recall over m, the number of questions in one edit. Dotted: the paper's Llama2-7B, Table 7."}}
-merged = study.select(records, dataset="factual", n_forget=80, merge=study_pocket.MERGES)
-merged = merged[merged.method.isin([name for name, method in eu.METHODS.items() if method.merges])]
+joins = [name for name, method in eu.METHODS.items() if method.merges]
+merged = study.select(records, dataset="factual", n_forget=80, merge=study_pocket.MERGES, method=joins)
 if not len(merged):
-    merged = study.select(records, dataset=dataset, n_forget=n_merged, merge=as_list(merges, int))
+    merged = study.select(records, dataset=dataset, n_forget=n_merged, merge=as_list(merges, int), method=joins)
 by_m = eu.summarise(merged, by=("method", "merge", "set"))
 unmerged = PAPER[(PAPER.table == "table5") & (PAPER.n_forget == 80)]  # Table 7 begins at m = 2
 charts.sweep(
@@ -260,9 +260,10 @@ scores = (1 - wide["forget"] + wide["retain"]).unstack("merge")
 lines = []
 for method in scores.index:
     best = scores.loc[method].idxmax()
-    test = [(int(k), 1) for k in scores.columns if k != 1] if 1 in scores.columns else []
     one = merged[(merged.method == method) & merged.set.isin(["forget", "retain"])].copy()
     one["points"] = one.rouge1_recall.where(one.set == "retain", 1 - one.rouge1_recall)
+    there = sorted(map(int, one["merge"].unique()))
+    test = [(k, 1) for k in there if k != 1] if 1 in there else []
     per_set = one.groupby(["merge", "set"]).id.transform("size")
     one["points"] *= one.groupby("merge").id.transform("size") / per_set  # each half of the score weighs one
     found = stats.compare(one, test, column="merge", metric="points", unit=("seed", "set", "id")) if test else None

@@ -126,7 +126,10 @@ def test_pairs_join_two_values_of_each_method():
 
 def test_a_matrix_numbers_its_cells_and_leaves_out_what_was_not_measured():
     fig = charts.matrix(attacked(), "method", "attack", provenance=LIVE, title="T", reading="light is better")
-    assert [list(z) for z in fig.data[0].z] == [[1.0, 0.9], [0.1, None]] and list(fig.data[0].text[1]) == ["0.10", ""]
+    assert [list(z) for z in fig.data[0].z] == [[1.0, 0.9], [0.1, None]] and [list(t) for t in fig.data[0].text] == [
+        ["1.0", ".90"],
+        [".10", ""],
+    ]
     assert list(fig.data[0].y) == ["Base model", "ROME"] and fig.data[0].customdata[1][1] == "not measured"
     contracts = fig.layout.updatemenus[0].buttons[1].args[0]
     assert contracts["z"] == [[[0.8, None], [None, None]]]

@@ -61,10 +61,13 @@
   /** Margins, type and height for the width at hand; the title has moved into the page. */
   function fitted(layout, width) {
     const phone = width < NARROW;
+    const left = (layout.margin || {}).l || 60; // wide where the labels are words
+    const top = (layout.xaxis || {}).side === "top" ? (phone ? 70 : 80) : 34;
+    const rows = left > 60; // a row a method: no lower than its rows are legible
     return {
-      height: Math.min(layout.height || 450, Math.max(300, width * (layout.polar ? 0.92 : 1.1))),
+      height: rows ? layout.height : Math.min(layout.height || 450, Math.max(300, width * (layout.polar ? 0.92 : 1.1))),
       "font.size": phone ? 11 : 13,
-      "margin.l": phone ? 48 : 60, "margin.r": phone ? 38 : 60, "margin.t": 34, "margin.b": phone ? 46 : 56,
+      "margin.l": left * (phone ? 0.8 : 1), "margin.r": rows ? 24 : phone ? 38 : 60, "margin.t": top, "margin.b": phone ? 46 : 56,
     };
   }
 
