@@ -34,7 +34,7 @@ from editunlearn_lib.covariance import text_source
 from editunlearn_lib.evaluation import MAX_NEW_TOKENS
 from editunlearn_lib.hparams import resolve
 from editunlearn_lib.methods import METHODS, resolve_targets
-from editunlearn_lib.methods.locate import CHUNK_TOKENS, lookup
+from editunlearn_lib.methods.locate import CHUNK_TOKENS, lookup, together
 from editunlearn_lib.methods.training import rows as encoded
 from editunlearn_lib.models import encode
 from editunlearn_lib.recipes.query_merging import merge_requests
@@ -107,8 +107,8 @@ def texts(config, tokenizer, forget, method: str):
     if method == "rome":
         size = 1
     elif method in WITH_C:  # as in locate.values
-        longest = max(len(request.question) for request in requests) // 3 + 40
-        size = min(size, max(1, CHUNK_TOKENS // (longest * (len(templates) + 1))))
+        itemsize = 2 if config.hidden_size >= 4096 else 4  # a large model is in bf16
+        size = min(size, together(requests, templates, config, max(options.layers), itemsize))
     return options, {
         "n": len(requests), "chunk": size, "templates": len(templates), "P": int(start.max()), "S": int((stop - start).max()),
         "T": int(stop.max()), "prompt": prompt, "scored": float((found[0].labels != -100).sum(1).float().mean()),

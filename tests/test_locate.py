@@ -454,3 +454,24 @@ def test_every_edit_is_reported(tiny, method, prompt_format):
         assert row["loss"] > 0 and 0 < row["delta_norm"] <= 20.0 * row["h0_norm"] * (1 + 1e-6)
     print(f"{method}, {prompt_format}: {sum(row['took'] for row in log)} of {len(log)} took")
     assert any(row["took"] for row in log) and any(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_a_heavy_model_takes_fewer_requests_at_once_and_finds_the_same(tiny, monkeypatch):
+    from types import SimpleNamespace
+
+    requests = [locate.Request((), "x" * 100, "t", ())] * 40
+    pocket, seven = (
+        SimpleNamespace(num_hidden_layers=8, hidden_size=256),
+        SimpleNamespace(num_hidden_layers=32, hidden_size=4096),
+    )
+    assert locate.together(requests, ["{}"] * 6, pocket, 1, 4) == locate.CHUNK_TOKENS // (
+        73 * 7
+    )  # its activations are small
+    assert locate.together(requests, ["{}"] * 6, seven, 8, 2) == 2
+    assert locate.together(requests, ["{}"] * 60, seven, 8, 2) == 1  # never none
+    model, _ = tiny
+    whole = run("memit", model)
+    monkeypatch.setattr(locate, "VALUE_BYTES", 1)
+    parts = run("memit", model)
+    for name in whole.parameters:
+        assert torch.allclose(whole.delta(name), parts.delta(name), rtol=1e-4, atol=1e-7)

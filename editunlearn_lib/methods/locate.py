@@ -34,6 +34,8 @@ from .tail import Tail
 
 FACT_TOKENS = ("subject_last", "question_last", "prompt_last")
 CHUNK_TOKENS = 16_384  # texts are processed in chunks of about so many tokens
+VALUE_BYTES = 8e9  # of activations while values are optimised: 7B in bf16 stays within a card of 24 GB
+VECTORS = 32  # hidden vectors that a token keeps in a block until the backward pass, roughly
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,13 @@ class Values:
     log: list[dict]
 
 
+def together(requests: Sequence[Request], templates: Sequence[str], model_config, layer: int, itemsize: int) -> int:
+    """How many requests' values are optimised in one batch: about `CHUNK_TOKENS`, fewer where a token weighs much."""
+    longest = max(len(request.question) for request in requests) // 3 + 40  # tokens, roughly
+    token = (model_config.num_hidden_layers - layer) * model_config.hidden_size * VECTORS * itemsize  # bytes
+    return max(1, int(min(CHUNK_TOKENS, VALUE_BYTES / token)) // (longest * (len(templates) + 1)))
+
+
 def values(
     model, tokenizer, requests: Sequence[Request], layer: int, config, templates: Sequence[str], prompt_format: str,
     *, at: str = "block", show: bool = True,
@@ -157,9 +166,7 @@ def values(
     before the step); the last of n steps never steps. Requests do not touch each other: Adam works by element, so
     all of them in one batch is the same as one at a time.
     """
-    per_request = len(templates) + 1
-    longest = max(len(request.question) for request in requests) // 3 + 40
-    size = max(1, CHUNK_TOKENS // (longest * per_request))
+    size = together(requests, templates, model.config, layer, model.dtype.itemsize)
     parts = [requests[i : i + size] for i in range(0, len(requests), size)]
     done = [_values(model, tokenizer, part, layer, config, templates, prompt_format, at)
             for part in progress(parts, desc="values", enabled=show and len(parts) > 1)]  # fmt: skip
