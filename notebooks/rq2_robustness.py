@@ -16,7 +16,7 @@
 #
 # A method that scores well on the very questions it was given may have learnt to avoid those sentences and nothing more.
 # This page asks again: in other words, with more to forget at once, on knowledge that was fine-tuned in, and then with
-# eight ways to get an answer back that the paper does not try.
+# seven ways to get an answer back that the paper does not try.
 #
 # :::{admonition} Before you read on
 # :class: tip

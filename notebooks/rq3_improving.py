@@ -214,8 +214,14 @@ else:
 # %% tags=["hide-input"]
 seed0 = both[(both.seed == both.seed.min()) & (both.dataset == dataset)]
 base_rows = study.select(records, n_forget=n_forget, dataset=dataset, method="base", seed=both.seed.min())
-named = seed0.assign(method=[m if t == "refusal" else f"{m}, self-improved" for m, t in zip(seed0.method, seed0.targets, strict=True)])  # fmt: skip
-order = ["base"] * bool(len(base_rows)) + sorted(set(named.method), key=lambda m: (list(charts.STYLES).index(m.split(",")[0]), m))  # fmt: skip
+place_of = {m: i for i, m in enumerate(charts.STYLES)}
+kinds = seed0[["method", "targets"]].drop_duplicates().sort_values("targets")  # "refusal" before "self-improved"
+kinds = kinds.sort_values("method", key=lambda c: c.map(place_of).fillna(len(place_of)), kind="stable")
+label = {
+    (m, t): m if t == "refusal" else f"{charts.style(m).label}, self-improved" for m, t in kinds.to_numpy().tolist()
+}
+named = seed0.assign(method=[label[m, t] for m, t in zip(seed0.method, seed0.targets, strict=True)])
+order = ["base"] * bool(len(base_rows)) + list(label.values())
 charts.side_by_side(
     pd.concat([base_rows, named]), order, provenance=source_of(seed0), questions=6, sets=("forget", "rephrased"),
     name="refusals", title="Two kinds of refusal",
@@ -256,7 +262,7 @@ charts.sweep(
 
 # %% tags=["hide-input"]
 wide = by_m.pivot_table(index=["method", "merge"], columns="set", values="rouge1_recall", sort=False)
-scores = (1 - wide["forget"] + wide["retain"]).unstack("merge")
+scores = (1 - wide["forget"] + wide["retain"]).unstack("merge").sort_index(axis=1)
 lines = []
 for method in scores.index:
     best = scores.loc[method].idxmax()
