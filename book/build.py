@@ -18,6 +18,12 @@ from pathlib import Path
 import yaml
 
 HERE = Path(__file__).resolve().parent
+# Jupyter Book's own front page names no icon, so a browser asks the server for one that is not there; this one needs none.
+FRONT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Editing as Unlearning</title>
+<link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url=book/index.html"></head>
+<body><a href="book/index.html">Editing as Unlearning</a></body></html>
+"""
 
 
 def vendored() -> dict[str, Path]:
@@ -91,7 +97,9 @@ def build(root: Path) -> Path:
         # Sphinx would not read the pages again, and the next run would pass without their warnings.
         shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
         sys.exit(done.returncode)
-    return root / "_build" / "html"
+    pages = root / "_build" / "html"
+    (pages / "index.html").write_text(FRONT, encoding="utf-8")
+    return pages
 
 
 def main() -> None:
