@@ -92,6 +92,13 @@ def _weights(model_name: str) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if model_name in POCKET and file.exists() else None
 
 
+def as_list(value: Any, kind: Callable[[Any], Any]) -> list:
+    """A list from a list, one value, or a text such as "gd,memit" (papermill -p passes texts)."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+
+
 def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
     """Every cell of a grid (or of several): each field a value or a list of values. Wrong names and values raise."""
     found: dict[Cell, None] = {}

@@ -10,8 +10,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from .methods import METHODS
-from .study import Cell, cells, export, path_of, read, run
+from .study import Cell, cells, export, load_results, manifest_commits, path_of, read, run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "book" / "results" / "pocket.parquet"
@@ -73,6 +75,13 @@ def rq3_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds:
             {**facts, "n_forget": 80, "method": [m for m in merging if "sequential" in METHODS[m].modes], "mode": "sequential"},
         )
     ]  # fmt: skip
+
+
+def committed(model: str) -> tuple[pd.DataFrame, str]:
+    """The committed records of a model and the commits they were made by; nothing where there are none."""
+    if model != "pocket" or not RESULTS.exists():
+        return pd.DataFrame(), ""
+    return load_results(RESULTS), manifest_commits(RESULTS)
 
 
 def estimate(wanted: list[Cell], store: Path) -> str:

@@ -48,16 +48,7 @@ from editunlearn_lib import charts, study, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 charts.use_book_renderer()
-ROOT = Path(eu.__file__).parents[1]
-
-
-def as_list(value, kind):
-    """A list from a list, one value, or a text such as "gd,memit" (papermill -p passes texts)."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
-
-
+as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 chosen = as_list(methods, str) if quick else [*study.REFERENCES, *eu.METHODS]
 grid = {
     "model": model, "dataset": dataset, "method": chosen, "n_forget": n_forget, "source": source,
@@ -75,10 +66,7 @@ live = study.run(grid, store=place, device=device, dtype=dtype)
 
 # %% tags=["hide-input"]
 KEYS = list(study.KEYS)
-committed, commit = pd.DataFrame(), ""
-if model == "pocket" and study_pocket.RESULTS.exists():
-    committed = study.load_results(study_pocket.RESULTS)
-    commit = study.manifest_commits(study_pocket.RESULTS)
+committed, commit = study_pocket.committed(model)
 records, fresh, rest = study.join(live, committed)
 provenance = f"{fresh} cells run live, the others committed results ({commit})" if rest else "run live"
 main_cells = {**({"factual": 40, "contracts": 20} if len(committed) else {}), dataset: n_forget}

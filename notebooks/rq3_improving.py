@@ -57,16 +57,7 @@ from editunlearn_lib.recipes import query_merging, self_improvement
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 charts.use_book_renderer()
-ROOT = Path(eu.__file__).parents[1]
-
-
-def as_list(value, kind):
-    """A list from a list, one value, or a text such as "gd,memit" (papermill -p passes texts)."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
-
-
+as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 shared = {"model": model, "dataset": dataset, "source": source}
 if quick:
     shared |= {"seed": as_list(seeds, int)}
@@ -82,10 +73,7 @@ place = Path(store) if Path(store).is_absolute() else ROOT / store
 live = study.run(grid, store=place, device=device, dtype=dtype)
 
 # %% tags=["hide-input"]
-committed, commit = pd.DataFrame(), ""
-if model == "pocket" and study_pocket.RESULTS.exists():
-    committed = study.load_results(study_pocket.RESULTS)
-    commit = study.manifest_commits(study_pocket.RESULTS)
+committed, commit = study_pocket.committed(model)
 records, fresh, rest = study.join(live, committed)
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
 display(Markdown(
