@@ -293,6 +293,7 @@ def radar(
     summary: pd.DataFrame,
     *,
     provenance: str,
+    paper: pd.DataFrame | None = None,
     methods: Sequence[str] | None = None,
     title: str = "Forgetting, retaining, generalizing",
     alt: str | None = None,
@@ -301,10 +302,12 @@ def radar(
     """Three axes: 1 - ROUGE-1 on the forget set, ROUGE-1 on the retain set, 1 - ROUGE-1 on the rephrased questions.
 
     `summary` has one row per data set, method and set; each data set is an entry of the menu. A method that was not
-    measured on an axis has a gap there, never a zero.
+    measured on an axis has a gap there, never a zero. `paper` (the columns of `paper_tables()`) is a second layer of thin
+    dotted outlines, off at first; the book's page offers a box to tick.
     """
     table = _Summary(summary, methods)
-    values = [_radar_values(table, dataset) for dataset in table.datasets]
+    theirs = _paper_values(paper, "rouge1_recall")
+    values = [_radar_values(table, dataset, theirs) for dataset in table.datasets]
     fig = go.Figure()
     for i, method in enumerate(table.methods):
         look = style(method)
@@ -315,6 +318,21 @@ def radar(
             marker=_marker(look, 9),
             hovertemplate="<b>%{fullData.name}</b><br>%{theta}: %{customdata}<extra></extra>",
             connectgaps=False,
+            meta=method,
+            **_initial(values[0], i),
+        )
+    for i, method in enumerate(table.methods if theirs else (), len(table.methods)):
+        look = style(method)
+        fig.add_scatterpolar(
+            name=f"{look.label} (paper)",
+            mode="lines+markers",
+            line={"color": look.colour, "width": 1.5, "dash": "dot"},
+            marker={"symbol": "x-thin-open", "size": 8, "color": look.colour, "line": {"width": 2}},
+            hovertemplate="<b>%{fullData.name}</b><br>%{theta}: %{customdata}<extra></extra>",
+            connectgaps=False,
+            visible=False,
+            showlegend=False,
+            meta=f"paper {method}",
             **_initial(values[0], i),
         )
     fig.update_layout(
@@ -339,19 +357,23 @@ def radar(
     )
 
 
-def _radar_values(table: _Summary, dataset: str) -> dict[str, list]:
+def _radar_values(table: _Summary, dataset: str, theirs: dict[tuple[str, str, str], float]) -> dict[str, list]:
     labels = [label for _, label, _ in _AXES]
     r, text = [], []
-    for method in table.methods:
-        points, words = [], []
-        for which, _, flip in _AXES:
-            value, low, high = table.interval(dataset, method, which)
-            if flip:
-                value, low, high = _flip(value), _flip(high), _flip(low)
-            points.append(value)
-            words.append(_span(value, low, high))
-        r.append([*points, points[0]])  # back to the first axis: the outline closes
-        text.append([*words, words[0]])
+    for is_paper in (False, True) if theirs else (False,):
+        for method in table.methods:
+            points, words = [], []
+            for which, _, flip in _AXES:
+                if is_paper:
+                    value = low = high = theirs.get((dataset, method, which))
+                else:
+                    value, low, high = table.interval(dataset, method, which)
+                if flip:
+                    value, low, high = _flip(value), _flip(high), _flip(low)
+                points.append(value)
+                words.append(_plain(value) if is_paper else _span(value, low, high))
+            r.append([*points, points[0]])  # back to the first axis: the outline closes
+            text.append([*words, words[0]])
     return {"r": r, "theta": [[*labels, labels[0]]] * len(r), "customdata": text}
 
 
@@ -538,7 +560,7 @@ def sweep(
 
 def pairs(
     summary: pd.DataFrame,
-    sets: tuple[str, str] = ("forget", "rephrased"),
+    sets: Sequence[str] = ("forget", "rephrased"),
     *,
     provenance: str,
     paper: pd.DataFrame | None = None,
@@ -547,9 +569,9 @@ def pairs(
     alt: str | None = None,
     name: str = "pairs",
 ) -> go.Figure:
-    """Two values of every method joined by a line, with intervals; each data set is an entry of the menu.
+    """The values of every method on some sets, joined by a line, with intervals; each data set is an entry of the menu.
 
-    The paper's two values, where `paper` has them, are small crosses above ours.
+    The paper's values, where `paper` has them, are small crosses above ours.
     """
     table = _Summary(summary, None)
     theirs = _paper_values(paper, "rouge1_recall")
@@ -583,9 +605,9 @@ def pairs(
                 mode="lines", line={"color": "#808080", "width": 2}, hoverinfo="skip", showlegend=False, **mine
             )
             continue
-        colour, symbol = looks[(i - 1) % 2]
+        colour, symbol = looks[(i - 1) % len(sets)]
         bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0}
-        marker = {"symbol": symbol, "size": 11, "color": colour} if i <= 2 else {"symbol": "x-thin-open", "size": 9, "color": colour, "line": {"width": 2}}  # fmt: skip
+        marker = {"symbol": symbol, "size": 11, "color": colour} if i <= len(sets) else {"symbol": "x-thin-open", "size": 9, "color": colour, "line": {"width": 2}}  # fmt: skip
         fig.add_scatter(
             name=label, mode="markers", marker=marker, cliponaxis=False,
             error_x=bars | {"array": values[0]["error_x.array"][i], "arrayminus": values[0]["error_x.arrayminus"][i]},
@@ -599,13 +621,13 @@ def pairs(
     said = []
     for dataset in table.datasets:
         each = (
-            f"{style(m).label} {_plain(table.get(dataset, m, sets[0]))} and {_plain(table.get(dataset, m, sets[1]))}"
+            f"{style(m).label} {' and '.join(_plain(table.get(dataset, m, which)) for which in sets)}"
             for m in table.methods
         )
         said.append(f"{_dataset_label(dataset)}: {', '.join(each)}")
     return _finish(
         fig, title=title, reading=reading, provenance=provenance, csv=_csv(table.frame), name=name, height=540, left=118,
-        alt=alt or f"Dot plot of ROUGE-1 recall, {sets[0]} and {sets[1]} of each method. {'. '.join(said)}.",
+        alt=alt or f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(said)}.",
     )  # fmt: skip
 
 
@@ -699,7 +721,7 @@ def side_by_side(
 
     `questions` is the number taken from the head of each set (no picking of telling ones), or a list of
     (set, id, variant). Without a page script each question is a fold-out; in the book the page script puts a question
-    selector and an outcome filter in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
+    selector and filters by method, outcome and word in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
     """
     _need(records, ("method", "set", "id", "question", "answer", "output", "outcome"), "records")
     records = records.assign(
@@ -729,6 +751,7 @@ def side_by_side(
     index = [
         {
             "key": "/".join(map(str, key[1:] if not many else key)),
+            "dataset": str(key[0]),
             "group": (f"{_dataset_label(key[0])}: " if many else "") + str(key[1]),
             "question": str(rows[0]["question"]),
             "outcomes": sorted({row["outcome"] for row in rows}),
@@ -737,6 +760,8 @@ def side_by_side(
     ]
     cases = "".join(_case_html(rows, first=i == 0) for i, rows in enumerate(rows_of.values()))
     flat = [row for rows in rows_of.values() for row in rows]
+    shown = [m for m in methods if m in {row["method"] for row in flat}]
+    about = {"cases": index, "outcomes": list(OUTCOMES), "methods": [[m, style(m).label] for m in shown]}
     columns = [*keys, "question", "answer", "method", "outcome", "output"]
     text = "\n\n".join(_case_text(rows) for rows in rows_of.values())
     marked = "Marked: <mark>words of the answer</mark>, where the question does not already say them."
@@ -745,7 +770,7 @@ def side_by_side(
             f'<section class="eu eu-sbs" id="{escape(name)}" aria-label="{escape(title)}">'
             f'<p class="eu-title">{escape(title)}</p><p class="eu-reading">{marked}</p>'
             f'<div class="eu-controls"></div><p class="eu-count" role="status"></p>{cases}'
-            f'<script type="application/json">{_json_for_script({"cases": index, "outcomes": list(OUTCOMES)})}</script>'
+            f'<script type="application/json">{_json_for_script(about)}</script>'
             f"{_note(provenance, _csv(pd.DataFrame(flat)[columns]), name)}</section>"
         ),
         text=f"{title}\n\n{text}\n\nSource: {provenance}",
@@ -851,11 +876,13 @@ def table(
                 row[f"{which}_{whose}"] = value
                 cells.append(_cell(value, low, high, whose))
             rows.append(row)
-            lines.append(f'<tr><th scope="row">{escape(style(method).label)}</th>{"".join(cells)}</tr>')
+            lines.append(
+                f'<tr data-method="{escape(method)}"><th scope="row">{escape(style(method).label)}</th>{"".join(cells)}</tr>'
+            )
             shown = (f"{w} {o} {_plain(row[f'{w}_{o}'])}" for w, o in columns)
             text.append(f"{_dataset_label(dataset)}, {style(method).label}: {', '.join(shown)}")
         group = f'<tr><th scope="rowgroup" colspan="{len(columns) + 1}">{escape(_dataset_label(dataset))}</th></tr>'
-        body.append(f"<tbody>{group}{''.join(lines)}</tbody>")
+        body.append(f'<tbody data-dataset="{escape(dataset)}">{group}{"".join(lines)}</tbody>')
 
     head = _table_head(columns, [*sets, "score"], paper_label)
     frame = pd.DataFrame(rows)

@@ -120,7 +120,7 @@
       button.addEventListener("click", () => {
         const show = button.getAttribute("aria-pressed") === "false";
         button.setAttribute("aria-pressed", String(show));
-        Plotly.restyle(plot, { visible: show ? true : "legendonly" }, [i]);
+        Plotly.restyle(plot, { visible: show ? true : "legendonly" }, [i]).then(() => plot.euPaper && plot.euPaper());
       });
       button.addEventListener("pointerenter", (e) => { if (e.pointerType === "mouse") emphasise(i); });
       button.addEventListener("pointerleave", (e) => { if (e.pointerType === "mouse") emphasise(-1); });
@@ -132,6 +132,19 @@
     list.setAttribute("role", "list");
     list.setAttribute("aria-label", "Legend: show or hide a method");
     box.after(list);
+  }
+
+  /** The paper's values as a second layer: off at first, and only of the methods that are shown. */
+  function addPaper(plot, box) {
+    const layers = plot.data.flatMap((trace, i) => {
+      const method = /^paper (.*)$/.exec(trace.meta || "");
+      return method ? [[i, plot.data.findIndex((other) => other.meta === method[1])]] : [];
+    });
+    if (!layers.length) return;
+    const tick = make("input", { type: "checkbox" });
+    plot.euPaper = () => Plotly.restyle(plot, { visible: layers.map(([, own]) => tick.checked && plot.data[own].visible !== "legendonly") }, layers.map(([i]) => i));
+    tick.addEventListener("change", plot.euPaper);
+    box.append(make("label", { className: "eu-tickbox" }, tick, make("span", { textContent: "with the paper's values" })));
   }
 
   async function draw(figure) {
@@ -146,6 +159,7 @@
     });
     addControls(plot, box, updatemenus, sliders);
     if (legend) addLegend(plot, box);
+    addPaper(plot, box);
     const cells = data.map((trace, i) => (trace.type === "heatmap" ? i : -1)).filter((i) => i >= 0);
     const dress = async () => {
       await Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth), showlegend: false });
@@ -162,7 +176,9 @@
       width = plot.clientWidth;
       requestAnimationFrame(() => Plotly.relayout(plot, { ...fitted(rest, width), width }));
     }).observe(plot);
+    figure.eu = { plot, menus: updatemenus };
     figure.dataset.drawn = "true";
+    figure.dispatchEvent(new Event("eu-drawn"));
   }
 
   function drawAll() {
@@ -176,7 +192,7 @@
   // ------------------------------------------------------------------------------------------------ side by side
 
   function sideBySide(view) {
-    const { cases, outcomes } = JSON.parse(view.querySelector(":scope > script").textContent);
+    const { cases, outcomes, methods } = JSON.parse(view.querySelector(":scope > script").textContent);
     const count = view.querySelector(".eu-count");
     // From fold-outs, which need no script, to one question at a time.
     const nodes = [...view.querySelectorAll(":scope > details")].map((fold) => {
@@ -192,30 +208,34 @@
     }));
     const [questionLabel, question] = makeSelect("Question", groups);
     const [outcomeLabel, outcome] = makeSelect("Outcome", [["", "all"], ...outcomes.map((o) => [o, o])]);
+    const [methodLabel, method] = makeSelect("Method", [["", "all"], ...methods.filter(([m]) => m !== "base")]);
     const find = make("input", { type: "search", autocomplete: "off" });
     const findLabel = make("label", {}, make("span", { textContent: "Find a word" }), find);
     const texts = nodes.map((node) => node.textContent.toLowerCase());
-    view.querySelector(".eu-controls").append(questionLabel, outcomeLabel, findLabel);
+    view.querySelector(".eu-controls").append(questionLabel, methodLabel, outcomeLabel, findLabel);
 
     function show() {
       const wanted = outcome.value;
       const words = find.value.trim().toLowerCase();
-      const fits = cases.map((c, i) => (!wanted || c.outcomes.includes(wanted)) && texts[i].includes(words));
+      const said = (item) => (!wanted || item.dataset.outcome === wanted) && (!method.value || item.dataset.method === method.value);
+      const fits = nodes.map((node, i) => texts[i].includes(words) && [...node.querySelectorAll("li")].some(said));
       [...question.querySelectorAll("option")].forEach((option) => { option.disabled = !fits[option.value]; });
       if (!fits[question.value] && fits.includes(true)) question.value = String(fits.indexOf(true));
       nodes.forEach((node, i) => { node.hidden = String(i) !== question.value; });
       const items = [...nodes[question.value].querySelectorAll("li")];
       // The base model stays: without it there is nothing to compare with.
-      items.forEach((item) => { item.hidden = Boolean(wanted) && item.dataset.outcome !== wanted && item.dataset.method !== "base"; });
-      const matching = items.filter((item) => !wanted || item.dataset.outcome === wanted).length;
+      items.forEach((item) => { item.hidden = !said(item) && item.dataset.method !== "base"; });
+      const matching = items.filter(said).length;
       const some = fits.filter(Boolean).length;
-      if (!some) count.textContent = "No question fits both filters; the last one is still shown.";
-      else count.textContent = wanted
-        ? `“${wanted}”: ${matching} of ${items.length} outputs to this question; ${some} of ${cases.length} questions fit.`
+      const chosen = [method.selectedOptions[0].value && method.selectedOptions[0].text, wanted && `“${wanted}”`].filter(Boolean).join(", ");
+      if (!some) count.textContent = "No question fits the filters; the last one is still shown.";
+      else count.textContent = chosen
+        ? `${chosen}: ${matching} of ${items.length} outputs to this question; ${some} of ${cases.length} questions fit.`
         : `${words ? `${some} of ` : ""}${cases.length} questions, ${items.length} outputs to this one.`;
     }
     function remember() {
       const state = new URLSearchParams({ q: cases[question.value].key });
+      if (method.value) state.set("method", method.value);
       if (outcome.value) state.set("outcome", outcome.value);
       if (find.value.trim()) state.set("find", find.value.trim());
       history.replaceState(null, "", `#${view.id}?${state}`);
@@ -227,19 +247,135 @@
       const i = cases.findIndex((c) => c.key === state.get("q"));
       if (i >= 0) question.value = String(i);
       outcome.value = outcomes.includes(state.get("outcome")) ? state.get("outcome") : "";
+      method.value = methods.some(([m]) => m === state.get("method")) ? state.get("method") : "";
       find.value = state.get("find") || "";
       show();
       view.scrollIntoView();
     }
-    for (const select of [question, outcome]) select.addEventListener("change", () => { show(); remember(); });
+    for (const select of [question, method, outcome]) select.addEventListener("change", () => { show(); remember(); });
     find.addEventListener("input", () => { show(); remember(); });
     addEventListener("hashchange", restore);
+    /** For a view that holds this one: a data set and a method. */
+    view.eu = (dataset, name) => {
+      if (cases[question.value].dataset !== dataset) question.value = String(Math.max(0, cases.findIndex((c) => c.dataset === dataset)));
+      method.value = name;
+      show();
+    };
     show();
     restore();
   }
 
+  // ------------------------------------------------------------------------------------------------ explorers
+
+  /** State in the address, #id?key=value: read now and on every change of it, written without a new entry. */
+  function addressOf(id, read) {
+    const restore = () => {
+      const [name, query] = location.hash.slice(1).split("?");
+      if (name === id && query) read(new URLSearchParams(query));
+    };
+    addEventListener("hashchange", restore);
+    restore();
+    return (state) => history.replaceState(null, "", `#${id}?${new URLSearchParams(state)}`);
+  }
+
+  /** One choice of data set and method for a radar, a dot plot, a table and the outputs. */
+  function linked(view) {
+    const { datasets, methods } = JSON.parse(view.querySelector(":scope > script").textContent);
+    const [radar, dots] = view.querySelectorAll(".eu-figure");
+    const outputs = view.querySelector(".eu-sbs");
+    const rows = [...view.querySelectorAll("tr[data-method]")];
+    const chosen = view.querySelector(".eu-chosen");
+    const titles = Object.fromEntries([...view.querySelectorAll("tbody[data-dataset]")].map((t) => [t.dataset.dataset, t.querySelector("th").textContent]));
+    const [dataLabel, data] = makeSelect("Data set", datasets.map((d) => [d, titles[d] || d]));
+    const [methodLabel, method] = makeSelect("Method", [["", "all"], ...methods]);
+    const box = view.querySelector(":scope > .eu-controls");
+    if (datasets.length > 1) box.append(dataLabel);
+    box.append(methodLabel);
+
+    function emphasise() {
+      const name = method.value;
+      if (radar.eu) {
+        const { plot } = radar.eu;
+        Plotly.restyle(plot, { opacity: plot.data.map((t) => (!name || [name, `paper ${name}`].includes(t.meta) ? 1 : 0.12)) });
+      }
+      if (dots.eu) {
+        const { plot } = dots.eu;
+        const row = plot.layout.yaxis.categoryarray.indexOf((methods.find(([m]) => m === name) || [])[1]);
+        Plotly.relayout(plot, { shapes: row < 0 ? [] : [{
+          type: "rect", layer: "below", xref: "paper", x0: 0, x1: 1, yref: "y", y0: row - 0.45, y1: row + 0.45, line: { width: 0 }, fillcolor: "rgba(128,128,128,0.25)",
+        }] });
+      }
+    }
+    function show() {
+      const i = datasets.indexOf(data.value);
+      for (const { eu } of [radar, dots]) if (eu && eu.menus[0]) run(eu.plot, eu.menus[0].buttons[i]);
+      view.querySelectorAll("tbody[data-dataset]").forEach((t) => { t.hidden = t.dataset.dataset !== data.value; });
+      rows.forEach((row) => row.toggleAttribute("data-chosen", row.dataset.method === method.value));
+      emphasise();
+      outputs.eu(data.value, method.value === "base" ? "" : method.value);
+      const name = method.value && method.selectedOptions[0].text;
+      const row = rows.find((r) => r.dataset.method === method.value && r.parentNode.dataset.dataset === data.value);
+      chosen.textContent = !name ? `All ${methods.length} methods are shown.` : row ? `${name} is emphasised; its outputs are below the table.` : `${name} was not measured on this data set.`;
+    }
+    const remember = addressOf(view.id, (state) => {
+      if (datasets.includes(state.get("data"))) data.value = state.get("data");
+      method.value = methods.some(([m]) => m === state.get("method")) ? state.get("method") : "";
+      show();
+      view.scrollIntoView();
+    });
+    const choose = (name) => {
+      method.value = method.value === name ? "" : name;
+      show();
+      remember({ data: data.value, method: method.value });
+    };
+    for (const select of [data, method]) select.addEventListener("change", () => { show(); remember({ data: data.value, method: method.value }); });
+    rows.forEach((row) => row.addEventListener("click", () => choose(row.dataset.method)));
+    const bind = (figure, of) => figure.addEventListener("eu-drawn", () => {
+      figure.querySelector(".eu-controls label:not(.eu-tickbox)")?.remove(); // its own choice of data set: the view has one
+      figure.eu.plot.on("plotly_click", (event) => choose(of(event.points[0])));
+      show();
+    });
+    bind(radar, (point) => String(point.data.meta).replace(/^paper /, ""));
+    bind(dots, (point) => (methods.find(([, text]) => text === point.y) || [""])[0]);
+    show();
+  }
+
+  /** Numbers, cost and outputs at each stop of a slider. */
+  function stops(view) {
+    const { groups, stops: values, label } = JSON.parse(view.querySelector(":scope > script").textContent);
+    const nodes = [...view.querySelectorAll("details.eu-stop")].map((fold) => {
+      const node = make("div", { className: fold.className });
+      Object.assign(node.dataset, fold.dataset);
+      fold.replaceWith(node);
+      node.append(...fold.childNodes);
+      const summary = node.querySelector("summary");
+      summary.replaceWith(make("p", { className: "eu-question" }, ...summary.childNodes));
+      return node;
+    });
+    const [groupLabel, group] = makeSelect("Method", groups);
+    const input = make("input", { type: "range", min: 0, max: values.length - 1, step: 1, value: 0 });
+    const value = make("output");
+    view.querySelector(".eu-controls").append(groupLabel, make("label", {}, make("span", { textContent: label }), input, value));
+    function show() {
+      const stop = String(values[input.value]);
+      value.textContent = stop;
+      input.setAttribute("aria-valuetext", `${label} ${stop}`);
+      nodes.forEach((node) => { node.hidden = node.dataset.group !== group.value || node.dataset.stop !== stop; });
+    }
+    const remember = addressOf(view.id, (state) => {
+      if (groups.some(([g]) => g === state.get("method"))) group.value = state.get("method");
+      if (values.includes(Number(state.get("at")))) input.value = values.indexOf(Number(state.get("at")));
+      show();
+      view.scrollIntoView();
+    });
+    for (const control of [group, input]) control.addEventListener("input", () => { show(); remember({ method: group.value, at: values[input.value] }); });
+    show();
+  }
+
   function start() {
     document.querySelectorAll(".eu-sbs").forEach(sideBySide);
+    document.querySelectorAll(".eu-linked").forEach(linked);
+    document.querySelectorAll(".eu-stops").forEach(stops);
     drawAll();
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
