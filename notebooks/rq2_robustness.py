@@ -160,6 +160,13 @@ if len(forty):
         sets=("forget", "rephrased", "retain", "factual"), name="table4",
         caption="Forty contract questions forgotten, ours beside the paper's Llama2-7B (PISTOL)",
     ))  # fmt: skip
+    of_mistral = eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4' and model == 'Mistral-7B'")
+    if len(of_mistral):
+        display(charts.table(
+            eu.summarise(forty, by=("dataset", "method", "set")), of_mistral.replace({"dataset": {"pistol": "contracts"}}),
+            provenance=source_of(forty), sets=("forget", "rephrased", "retain", "factual"), name="table4-mistral", paper_label="paper, Mistral-7B",
+            caption="The same cells beside the paper's Mistral-7B",
+        ))  # fmt: skip
 else:
     display(Markdown("The committed results do not hold these cells."))
 

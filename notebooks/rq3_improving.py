@@ -49,7 +49,7 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, rating, stats, study, study_pocket
+from editunlearn_lib import charts, explorer, rating, stats, study, study_pocket
 from editunlearn_lib.hparams import resolve
 from editunlearn_lib.methods import locate
 from editunlearn_lib.models import down
@@ -237,15 +237,46 @@ merged = study.select(records, dataset="factual", n_forget=80, merge=study_pocke
 if not len(merged):
     merged = study.select(records, dataset=dataset, n_forget=n_merged, merge=as_list(merges, int), method=joins)
 by_m = eu.summarise(merged, by=("method", "merge", "set"))
-unmerged = PAPER[(PAPER.table == "table5") & (PAPER.n_forget == 80)]  # Table 7 begins at m = 2
+PAPER_M = pd.concat(
+    [PAPER[(PAPER.table == "table5") & (PAPER.n_forget == 80)], PAPER[PAPER.table == "table7"]]
+)  # Table 7 begins at m = 2
 charts.sweep(
     by_m,
     "merge",
-    paper=pd.concat([unmerged, PAPER[PAPER.table == "table7"]]),
+    paper=PAPER_M,
     provenance=source_of(merged),
     name="merge",
     title="Joining questions into one edit",
     x_title="questions in one edit (m)",
+)
+
+# %% [markdown]
+# Move *m* and see everything move with it: the measures, what the edits cost, and what the model then says. The questions
+# are the first forgotten ones of the first forget set. Black ticks are the paper's values.
+
+# %% tags=["hide-input"]
+noted = study.notes(
+    [study.path_of(place, c) for c in study.cells(grid)], study_pocket.RESULTS if len(committed) else None
+)
+size = int(merged.n_forget.iloc[0])
+cost = {
+    (c.method, c.merge): f"{-(-size // c.merge)} edits for {size} questions; {patch['seconds']:.0f} s, a patch of {patch['nbytes'] / 1e6:.1f} MB"
+    + (f"; {patch['took']:.0%} of the edits took when the merged text was asked" if patch.get("took") is not None else "")
+    for c, patch in noted
+    if c.n_forget == size and c.dataset == merged.dataset.iloc[0] and c.seed == merged.seed.min() and c.targets == "refusal"
+    and c.fact_token is None and c.mode is None and c.covariance == "default" and patch.get("seconds") is not None
+}  # fmt: skip
+explorer.stops(
+    by_m,
+    merged[(merged.seed == merged.seed.min()) & (merged.dataset == merged.dataset.iloc[0])],
+    "merge",
+    cost=cost,
+    paper=PAPER_M if len(committed) else None,
+    label="m",
+    provenance=source_of(merged),
+    title="Questions in one edit",
+    reading="At m = 1 nothing is merged. Lines on the bars are 95 % intervals.",
+    name="merge-slider",
 )
 
 # %% tags=["hide-input"]
@@ -347,9 +378,6 @@ for (method, size, seed), group in merged[(merged.set == "forget") & (merged["me
              for i, recall in zip(group.id, group.rouge1_recall, strict=True)]  # fmt: skip
 if rows:
     placed = pd.DataFrame(rows).pivot_table(index=["method", "m"], columns="place", values="forget", sort=False)
-    noted = study.notes(
-        [study.path_of(place, c) for c in study.cells(grid)], study_pocket.RESULTS if len(committed) else None
-    )
     took = [
         {"method": c.method, "m": c.merge, "took": patch["took"]} for c, patch in noted
         if c.merge > 1 and c.fact_token is None and c.n_forget == n and patch.get("took") is not None
