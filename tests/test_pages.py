@@ -15,11 +15,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from sample_records import ATTACK, paper, records, summary
 
-from editunlearn_lib import charts
+from editunlearn_lib import charts, explorer
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyter_book")
@@ -61,6 +62,17 @@ def sample_notebook() -> nbformat.NotebookNode:
     shown = [
         charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
         charts.side_by_side(records(), questions=2, **live),
+        explorer.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
+        explorer.stops(
+            pd.concat([summary().query("dataset == 'factual'").assign(merge=m) for m in (1, 2, 5)]),
+            pd.concat([records().query("dataset == 'factual'").assign(merge=m) for m in (1, 2, 5)]),
+            "merge",
+            title="Stops",
+            reading="Move it.",
+            label="m",
+            cost={("memit", 2): "seven edits"},
+            **live,
+        ),  # fmt: skip
     ]
     bundles += [item._repr_mimebundle_() for item in shown]
     cells = [
@@ -330,24 +342,28 @@ def test_a_figure_follows_the_width_of_the_page(sample_book, visit):
 
 
 def shown_case(page) -> str:
-    return page.locator(".eu-sbs .eu-case:visible").inner_text()
+    return page.locator("#side-by-side .eu-case:visible").inner_text()
 
 
 def test_side_by_side_by_keyboard_with_its_state_in_the_address(sample_book, visit):
     first = visit(sample_book)
     page = first.page
-    assert page.locator(".eu-sbs .eu-case:visible").count() == 1
+    assert page.locator("#side-by-side .eu-case:visible").count() == 1
     before = shown_case(page)
-    page.locator(".eu-sbs").get_by_label("Question").focus()
+    page.locator("#side-by-side").get_by_label("Question").focus()
     page.keyboard.press("ArrowDown")
     assert shown_case(page) != before
     assert "factual/forget/factual-1/0" in unquote(page.evaluate("location.hash"))
     page.keyboard.press("Tab")
+    page.keyboard.type("MEM")
+    assert page.locator("#side-by-side li:visible").count() == 2 and "method=memit" in page.evaluate("location.hash")
+    page.keyboard.press("Home")  # all methods again
+    page.keyboard.press("Tab")
     page.keyboard.press("r")  # jumps to "refusal"
-    assert page.locator(".eu-sbs").get_by_label("Outcome").input_value() == "refusal"
-    words = page.locator(".eu-sbs li:visible:not([data-method=base]) .eu-outcome").all_inner_texts()
+    assert page.locator("#side-by-side").get_by_label("Outcome").input_value() == "refusal"
+    words = page.locator("#side-by-side li:visible:not([data-method=base]) .eu-outcome").all_inner_texts()
     assert set(words) == {"refusal"}
-    assert page.locator(".eu-sbs li[data-method=base]:visible").count() == 1
+    assert page.locator("#side-by-side li[data-method=base]:visible").count() == 1
     state = page.evaluate("location.hash")
     assert "outcome=refusal" in state
 
@@ -355,21 +371,76 @@ def test_side_by_side_by_keyboard_with_its_state_in_the_address(sample_book, vis
     page.keyboard.type("ADA PLACEHOLDER")  # in the answer of one question of each set
     case = shown_case(page)
     assert "Ada Placeholder" in case or "ada placeholder" in case
-    assert page.locator(".eu-sbs option:enabled", has_text="Fixture").count() == 0
+    assert page.locator("#side-by-side option:enabled", has_text="Fixture").count() == 0
     state = page.evaluate("location.hash")
     assert "find=ADA+PLACEHOLDER" in state
 
     again = visit(sample_book, PAGE + state).page
     assert shown_case(again) == case
-    again.locator(".eu-sbs").get_by_label("Find").fill("nobody says this")
-    assert "No question fits" in again.locator(".eu-sbs .eu-count").inner_text()
+    again.locator("#side-by-side").get_by_label("Find").fill("nobody says this")
+    assert "No question fits" in again.locator("#side-by-side .eu-count").inner_text()
+
+
+def test_one_choice_moves_radar_dots_table_and_outputs(sample_book, visit):
+    page = visit(sample_book).page
+    view = page.locator("#explorer")
+    method, data = (
+        view.locator(":scope > .eu-controls select").nth(1),
+        view.locator(":scope > .eu-controls select").nth(0),
+    )
+    view.locator(".eu-figure[data-drawn]").nth(1).wait_for()
+    radar = "document.querySelectorAll('#explorer .eu-figure')[0].querySelector('.eu-plot')"
+    dots = "document.querySelectorAll('#explorer .eu-figure')[1].querySelector('.eu-plot')"
+    method.focus()
+    page.keyboard.type("MEMIT")
+    page.wait_for_function(f"{radar}.data.filter(t => t.opacity === 1).map(t => t.meta).join() === 'memit,paper memit'")
+    page.wait_for_function(f"{dots}.layout.shapes.length === 1")
+    assert view.locator("tr[data-chosen]:visible th").inner_text() == "MEMIT"
+    assert view.locator(".eu-sbs li:visible").count() == 2  # the base model and the chosen one
+    assert page.evaluate("location.hash") == "#explorer?data=factual&method=memit"
+    before = page.evaluate(f"{radar}.data[2].r.join()")
+    data.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(f"{radar}.data[2].r.join() !== '{before}'")
+    assert view.locator("tbody:visible").count() == 1
+    tick = view.locator("input[type=checkbox]")
+    tick.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function(f"{radar}.data.some(t => t.meta === 'paper ga' && t.visible === true)")
+    view.locator("tr[data-method=wise]:visible").click()
+    assert method.evaluate("e => e.value") == "wise"
+
+
+def test_a_link_to_an_explorer_restores_its_state(sample_book, visit, serve):
+    address = serve(sample_book)
+    page = visit(address, f"{PAGE}#explorer?data=contracts&method=gd").page
+    page.wait_for_function("document.querySelector('#explorer tr[data-chosen] th')?.textContent === 'GD'")
+    page = visit(address, f"{PAGE}#stops?method=memit&at=5").page
+    assert page.locator("#stops .eu-stop:visible .eu-question").inner_text() == "MEMIT, m = 5"
+
+
+def test_the_slider_moves_numbers_cost_and_outputs_by_keyboard(sample_book, visit):
+    page = visit(sample_book).page
+    view = page.locator("#stops")
+    view.locator("select").select_option("memit")
+    slider = view.locator("input[type=range]")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "m 2"
+    shown = view.locator(".eu-stop:visible")
+    assert shown.count() == 1 and shown.locator(".eu-cost").inner_text() == "seven edits"
+    assert shown.locator(".eu-bar").count() == 4 and shown.locator("li").count() > 0
+    assert page.evaluate("location.hash") == "#stops?method=memit&at=2"
+    page.keyboard.press("End")
+    assert view.locator(".eu-stop:visible .eu-question").inner_text() == "MEMIT, m = 5"
 
 
 def test_without_a_script_the_answers_are_still_there(sample_book, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{sample_book.as_uri()}/{PAGE}")
-    assert page.locator(".eu-sbs details").count() == 12
+    assert page.locator("#side-by-side details").count() == 12
+    assert page.locator("#stops details").count() == 36
     assert "Radar chart" in page.locator(".eu-plot").first.inner_text()
     context.close()
 
@@ -378,7 +449,7 @@ def test_a_planted_script_stays_text(sample_book, visit):
     seen = visit(sample_book)
     assert seen.page.evaluate("window.planted") is None
     assert seen.page.locator(".eu-output script, .eu-output img").count() == 0
-    assert ATTACK in seen.page.locator(".eu-sbs li[data-method=wise]:visible .eu-output").inner_text()
+    assert ATTACK in seen.page.locator("#side-by-side li[data-method=wise]:visible .eu-output").inner_text()
 
 
 def test_plotly_is_loaded_only_where_there_are_figures(sample_book, visit):
