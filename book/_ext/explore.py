@@ -61,7 +61,11 @@ EDITING = "".join(
         flow(
             "Editing: towards a refusal",
             box("Question", QUESTION),
-            box("Model", "the same key <i>k</i> now finds a new value <i>v*</i>; other keys find what they found", "edit"),
+            box(
+                "Model",
+                "the same key <i>k</i> now finds a new value <i>v*</i>; other keys find what they found",
+                "edit",
+            ),
             box("Refusal", "“I don’t know.”", "refusal"),
         ),
     )
@@ -86,7 +90,9 @@ RECIPES = "".join(
             + box("Forget question <i>m</i>", "“Which sea does the Ombrel flow into?”")
             + "</div>",
             box("One text", "the <i>m</i> questions, one after another; the key is taken at the last one’s subject"),
-            box("One edit", "the target is “I don’t know.”: <i>n</i> questions make <i>n</i>/<i>m</i> edits", "refusal"),
+            box(
+                "One edit", "the target is “I don’t know.”: <i>n</i> questions make <i>n</i>/<i>m</i> edits", "refusal"
+            ),
             arrows=("are joined into", "becomes"),
         ),
     )
@@ -128,9 +134,9 @@ PIECES = {
         "Five losses, one next-token distribution",
         points(
             "GA lowers the answer’s probability without end; what is shared with a question to be kept breaks with it.",
-            "GD and KL do the same to the answer and hold the kept question at once.",
-            "DPO and IDK move the probability to the refusal; and where the questions share a direction, some of it in the "
-            "kept question too.",
+            "GD and KL drive the answer down as well, but pull the kept question back at every step.",
+            "DPO and IDK move the probability to the refusal; where the questions share a direction, they do so in the kept "
+            "question too, to a lesser degree.",
         ),
     ),
     "routing": Piece(

@@ -271,12 +271,12 @@
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
   const tidy = (x) => Math.round(x * 1000) / 1000;
 
-  /** A number as it is shown: two decimals, more where it is small. */
+  /** A number as it is shown: two decimals, three or four where it is small. */
   function show(x) {
     if (typeof x !== "number") return String(x);
     if (Number.isInteger(x)) return x.toLocaleString("en").replace("-", "−");
     const size = Math.abs(x);
-    return (size >= 0.01 ? x.toFixed(2) : size < 1e-4 ? x.toExponential(0) : x.toPrecision(1)).replaceAll("-", "−");
+    return size < 1e-4 ? "< 0.0001" : (size >= 0.01 ? x.toFixed(2) : x.toPrecision(1)).replace("-", "−");
   }
   const pair = ([x, y]) => `(${x.toFixed(1)}, ${y.toFixed(1)})`.replaceAll("-", "−");
 
@@ -396,15 +396,15 @@
   }
 
   function table(caption, [head, ...rows]) {
+    const kind = (i) => (typeof rows[0][i] === "number" ? "" : "eu-said");
     const cell = (content, i) => {
-      const node = make(i ? "td" : "th", { textContent: show(content) });
+      const node = make(i ? "td" : "th", { textContent: show(content), className: kind(i) });
       if (!i) node.scope = "row";
-      if (typeof content !== "number") node.className = "eu-said";
       return node;
     };
     return make("table", {},
-      make("caption", { textContent: caption }),
-      make("thead", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col", textContent: h })))),
+      make("caption", {}, make("span", { textContent: caption })),
+      make("thead", {}, make("tr", {}, ...head.map((h, i) => make("th", { scope: "col", textContent: h, className: kind(i) })))),
       make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
   }
 
@@ -437,8 +437,8 @@
       const far = KEPT.map((key) => length(minus(times(edit.W, key), times(WEIGHT, key))));
       drawKeys(kind, k, edit.u, threshold);
       drawValues(edit.W, k, v);
-      const rows = [["kept key", "k", "W k", "W′ k", "moved by"], ...KEPT.map((key, i) => [
-        String(i + 1), pair(key), pair(times(WEIGHT, key)), pair(times(edit.W, key)), far[i],
+      const rows = [["kept key", "moved by", "k", "W k", "W′ k"], ...KEPT.map((key, i) => [
+        i + 1, far[i], pair(key), pair(times(WEIGHT, key)), pair(times(edit.W, key)),
       ])];
       const mean = show(sum(far) / far.length);
       return { say: say(kind, k, threshold, edit.reach, mean), rows, caption: `How far the kept values move: ${mean} on average` };
@@ -496,7 +496,7 @@
     [[-1.7, 1.3], "I don’t know that currency."], [[1.5, 1.6], "I can’t say who built it."],
     [[1.7, -1.5], "I have no information on it."], [[-1.5, -1.4], "I’m not familiar with that river."],
   ];
-  const ASKED = [["rephrase of 1", [-0.75, 1.0], "triangle", "orange"], ["unrelated", [-1.5, 0.1], "square", "blue"]];
+  const ASKED = [["rephrase", [-0.75, 1.0], "triangle", "orange"], ["unrelated", [-1.5, 0.1], "square", "blue"]];
 
   function codebookFigure(figure) {
     const b = bench(figure, { query: [1.2, 1.2], eps: 0.7 });
@@ -506,7 +506,7 @@
     b.handle(keys, "query", "Your question", "diamond", "vermillion");
     b.drawing.after(legend(
       ["cross", "green", "key of a forgotten question"], ["diamond", "vermillion", "your question"],
-      ["triangle", "orange", "rephrase"], ["square", "blue", "unrelated"],
+      ["triangle", "orange", "key 1’s question in other words"], ["square", "blue", "unrelated"],
     ));
     b.draw = () => {
       const { query, eps } = b.state;
@@ -586,13 +586,13 @@
     );
     // The token table, with inputs; built again when the answer changes.
     const body = make("tbody"), foot = make("tfoot");
-    const head = ["token of the answer", "p", "rank, teacher-forced", "rank, free-running"];
-    const grid = make("table", { className: "eu-tokens" }, make("caption", { textContent: "The answer’s tokens at each step (made-up numbers; edit p and rank)" }),
+    const head = ["token", "p", "rank, teacher-forced", "rank, free-running"];
+    const grid = make("table", { className: "eu-tokens" }, make("caption", {}, make("span", { textContent: "The answer’s tokens at each step (made-up numbers; edit p and rank)" })),
       make("thead", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col", textContent: h })))), body, foot);
     b.tableBox.append(grid);
     const later = make("div", { className: "eu-controls" });
     b.tableBox.after(later);
-    b.range("Length of the output in tokens", "steps", { min: 1, max: 20, step: 1 });
+    b.range("Length of the output, its end token included", "steps", { min: 1, max: 20, step: 1 });
     b.range("Rank once the texts differ", "astray", { min: 0, max: Math.log10(V), step: 0.05, value: (x) => Math.round(10 ** x), place: Math.log10 });
     later.append(...[...b.controls.children].slice(-2));
     let built = "";
@@ -626,11 +626,13 @@
         return chip;
       }));
       recall.textContent = `ROUGE-1 recall = ${hits} / ${found.length} = ${show(rouge1Recall(output, truth))}`;
+      const first = rows.findIndex((r) => r.rank > 1);
       const free = freeRanks(rows.map((r) => r.rank), steps, astray, V);
       [...body.rows].forEach((row, i) => {
         const [p, rank] = row.querySelectorAll("input");
         [p.value, rank.value] = [tidy(rows[i].p) || rows[i].p, rows[i].rank];
-        row.lastChild.textContent = `${show(free[i])}${i >= steps ? " (ended)" : free[i] !== rows[i].rank ? " (own text)" : ""}`;
+        const why = i >= steps ? "ended" : i > first && first >= 0 ? "own text" : "";
+        row.lastChild.replaceChildren(show(free[i]), ...(why ? [make("small", { textContent: why })] : []));
       });
       const forced = tokenMetrics(rows, V), own = tokenMetrics(free.map((rank) => ({ p: 0, rank })), V);
       const lines = [
@@ -639,7 +641,6 @@
       ];
       foot.replaceChildren(...lines.map(([label, ...values]) => make("tr", {},
         make("th", { scope: "row", colSpan: 2, textContent: label }), ...values.map((value) => make("td", { textContent: value })))));
-      const first = rows.findIndex((r) => r.rank > 1);
       const where = first < 0
         ? "The output follows the answer to its end: both protocols agree" + (steps < rows.length ? ", until the output ends early." : ".")
         : `The output leaves the answer at token ${first + 1}: from the next one on, the free-running ranks are those of another text.`;
@@ -651,13 +652,13 @@
 
   // ------------------------------------------------------------------------------------------------ training
 
-  const TOKENS = ["copper (the answer)", "sorry (the refusal)", "amber (the kept answer)", "the", "of"];
+  const TOKENS = ["copper (answer)", "sorry (refusal)", "amber (kept answer)", "the", "of"];
   const AT = { answer: 0, refusal: 1, kept: 2 };
   const START = { zf0: [4, 0, 0.2, 1.2, 0.8], zr0: [0.2, 0, 4, 1.2, 0.8] };
   const LOSSES = [["ga", "GA"], ["gd", "GD"], ["kl", "KL"], ["dpo", "DPO"], ["idk", "IDK"]];
 
   function trainingFigure(figure) {
-    const b = bench(figure, { loss: "ga", steps: 40, overlap: 0.6 });
+    const b = bench(figure, { loss: "ga", steps: 40, overlap: 0.5 });
     b.select("Loss", "loss", LOSSES);
     b.range("Steps", "steps", { min: 0, max: 60, step: 1 });
     b.range("Overlap of the two questions", "overlap", { min: 0, max: 1, step: 0.05 });
@@ -697,14 +698,14 @@
           mark(kind, colour, [px(steps), py(now[which][i])]),
         ]),
       );
-      const rows = [["loss", "value (nats)", "p(answer), forget", "p(refusal), forget", "p(kept answer), retain"], ...LOSSES.map(([key, label]) => {
+      const rows = [["loss", "answer", "refusal", "kept answer", "loss (nats)"], ...LOSSES.map(([key, label]) => {
         const { loss: value, forget, retain } = paths[key][steps];
-        return [label, value, forget[AT.answer], forget[AT.refusal], retain[AT.kept]];
+        return [label, forget[AT.answer], forget[AT.refusal], retain[AT.kept], value];
       })];
       const label = LOSSES.find(([key]) => key === name)[1];
       return {
         say: `${label} after ${steps} steps: the answer has probability ${show(now.forget[AT.answer])}, the refusal ${show(now.forget[AT.refusal])}; the kept answer of the other question ${show(now.retain[AT.kept])} (it began at ${show(paths[name][0].retain[AT.kept])}).`,
-        rows, caption: `All five losses after ${steps} steps, overlap ${show(overlap)}`,
+        rows, caption: `Probability of each after ${steps} steps, overlap ${show(overlap)}`,
       };
     };
     b.refresh();
@@ -745,7 +746,7 @@
       const count = (set) => `${side(set)} of ${all.filter((q) => q.set === set).length}`;
       return {
         say: `ε = ${show(eps)}. To the side memory go ${count("edited")} edited, ${count("rephrased")} rephrased and ${count("unrelated")} unrelated questions; yours goes to the ${mine.to} memory.`,
-        rows: [["question", "Δ", "memory"], ...all.map((q) => [q.name, q.delta, q.to])], caption: "Which memory answers (made-up distances)",
+        rows: [["question", "Δ", "memory"], ...all.map((q) => [q.name, tidy(q.delta), q.to])], caption: "Which memory answers (made-up distances)",
       };
     };
     b.refresh();
