@@ -367,6 +367,8 @@ def test_rank_one_by_keyboard(figure):
     key, mean = piece.locator("[data-key=k]"), lambda: np.mean([float(row["moved by"]) for row in data(piece)])
     assert "the edit takes" in status(piece)
     rome = mean()
+    assert f"move by {rome:.2f} on average" in status(piece)
+    plain = float(re.search(r"([\d.]+) under plain rank-one", status(piece))[1])
     key.focus()
     piece.page.keyboard.press("ArrowRight")
     piece.page.keyboard.press("Shift+ArrowDown")
@@ -375,7 +377,7 @@ def test_rank_one_by_keyboard(figure):
     piece.get_by_text("Reset").click()
     assert key.get_attribute("aria-valuetext") == "(1.6, 1.7)" and mean() == rome
     piece.get_by_role("combobox", name="Edit").select_option("plain")
-    assert mean() > 2 * rome  # C⁻¹ spares the kept keys
+    assert mean() == pytest.approx(plain, abs=0.005) and plain > 2 * rome  # C⁻¹ spares the kept keys
     piece.get_by_role("combobox", name="Edit").select_option("alphaedit")
     assert mean() < rome and "of the way to v*" in status(piece)
     threshold = piece.get_by_label("Null-space threshold")
@@ -470,20 +472,20 @@ def test_metrics_by_keyboard(figure):
 
 def test_training_by_keyboard(figure):
     piece = figure("training")
-    rows = {row["loss"]: {k: float(v) for k, v in row.items() if k != "loss"} for row in data(piece)}
+    rows = {row["method"]: {k: float(v) for k, v in row.items() if k != "method"} for row in data(piece)}
     start = float(re.search(r"began at ([\d.]+)", status(piece))[1])
-    assert rows["GA"]["answer"] < 1e-3 and rows["GA"]["kept answer"] < 0.1 * start  # broken
-    assert min(rows["GD"]["kept answer"], rows["KL"]["kept answer"]) > 0.7 * start  # held
+    assert rows["GA"]["answer"] < 1e-3 and rows["GA"]["kept"] < 0.1 * start  # broken
+    assert min(rows["GD"]["kept"], rows["KL"]["kept"]) > 0.7 * start  # held
     assert rows["IDK"]["refusal"] > 0.9 and rows["DPO"]["refusal"] > 5 * rows["GA"]["refusal"]
     piece.get_by_label("Overlap").focus()
     piece.page.keyboard.press("Home")
-    rows = {row["loss"]: float(row["kept answer"]) for row in data(piece)}
+    rows = {row["method"]: float(row["kept"]) for row in data(piece)}
     assert rows["GA"] == pytest.approx(start, abs=0.01)  # nothing shared, nothing broken
     piece.get_by_role("slider", name="Steps").focus()
     piece.page.keyboard.press("Home")
-    piece.get_by_label("Loss").select_option("dpo")
+    piece.get_by_label("Method").select_option("dpo")
     assert "DPO after 0 steps" in status(piece)
-    value = {row["loss"]: row["loss (nats)"] for row in data(piece)}["DPO"]
+    value = {row["method"]: row["loss (nats)"] for row in data(piece)}["DPO"]
     assert float(value) == pytest.approx(math.log(2))
 
 

@@ -54,7 +54,7 @@ EDITING = "".join(
         flow(
             "Gradient ascent: away from the answer, and nobody says where to",
             box("Question", QUESTION),
-            box("Model", "all weights move so that the answer becomes less likely", "away"),
+            box("Model", "the weights move so that the answer becomes less likely", "away"),
             box("Anything else", "another answer, a fragment, noise", "away"),
             arrows=("leads to", "is pushed away from the answer, to"),
         ),
@@ -63,7 +63,7 @@ EDITING = "".join(
             box("Question", QUESTION),
             box(
                 "Model",
-                "the same key <i>k</i> now finds a new value <i>v*</i>; other keys find what they found",
+                "the same key <i>k</i> now finds a new value <i>v*</i>; other keys are to find what they found",
                 "edit",
             ),
             box("Refusal", "“I don’t know.”", "refusal"),

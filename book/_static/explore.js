@@ -276,7 +276,7 @@
     if (typeof x !== "number") return String(x);
     if (Number.isInteger(x)) return x.toLocaleString("en").replace("-", "−");
     const size = Math.abs(x);
-    return size < 1e-4 ? "< 0.0001" : (size >= 0.01 ? x.toFixed(2) : x.toPrecision(1)).replace("-", "−");
+    return size < 1e-4 ? "<\u00a00.0001" : (size >= 0.01 ? x.toFixed(2) : x.toPrecision(1)).replace("-", "−");
   }
   const pair = ([x, y]) => `(${x.toFixed(1)}, ${y.toFixed(1)})`.replaceAll("-", "−");
 
@@ -396,7 +396,7 @@
   }
 
   function table(caption, [head, ...rows]) {
-    const kind = (i) => (typeof rows[0][i] === "number" ? "" : "eu-said");
+    const kind = (i) => (Number.isNaN(Number(rows[0][i])) ? "eu-said" : "");
     const cell = (content, i) => {
       const node = make(i ? "td" : "th", { textContent: show(content), className: kind(i) });
       if (!i) node.scope = "row";
@@ -419,7 +419,8 @@
   function rankOneFigure(figure) {
     const b = bench(figure, { kind: "rome", k: [1.6, 1.7], v: [-1.6, 1.4], threshold: 0.1 });
     const C = covariance(KEPT), { values, vectors } = eigen(C);
-    b.select("Edit", "kind", [["rome", "ROME (C⁻¹)"], ["plain", "plain rank-one (C = I)"], ["alphaedit", "AlphaEdit (null-space projection)"]]);
+    const kinds = { rome: "ROME (C⁻¹)", plain: "plain rank-one (C = I)", alphaedit: "AlphaEdit (null-space projection)" };
+    b.select("Edit", "kind", Object.entries(kinds));
     b.range("Null-space threshold", "threshold", {
       min: -3, max: 1, step: 0.1, value: (x) => 10 ** x, place: Math.log10, when: (s) => s.kind === "alphaedit",
     });
@@ -433,15 +434,18 @@
     ));
     b.draw = () => {
       const { kind, k, v, threshold } = b.state;
-      const edit = rankOne(WEIGHT, k, v, kind, { C, threshold, L2 });
-      const far = KEPT.map((key) => length(minus(times(edit.W, key), times(WEIGHT, key))));
+      const edited = (which) => rankOne(WEIGHT, k, v, which, { C, threshold, L2 });
+      const moves = (W) => KEPT.map((key) => length(minus(times(W, key), times(WEIGHT, key))));
+      const average = (which) => show(sum(moves(edited(which).W)) / KEPT.length);
+      const edit = edited(kind), far = moves(edit.W);
       drawKeys(kind, k, edit.u, threshold);
       drawValues(edit.W, k, v);
       const rows = [["kept key", "moved by", "k", "W k", "W′ k"], ...KEPT.map((key, i) => [
         i + 1, far[i], pair(key), pair(times(WEIGHT, key)), pair(times(edit.W, key)),
       ])];
-      const mean = show(sum(far) / far.length);
-      return { say: say(kind, k, threshold, edit.reach, mean), rows, caption: `How far the kept values move: ${mean} on average` };
+      const others = Object.keys(kinds).filter((which) => which !== kind).map((which) => `${average(which)} under ${kinds[which].split(" (")[0]}`);
+      const compared = ` With the same k* and v* the kept values move by ${others.join(" and ")}.`;
+      return { say: say(kind, k, threshold, edit.reach, average(kind)) + compared, rows, caption: "How far each kept value moves" };
     };
     function say(kind, k, threshold, reach, mean) {
       const moved = `the kept values move by ${mean} on average.`;
@@ -524,8 +528,8 @@
         ...ASKED.flatMap(([name, point, kind, colour]) => [mark(kind, colour, keys.at(point)), text(keys.at(point), name, { dx: 9, dy: 4 })]),
       );
       const answer = ({ inside, entry }) => (inside ? `“${entry.target}”` : "the model’s own answer");
-      const rows = [["question", "nearest key", "distance", "its ε", "answer"], ...asked.map((q) => [
-        q.name, q.entry.n + 1, q.distance, q.entry.radius, answer(q),
+      const rows = [["question", "answer", "key", "distance", "its ε"], ...asked.map((q) => [
+        q.name, answer(q), q.entry.n + 1, q.distance, q.entry.radius,
       ])];
       const [mine, rephrase, other] = asked;
       const both = rephrase.inside
@@ -533,7 +537,7 @@
         : other.inside ? "The unrelated question is caught, the rephrase is not." : "The rephrase slips through: the model answers it.";
       return {
         say: `Your question: distance ${show(mine.distance)} to key ${mine.entry.n + 1}, ${mine.inside ? "within" : "outside of"} its ε = ${show(mine.entry.radius)}: ${answer(mine)}${mine.inside ? "" : "."} ${both}`,
-        rows, caption: "Who is answered by the codebook",
+        rows, caption: "Who is answered by the codebook, by the nearest key",
       };
     };
     b.refresh();
@@ -659,7 +663,7 @@
 
   function trainingFigure(figure) {
     const b = bench(figure, { loss: "ga", steps: 40, overlap: 0.5 });
-    b.select("Loss", "loss", LOSSES);
+    b.select("Method", "loss", LOSSES);
     b.range("Steps", "steps", { min: 0, max: 60, step: 1 });
     b.range("Overlap of the two questions", "overlap", { min: 0, max: 1, step: 0.05 });
     const bars = [["Forget: “What is the currency of Quendria?”", "forget"], ["Retain: “Which stone is mined in Velm?”", "retain"]].map(([label, key]) => {
@@ -698,7 +702,7 @@
           mark(kind, colour, [px(steps), py(now[which][i])]),
         ]),
       );
-      const rows = [["loss", "answer", "refusal", "kept answer", "loss (nats)"], ...LOSSES.map(([key, label]) => {
+      const rows = [["method", "answer", "refusal", "kept", "loss (nats)"], ...LOSSES.map(([key, label]) => {
         const { loss: value, forget, retain } = paths[key][steps];
         return [label, forget[AT.answer], forget[AT.refusal], retain[AT.kept], value];
       })];
@@ -746,7 +750,7 @@
       const count = (set) => `${side(set)} of ${all.filter((q) => q.set === set).length}`;
       return {
         say: `ε = ${show(eps)}. To the side memory go ${count("edited")} edited, ${count("rephrased")} rephrased and ${count("unrelated")} unrelated questions; yours goes to the ${mine.to} memory.`,
-        rows: [["question", "Δ", "memory"], ...all.map((q) => [q.name, tidy(q.delta), q.to])], caption: "Which memory answers (made-up distances)",
+        rows: [["question", "Δ", "memory"], ...all.map((q) => [q.name, q.delta.toFixed(1), q.to])], caption: "Which memory answers (made-up distances)",
       };
     };
     b.refresh();
