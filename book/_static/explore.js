@@ -668,10 +668,10 @@
     b.range("Overlap of the two questions", "overlap", { min: 0, max: 1, step: 0.05 });
     const bars = [["Forget: “What is the currency of Quendria?”", "forget"], ["Retain: “Which stone is mined in Velm?”", "retain"]].map(([label, key]) => {
       const rows = TOKENS.map((token) => {
-        const [bar, value] = [make("span", { className: "eu-bar" }), make("span", { className: "eu-value" })];
-        return { bar, value, node: make("li", {}, make("span", { textContent: token }), make("span", { className: "eu-track" }, bar), value) };
+        const [bar, value] = [make("span", { className: "eu-share" }), make("span", { className: "eu-value" })];
+        return { bar, value, node: make("li", {}, make("span", { textContent: token }), make("span", { className: "eu-share-track" }, bar), value) };
       });
-      const list = make("ul", { className: "eu-bars" }, ...rows.map((r) => r.node));
+      const list = make("ul", { className: "eu-shares" }, ...rows.map((r) => r.node));
       list.setAttribute("role", "list");
       b.drawing.append(make("div", { className: "eu-pane" }, make("p", { className: "eu-pane-title", textContent: label }), list));
       return { key, rows };
