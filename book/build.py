@@ -86,8 +86,9 @@ def missing_pages(root: Path) -> list[str]:
 def build(root: Path) -> Path:
     """Build the book of `root`; the folder of its pages."""
     copy_vendored(root / "book" / "_static" / "vendor")
-    for notebook in sorted((root / "book" / "executed").glob("*.ipynb")):
-        tidy(notebook)
+    for notebook in sorted((root / "book" / "executed").rglob("*.ipynb")):
+        if ".partial" not in notebook.parts:  # what a failed run has left
+            tidy(notebook)
     if absent := missing_pages(root):
         sys.exit(f"_toc.yml names pages that are not there: {', '.join(absent)}. Execute the notebooks first.")
     start = "from jupyter_book.cli.main import main; main()"  # this interpreter's, whatever PATH says

@@ -3,7 +3,9 @@
 For every `book/executed/NAME` in _toc.yml, notebooks/NAME.ipynb goes through papermill in a kernel of this Python, with
 the repository's root as working directory. A copy is kept as long as nothing that it depends on has changed: the
 notebook, the library with its data and weights, the committed results, the installed versions and the parameters.
-`book/executed/status.json` holds what each copy was made with, and how long it took.
+`book/executed/status.json` holds what each copy was made with, and how long it took. NAME may lie in a subfolder
+(`workshop/ex1_break`). A notebook with a cell tagged `exercise` has gaps for the reader to fill in: it is copied as it
+stands and not run.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ def page_names(root: Path) -> list[str]:
 
     def walk(entry: dict) -> None:
         path = Path(entry.get("file", entry.get("root", "")))
-        if path.parent == Path("book/executed"):
-            names.append(path.name.removesuffix(".ipynb"))
+        if path.is_relative_to("book/executed"):
+            names.append(path.relative_to("book/executed").as_posix().removesuffix(".ipynb"))
         for key in ("parts", "chapters", "sections"):
             for child in entry.get(key, []):
                 walk(child)
@@ -97,8 +99,23 @@ def pair(source: Path) -> Path:
     return target
 
 
+def sources(root: Path) -> list[Path]:
+    """Every py:percent source in notebooks/ and its subfolders; JupyterLab's hidden checkpoints are none."""
+    folder = root / "notebooks"
+    found = (
+        path for path in folder.rglob("*.py") if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
+    return sorted(found)
+
+
+def is_exercise(notebook) -> bool:
+    """Whether a reader has something to fill in: a cell is tagged `exercise`."""
+    return any("exercise" in cell.metadata.get("tags", []) for cell in notebook.cells)
+
+
 def replace(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -225,7 +242,14 @@ def execute(names: Sequence[str], parameters: dict, *, force: bool = False) -> N
                 sys.exit(f"no notebook has a parameter {parameter!r}.{hint} Known: {', '.join(everything) or 'none'}.")
         given = {name: {p: v for p, v in parameters.items() if p in known[name]} for name in names}
     for name, notebook in notebooks.items():
-        target, fingerprint = executed / f"{name}.ipynb", digest(ROOT, notebook, given[name], versions)
+        target = executed / f"{name}.ipynb"
+        if is_exercise(jupytext.read(notebook)):
+            text = notebook.read_text(encoding="utf-8")
+            if not target.exists() or target.read_text(encoding="utf-8") != text:
+                replace(target, text)
+                say(f"{name}: an exercise, copied as it stands")
+            continue
+        fingerprint = digest(ROOT, notebook, given[name], versions)
         status = read_status(executed / "status.json")
         last = status.get(name, {})
         if target.exists() and last.get("fingerprint") == fingerprint and not force:
@@ -255,7 +279,7 @@ def main() -> None:
     parser.add_argument("--derive", action="store_true", help="only derive each .ipynb in notebooks/ from its .py")
     arguments = parser.parse_args()
     if arguments.derive:
-        for source in sorted((ROOT / "notebooks").glob("*.py")):
+        for source in sources(ROOT):
             pair(source)
         return
     pages = page_names(ROOT)

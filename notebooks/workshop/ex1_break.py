@@ -1,0 +1,87 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown] tags=["exercise"]
+# # Exercise 1: Break a model, then stop in time
+
+# %% [markdown]
+# Gradient ascent (GA) turns training round: it *climbs* the loss of the true answers until they are unlikely. Nothing in it says
+# where to stop.
+#
+# :::{admonition} Predict first
+# :class: tip
+# GA is given ten facts to forget and is run for far too long. What will the model then say when it is asked about a fact that it was
+# to **keep**: the right answer, a refusal, a wrong answer, or no language at all? Write one of the four down.
+# :::
+
+# %%
+import logging
+
+from IPython.display import display
+
+import editunlearn_lib as eu
+from editunlearn_lib import workshop
+
+logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
+model, tokenizer = eu.load_model("pocket")
+split = workshop.questions()
+
+
+def attempt(lr, num_epochs):
+    """Records of the model after gradient ascent with this learning rate, for so many passes over the forget set."""
+    patch = eu.unlearn(model, tokenizer, split, "ga", hparams={"lr": lr, "num_epochs": num_epochs}, progress=False)
+    with patch.on(model):
+        return eu.evaluate(model, tokenizer, split, sets=["forget", "retain"], show=False)
+
+
+before = eu.evaluate(model, tokenizer, split, sets=["forget", "retain"], show=False)
+workshop.outcomes(before)
+
+# %% [markdown]
+# ## Too far
+#
+# A learning rate and a number of epochs that are both too large:
+
+# %%
+broken = attempt(lr=2e-3, num_epochs=8)
+display(workshop.outcomes(broken))
+broken[["set", "question", "answer", "output"]].groupby("set").head(2)
+
+# %% [markdown]
+# The forget set has a perfect score: not a word of any answer is left. Now read the outputs. Was your prediction right?
+#
+# ## Stop in time
+#
+# Is there a learning rate and a number of epochs with which GA forgets a part of the ten facts and keeps most of the others? What is
+# asked, in ROUGE-1 recall:
+
+# %%
+{"forget, at most": workshop.FORGET_AT_MOST, "retain, at least": workshop.RETAIN_AT_LEAST}
+
+# %% [markdown] tags=["exercise"]
+# :::{dropdown} Hint 1
+# With a small learning rate an epoch does little, so you can stop more finely. Try `3e-4`.
+# :::
+#
+# :::{dropdown} Hint 2
+# Keep the learning rate and halve the interval: with 5 epochs too little is forgotten, with 15 the model is broken. Then try 10.
+# :::
+
+# %% tags=["exercise"]
+# TODO: call attempt(…) with a learning rate and a number of epochs of your own.
+stopped = ...
+
+# %%
+if stopped is not ...:
+    display(workshop.outcomes(stopped))
+workshop.check_1(stopped)

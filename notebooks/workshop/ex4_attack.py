@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown] tags=["exercise"]
+# # Exercise 4: Attack a patch until it leaks
+
+# %% [markdown]
+# Two patches make the model refuse the same ten questions. Is the knowledge erased, or only suppressed? You have the model in your
+# hands: find the answers.
+#
+# :::{admonition} Predict first
+# :class: tip
+# MEMIT changes two weight matrices. GRACE changes none: it keeps a list of keys, and answers with a stored value when the end of a
+# prompt comes near one of them. Which of the two will leak more easily, and to what?
+# :::
+
+# %%
+import logging
+
+import pandas as pd
+from IPython.display import display
+
+import editunlearn_lib as eu
+from editunlearn_lib import attacks, workshop
+
+logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
+model, tokenizer = eu.load_model("pocket")
+split = workshop.questions()
+
+memit = eu.unlearn(model, tokenizer, split, "memit", progress=False)
+grace = eu.unlearn(model, tokenizer, split, "grace", progress=False)
+
+
+def recalled(questions, patch):
+    """What the model says to each question with the patch on."""
+    with patch.on(model):
+        return eu.generate(model, tokenizer, questions)
+
+
+plain = [qa.question for qa in split.forget]
+pd.DataFrame(
+    {"answer": [qa.answer for qa in split.forget], "MEMIT": recalled(plain, memit), "GRACE": recalled(plain, grace)}
+)
+
+# %% [markdown]
+# ## Break MEMIT's patch
+#
+# The library knows these attacks. Find one that brings at least half of the answers back from `memit`.
+
+# %%
+pd.DataFrame({"what it does": attacks.ATTACKS}).iloc[1:]
+
+# %% [markdown] tags=["exercise"]
+# :::{dropdown} Hint 1
+# `attacks.attack(model, tokenizer, split, ["list"])` gives records; several names at once are fine. Only `relearn` takes more than a
+# few seconds.
+# :::
+#
+# :::{dropdown} Hint 2
+# Which attack does not wait for the model's first word?
+# :::
+
+# %% tags=["exercise"]
+with memit.on(model):
+    # TODO: call attacks.attack(…) with the names of one or more attacks.
+    came_back = ...
+
+workshop.check_4(came_back)
+
+# %%
+if came_back is not ...:
+    back = came_back.assign(back=came_back.rouge1_recall >= workshop.BACK)
+    display(back.groupby("attack", sort=False).back.agg(["mean", "size"]).round(2))
+    display(came_back[["attack", "question", "answer", "output"]].groupby("attack", sort=False).head(3))
+
+# %% [markdown]
+# Where the beginning of the answer was given, only the words behind it are scored; answers of a single token are left out.
+#
+# ## Break GRACE's patch with your own words
+#
+# Put something around the question, or ask it in another way, so that at least half of the answers come back. Your prompt must name
+# the subject and must not hold a word of the answer.
+
+# %% [markdown] tags=["exercise"]
+# :::{dropdown} Hint
+# GRACE looks at the **last** token of the prompt. A sentence behind the question moves the end elsewhere; so does asking twice.
+# :::
+
+
+# %% tags=["exercise"]
+def my_frame(qa):
+    # TODO: return a prompt that asks for the same thing in a frame of your own.
+    return ...
+
+
+frames = [my_frame(qa) for qa in split.forget]
+outputs = ... if ... in frames else recalled(frames, grace)
+workshop.check_4(came_back, frames, outputs, split.forget)
+
+# %%
+if outputs is not ...:
+    display(pd.DataFrame({"prompt": frames, "answer": [qa.answer for qa in split.forget], "GRACE": outputs}))
+    display(pd.DataFrame({"prompt": frames, "MEMIT": recalled(frames, memit)}))

@@ -1,0 +1,155 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown] tags=["solution"]
+# # Solution 5: Add a method
+
+# %% [markdown]
+# Negative preference optimisation (NPO; Zhang et al. 2024) is gradient ascent with a brake. With $\log p_\theta(a \mid x)$ the model's
+# log-probability of the true answer and $\log p_0(a \mid x)$ that before unlearning, it minimises
+#
+# $$L = -\frac{2}{\beta}\, \mathbb{E} \log \sigma\!\left(-\beta\, \bigl[\log p_\theta(a \mid x) - \log p_0(a \mid x)\bigr]\right),$$
+#
+# where $\sigma(z) = 1 / (1 + e^{-z})$ and $\mathbb{E}$ is the mean over the forget set.
+#
+# :::{admonition} Predict first
+# :class: tip
+# Let $\log p_\theta$ go to $-\infty$. Where does the loss go, and how large is its gradient there? What are both for GA,
+# whose loss is the mean of $\log p_\theta$? Where on the radar will NPO lie beside GA, with the same number of steps?
+# :::
+
+# %%
+import logging
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from IPython.display import display
+
+import editunlearn_lib as eu
+from editunlearn_lib import charts, workshop
+from editunlearn_lib.methods import register
+from editunlearn_lib.methods.training import TrainConfig, train
+
+logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
+model, tokenizer = eu.load_model("pocket")
+split = workshop.questions()
+charts.use_book_renderer()
+
+# %% [markdown]
+# ## The hyperparameters
+#
+# A method is a frozen dataclass, a function and a registration. What trains inherits its learning rate, epochs and batch size
+# from `TrainConfig`.
+
+
+# %%
+@dataclass(frozen=True)
+class NPOConfig(TrainConfig):
+    """Fields of `TrainConfig`, and β."""
+
+    lr: float = 1e-3
+    num_epochs: int = 8
+    beta: float = 0.1
+
+
+# %% [markdown]
+# ## The loss
+#
+# `now` and `before` are the log-probabilities of the true answers in a batch, shape (B,): under the model in training and under the
+# model before unlearning.
+
+
+# %% tags=["solution"]
+def npo_loss(now, before, beta):
+    return -2 / beta * torch.nn.functional.logsigmoid(-beta * (now - before)).mean()
+
+
+# %% [markdown]
+# ## The method
+#
+# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100 elsewhere, and the
+# logits at position t score the token at t + 1.
+
+
+# %%
+def log_probability(logits, labels):
+    """(B,): the summed log-probability of the labelled tokens of each row."""
+    scores, wanted = logits[:, :-1].float().log_softmax(-1), labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
+    each = scores.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]  # (B, T - 1)
+    return (each * (wanted != -100)).sum(1)
+
+
+def npo(job):
+    """From a job to an outcome: the change that makes `job.forget` unlikely."""
+
+    def loss(model, answers, refusals, retain):
+        now = log_probability(model.logits(answers), answers.labels)
+        before = log_probability(model.reference_logits(answers), answers.labels)
+        return npo_loss(now, before, job.config.beta)
+
+    return train(job, loss)
+
+
+# %% [markdown]
+# ## The registration
+#
+# `register(name, config, run, …)` makes the method known to `eu.unlearn`. NPO uses no refusal as a target: `refuses=False`.
+
+# %% tags=["solution"]
+register("npo", NPOConfig, npo, refuses=False)
+
+checked = workshop.check_5(npo_loss)
+checked
+
+# %% [markdown]
+# ## On the radar
+#
+# Nothing more is needed: the new method gives a patch like any other, and every figure knows it by its name.
+
+
+# %%
+def measured(method, **hparams):
+    """Records with the method's patch on; `base` is the untouched model."""
+    if method == "base":
+        records = eu.evaluate(model, tokenizer, split, show=False)
+    else:
+        patch = eu.unlearn(model, tokenizer, split, method, hparams=hparams or None, progress=False)
+        with patch.on(model):
+            records = eu.evaluate(model, tokenizer, split, show=False)
+    return records.assign(dataset="factual", method=method)
+
+
+if checked:
+    steps = {"lr": NPOConfig.lr, "num_epochs": NPOConfig.num_epochs}
+    runs = [measured("base"), measured("ga", **steps), measured("npo"), measured("memit")]
+    summary = eu.summarise(pd.concat(runs), by=("dataset", "method", "set"))
+    display(summary.pivot(index="method", columns="set", values="rouge1_recall").round(2))
+    display(charts.radar(summary, provenance="run live: ten facts to forget, one forget set"))
+
+# %% [markdown] tags=["solution"]
+# As $\log p_\theta$ falls, the log ratio becomes very negative, $\sigma$ comes near 1, the loss goes to 0, and so does its gradient: an
+# answer that is unlikely already is left in peace. GA pulls with the same force for ever.
+#
+# With the same learning rate and the same number of passes the two differ by this brake alone. One forget set of ten questions and
+# untuned hyperparameters say nothing about which of them is better; for that, tune both with the same effort on a forget set that
+# you do not report, and run several seeds (`study.run`). A method that is to stay goes into a file of its own: *Add a method* in
+# CONTRIBUTING.md.
+
+# %% tags=["solution"]
+from myst_nb import glue
+
+recall = summary.set_index(["method", "set"]).rouge1_recall
+for method in ("ga", "npo", "memit"):
+    for which in ("forget", "retain"):
+        glue(f"ws5_{method}_{which}", round(float(recall[method, which]), 2), display=False)
