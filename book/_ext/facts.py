@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Container
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import editunlearn_lib as eu
 from editunlearn_lib import attacks, charts, hparams, patch, study, study_pocket
-from editunlearn_lib.errors import EditUnlearnError, UnknownNameError, check_name
+from editunlearn_lib.errors import EditUnlearnError, check_name
 from editunlearn_lib.evaluation import METRICS
 
 MODELS = {  # presets are known by these names; the columns of the table
@@ -37,7 +38,8 @@ MODELS = {  # presets are known by these names; the columns of the table
 }
 VIEWS = {"factual": 40, "contracts": 20}  # of RQ1, as in the paper's Table 1
 PAPER_NAME = {"factual": "factual", "contracts": "pistol"}
-SETS = ("forget", "rephrased", "retain", "unseen", "factual")
+SETS = ("forget", "rephrased", "retain", "unseen")
+ALL_SETS = (*SETS, "factual")
 MEMORY = study_pocket.ROOT / "benchmarks" / "memory.json"
 MEMORY_7B = "Llama-2-7B, bfloat16, one GPU, computed"
 RESULTS = (study_pocket.RESULTS, study_pocket.RESULTS.with_suffix(".json"))
@@ -72,10 +74,10 @@ def value(method: str, dataset: str, which: str, metric: str = "rouge1_recall") 
     check_name("data set", dataset, VIEWS)
     check_name("metric", metric, METRICS)
     records, n = committed()[0], VIEWS[dataset]
-    check_name("set or attack", which, (*SETS, *attacks.ATTACKS))
+    check_name("set or attack", which, dict.fromkeys((*ALL_SETS, *attacks.ATTACKS)))
     found = study.select(records, dataset=dataset, n_forget=n, method=method)
     found = found[found["set"] == which]
-    if which not in SETS:
+    if which not in ALL_SETS:
         found = study.select(records, dataset=dataset, n_forget=n, method=method, protocol="attacks")
         found = found[found["attack"] == which]
     if not len(found):
@@ -88,11 +90,14 @@ def value(method: str, dataset: str, which: str, metric: str = "rouge1_recall") 
 
 
 def html_table(caption: str, head: list[str], rows: list[list[str]], note: str, more: list[list[str]] = ()) -> str:
-    """A table in the look of `charts.table`; cells are HTML. ``more`` rows are folded away."""
+    """A table in the look of `charts.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
 
     def body(rows: list[list[str]]) -> str:
-        lines = (f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) for row in rows)
+        lines = (
+            f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:])
+            if len(row) > 1 else f'<th scope="rowgroup" colspan="{len(head)}">{row[0]}</th>' for row in rows
+        )  # fmt: skip
         return f"<thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody>"
 
     def scroll(label: str, inner: str) -> str:
@@ -135,22 +140,28 @@ def cost_html(method: str) -> str:
     ):
         found = [costs()[column].get((dataset, method)) for dataset in VIEWS]
         if not all(map(pd.isna, found)):
-            rows.append([label, *("–" if pd.isna(x) else form.format(x) for x in found), "measured"])
+            rows.append([f"{label}, measured", *("–" if pd.isna(x) else form.format(x) for x in found)])
     memory = json.loads(MEMORY.read_text(encoding="utf-8"))
     pocket, large = memory["float32, CPU"]["pocket"], memory[MEMORY_7B]
+    notes = []
     if method in pocket:
         found = pocket[method]
-        label = f"peak memory beside the weights, MB ({pocket['requests']} requests)"
-        rows.append([label, f"{found['measured MB']:.0f}", "", f"measured; computed: {found['computed MB']:.0f}"])
+        notes.append(
+            f"Peak memory on the pocket beside its weights, {pocket['requests']} questions: "
+            f"<strong>{found['measured MB']:.0f} MB</strong> measured, {found['computed MB']:.0f} MB computed."
+        )
     if method in large:
-        rows.append(["peak memory of Llama-2-7B in bfloat16, with its weights, GB", "–", "–", ""])
-        rows[-1][1:] = [f"{large[method]['GB']:.1f}", "", "computed, never measured: no 7B model was run"]
-    head = ["", *(f"{charts.DATASET_LABELS[d].split(' ')[0].lower()}, {n} forgotten" for d, n in VIEWS.items()), "how"]
+        notes.append(
+            f"Peak memory of Llama-2-7B in bfloat16 on one GPU, with its weights: <strong>{large[method]['GB']:.1f} GB</strong> "
+            "computed; no 7B model was run."
+        )
+    head = ["", *(f"{charts.DATASET_LABELS[d].split(' ')[0].lower()}, {n} forgotten" for d, n in VIEWS.items())]
     note = (
         f"Source: committed results of the pocket model on a CPU, mean over the forget sets ({escape(committed()[1])}); "
-        "memory: benchmarks/memory.json. An edit took if the model begins its target with the patch on."
+        "memory, below: benchmarks/memory.json. An edit took if the model begins its target with the patch on."
     )
-    return html_table(f"What {charts.style(method).label} costs", head, rows, note)
+    table = html_table(f"What {charts.style(method).label} costs", head, rows, note)
+    return table + "".join(f"<p>{line}</p>" for line in notes)
 
 
 def results_html(method: str) -> str:
@@ -163,13 +174,12 @@ def results_html(method: str) -> str:
     summary = eu.summarise(pd.concat([runs("base"), records]), by=("dataset", "method", "set"))
     paper = eu.paper_tables().query("table == 'table1' and model == 'Llama2-7B' and metric == 'rouge1_recall'")
     paper = paper[paper["method"] == method].replace({"dataset": {v: k for k, v in PAPER_NAME.items()}})
-    beside = ", beside the paper's Table 1 for Llama2-7B (its contracts are PISTOL's)" if len(paper) else ""
     of = ", ".join(f"{n} ({dataset})" for dataset, n in sets.items())
     return charts.table(
         summary, paper if len(paper) else None, sets=SETS, methods=["base", method], name=f"results-{method}",
-        caption=f"ROUGE-1 recall on the pocket model with {label}{beside}",
-        provenance=f"committed results, forget sets: {of}; small print: 95 % bootstrap intervals over their questions; "
-        f"{committed()[1]}",
+        caption=f"{label} on the pocket model, ROUGE-1 recall",
+        provenance=f"ours: committed results, forget sets: {of}; small print: 95 % bootstrap intervals over their "
+        f"questions; {committed()[1]}" + ("; paper: Table 1, Llama2-7B, its contracts are PISTOL's" if len(paper) else ""),
     ).html  # fmt: skip
 
 
@@ -177,12 +187,12 @@ def method_rows() -> list[dict[str, Any]]:
     """What the registry says of every method, in words."""
     rows = []
     for name, method in eu.METHODS.items():
-        first = (sys.modules[method.run.__module__].__doc__ or name).strip().splitlines()[0]
+        first = (sys.modules[method.run.__module__].__doc__ or name).strip().splitlines()[0].split(". ")[0]
         changes = "weights, by training" if not method.edits else "weights of a few matrices"
         reads = ["forget set"] + ["retain set"] * method.reads_retain + ["covariance of keys"] * method.covariance
         rows.append({
             "name": name, "label": charts.style(name).label, "line": first.split(": ", 1)[-1].rstrip("."),
-            "changes": "no weight: acts in one layer" if name in patch.KINDS else changes,
+            "changes": "no weight, acts in one layer" if name in patch.KINDS else changes,
             "reads": ", ".join(reads),
             "target": "a refusal" if method.refuses else "away from the answer",
             "order": " or ".join(method.modes) if method.edits else "batches of rows",
@@ -191,16 +201,19 @@ def method_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def method_table(page_of) -> str:
-    """The methods as a MyST table; ``page_of(name)`` is the page of a method, or None."""
-    lines = ["| Method | In one line | Changes | Reads | Towards | Edits | Merges queries | Goes on with an earlier patch |"]
-    lines.append("|" + "---|" * 8)
-    for row in method_rows():
-        page = page_of(row["name"])
-        label = f"[{row['label']}]({page})" if page else row["label"]
-        marks = ["yes" if row[key] else "–" for key in ("merges", "continues")]
-        lines.append(f"| {' | '.join([label, row['line'], row['changes'], row['reads'], row['target'], row['order'], *marks])} |")
-    return "\n".join(lines)
+def method_table_html(pages: Container[str]) -> str:
+    """The methods by what they change; ``pages`` names those with a page beside this one."""
+    rows = method_rows()
+    lines = []
+    for family in dict.fromkeys(row["changes"] for row in rows):
+        lines.append([f"Changes {family}"])
+        for row in (row for row in rows if row["changes"] == family):
+            label = escape(row["label"])
+            label = f'<a href="{row["name"]}.html">{label}</a>' if row["name"] in pages else label
+            marks = ["yes" if row[key] else "–" for key in ("merges", "continues")]
+            lines.append([label, *(escape(row[key]) for key in ("line", "reads", "target", "order")), *marks])
+    head = ["method", "in one line", "reads", "moves towards", "edits", "merges queries", "continues a patch"]
+    return html_table(f"{len(rows)} methods and what they support", head, lines, "Source: editunlearn_lib.METHODS.")
 
 
 def _shown(value: Any) -> str:
@@ -241,7 +254,10 @@ class Cost(_Fact):
 
 
 class Results(_Fact):
-    make, files = staticmethod(results_html), (*RESULTS, study_pocket.ROOT / "editunlearn_lib" / "data" / "paper_tables.csv")
+    make, files = (
+        staticmethod(results_html),
+        (*RESULTS, study_pocket.ROOT / "editunlearn_lib" / "data" / "paper_tables.csv"),
+    )
 
 
 class MethodTable(SphinxDirective):
@@ -250,8 +266,8 @@ class MethodTable(SphinxDirective):
         folder = Path(self.env.doc2path(self.env.docname)).parent
         for method in eu.METHODS.values():
             self.env.note_dependency(sys.modules[method.run.__module__].__file__)
-        pages = {name: f"{name}.md" for name in eu.METHODS if (folder / f"{name}.md").exists()}
-        return self.parse_text_to_nodes(method_table(pages.get))
+        pages = [name for name in eu.METHODS if (folder / f"{name}.md").exists()]
+        return [nodes.raw("", method_table_html(pages), format="html")]
 
 
 class Value(SphinxRole):
