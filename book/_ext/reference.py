@@ -227,7 +227,7 @@ def results_lines(cells: list[dict] | None) -> Iterator[str]:
     for one in cells:
         cell = one["cell"]
         what = "attacks" if cell.get("protocol") == "attacks" else "questions"
-        key = (cell["dataset"], cell["n_forget"], cell["targets"], "merged" if cell["merge"] > 1 else "one by one", what)
+        key = (cell["dataset"], cell["n_forget"], cell["targets"], "merged" if cell["merge"] > 1 else "single", what)
         groups.setdefault(key, []).append(one)
     rows = []
     for (dataset, n, targets, merged, asked), found in sorted(groups.items()):
@@ -444,6 +444,22 @@ class SourceRole(SphinxRole):
         return [nodes.reference("", "", nodes.literal(path, path), refuri=address)], []
 
 
+def plain_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, back: str | None):
+    """Where a default is no expression (a factory), Sphinx shows the marks it shortens types by: take them away."""
+    if args and "~" in args:
+        return re.sub(r"~(?:\w+\.)+", "", args).replace("<factory>", "{}"), back
+    return None
+
+
+def name_anchors(app: Sphinx, doctree: nodes.document) -> None:
+    """On the page of errors a section can be linked to by the name of its class, as it is written."""
+    if app.env.docname.endswith("reference/errors"):
+        for section in doctree.findall(nodes.section):
+            name = section[0].astext()
+            if name.isidentifier() and name not in section["ids"]:
+                section["ids"].append(name)
+
+
 def mend_roles(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
     """A bibliography is a list whose children are no list items, of a role that was withdrawn: plain elements instead."""
     body = context.get("body", "")
@@ -466,6 +482,8 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("config-table", ConfigTable)
     app.add_role("source", SourceRole())
     app.connect("missing-reference", resolve_short_name)
+    app.connect("autodoc-process-signature", plain_signature)
+    app.connect("doctree-read", name_anchors)
     app.connect("html-page-context", mend_roles)
     app.add_css_file("reference.css")
     app.add_css_file("print.css", media="print")
