@@ -392,11 +392,13 @@ def config_lines(method: str) -> Iterator[str]:
     source = "\n".join(inspect.getsource(kind) for kind in config.__mro__ if dataclasses.is_dataclass(kind))
     said = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, flags=re.MULTILINE))
     presets = {name: eu.preset(method, model) for name, model in PRESETS.items()}
-    yield from table(["Field", "Default", *presets, "Meaning"], [
-        [f.name, f.default, *(preset[f.name]["value"] for preset in presets.values()),
-         said.get(f.name, "").removesuffix(" fmt: skip")]
+    names = [f.name for f in dataclasses.fields(config)]
+    head = ["Field", "Default", *presets, *(["Meaning"] if set(names) & set(said) else [])]
+    rows = [
+        [f.name, f.default, *(preset[f.name]["value"] for preset in presets.values()), said.get(f.name, "")]
         for f in dataclasses.fields(config)
-    ])  # fmt: skip
+    ]
+    yield from table(head, [row[: len(head)] for row in rows])
     for name, preset in presets.items():
         sources: dict[str, list[str]] = {}
         for field, value in preset.items():
@@ -408,11 +410,21 @@ def config_lines(method: str) -> Iterator[str]:
 
 
 class ConfigTable(FromFile):
+    """What stands at the head of a method's file, equation and source among it, and the table of its config."""
+
     required_arguments = 1
     optional_arguments = 0
 
     def lines(self) -> Iterable[str]:
         return config_lines(self.arguments[0])
+
+    def run(self) -> list[nodes.Node]:
+        import editunlearn_lib as eu
+
+        text = inspect.getdoc(inspect.getmodule(eu.METHODS[self.arguments[0]].run)) or ""
+        head = nodes.literal_block(text, text, language="text", classes=["eu-head"])
+        self.set_source_info(head)
+        return [head, *super().run()]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -487,4 +499,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", mend_roles)
     app.add_css_file("reference.css")
     app.add_css_file("print.css", media="print")
+    app.add_js_file("print.js", loading_method="defer")
     return {"parallel_read_safe": False, "parallel_write_safe": True}  # examples change the folder
