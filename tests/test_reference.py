@@ -75,7 +75,9 @@ def test_an_example_that_no_longer_raises_is_noticed():
 
 def test_examples_leave_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    reference.raised("Path('left.txt').write_text('x'); eu.load_split('nowhere.csv', n_forget=1, seed=0)", "DatasetError")
+    reference.raised(
+        "Path('left.txt').write_text('x'); eu.load_split('nowhere.csv', n_forget=1, seed=0)", "DatasetError"
+    )
     assert list(tmp_path.iterdir()) == [] and Path.cwd() == tmp_path
 
 
@@ -320,7 +322,10 @@ def test_a_name_in_a_docstring_is_a_link_and_an_error_can_be_linked_by_its_name(
 @built
 def test_launch_buttons_point_at_the_source_notebooks(sample_book):
     html = (sample_book / test_pages.PAGE).read_text(encoding="utf-8")
-    for service in (r"mybinder\.org/v2/gh/[^\"]+urlpath=lab/tree", r"colab\.research\.google\.com/github/[^\"]+/blob/main"):
+    for service in (
+        r"mybinder\.org/v2/gh/[^\"]+urlpath=lab/tree",
+        r"colab\.research\.google\.com/github/[^\"]+/blob/main",
+    ):
         (link,) = re.findall(rf'href="https://{service}/([^"]+)"', html)
         assert (ROOT / link).is_file()
 
