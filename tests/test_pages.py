@@ -97,8 +97,10 @@ def sample_notebook() -> nbformat.NotebookNode:
 def make_book(root: Path) -> Path:
     """The real book with the sample notebook in place of RQ1, empty ones in place of the others; its built pages."""
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("executed", "vendor", "__pycache__"))
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "editunlearn_lib").symlink_to(ROOT / "editunlearn_lib")  # what the reference pages describe
     executed = root / "book" / "executed"
     executed.mkdir()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
