@@ -257,7 +257,7 @@ def sizes_of_the_data(tables, text):
         UNCHECKED,
         "The tables print sizes of forget sets, not of data sets. They are possible: the largest forget set has "
         f"{largest['factual']} facts and {largest['pistol']} contract questions. The official files, if you have them, can "
-        "be counted: `eu.load_split('pistol', …)` and `eu.load_split('tofu-facts', …)` read them.",
+        "be counted: load_split reads them as ‘pistol’ and ‘tofu-facts’.",
         largest.rename(KNOWLEDGE).rename_axis("data").rename("largest forget set").reset_index(),
     )
 
@@ -1004,7 +1004,7 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     """One row per claim: where it stands, what it says, and the verdict, which leads to its arithmetic."""
     caption = f"{len(checked)} claims of the text against the tables"
     body = "".join(
-        f'<tr><th scope="row" style="white-space: nowrap">{escape(c.section)}</th><td class="eu-said">“{escape(c.quote)}”</td>'
+        f'<tr><th scope="row" style="white-space: nowrap">{escape(c.section)}</th><td style="text-align: left; white-space: normal; min-width: 14rem">“{escape(c.quote)}”</td>'
         f'<td style="text-align: left"><a href="#claim-{c.id}" aria-label="{escape(r.verdict)}: the arithmetic">{_badge(r.verdict)}</a></td></tr>'
         for c, r in checked
     )
@@ -1016,7 +1016,7 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     )
     return Html(
         html=(
-            '<div class="eu eu-table eu-edits"><div class="eu-scroll" role="region" tabindex="0" '
+            '<div class="eu eu-table"><div class="eu-scroll" role="region" tabindex="0" '
             f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption><thead><tr><th scope="col">Section</th>'
             '<th scope="col" style="text-align: left">The paper says</th><th scope="col" style="text-align: left">By its tables</th></tr></thead>'
             f"<tbody>{body}</tbody></table></div>{_note(provenance, _csv(frame), name)}</div>"
@@ -1025,17 +1025,26 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     )
 
 
-def _values_html(values: pd.DataFrame) -> str:
+def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: str) -> Html:
+    """Any table of a few columns, its first column as the heads of its rows; numbers with two or three decimals."""
+    return Html(
+        html=f'<div class="eu eu-table">{_values_html(values, caption, head=True)}{_note(provenance, _csv(values), name)}</div>',
+        text="\n".join([caption, values.to_string(index=False), f"Source: {provenance}"]),
+    )
+
+
+def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *, head: bool = False) -> str:
     if values.empty:
         return ""
-    head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in values)
+    columns = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in values)
     rows = []
     for record in values.itertuples(index=False):
         first, *rest = (_shown(v) for v in record)
         rows.append(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{v}</td>" for v in rest)}</tr>')
     return (
-        '<div class="eu-scroll" role="region" tabindex="0" aria-label="The values that enter"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        + (f"<caption>{escape(caption)}</caption>" if head else "")
+        + f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -1060,8 +1069,11 @@ def scores(tables: pd.DataFrame) -> pd.DataFrame:
     """ROUGE-1 and score of Tables 1, 3 and 4, as the figures take a summary: one row per setting, method and set."""
     rows = []
     for table, dataset, model, n in [
-        *(("table1", d, m, 40 if d == "factual" else 20) for d, m in SETTINGS),
+        ("table1", "factual", "Llama2-7B", 40),
+        ("table1", "factual", "Mistral-7B", 40),
         ("table3", "factual", "Llama3.1-8B", 40),
+        ("table1", "pistol", "Llama2-7B", 20),
+        ("table1", "pistol", "Mistral-7B", 20),
         ("table4", "pistol", "Llama2-7B", 40),
         ("table4", "pistol", "Mistral-7B", 40),
     ]:
@@ -1104,35 +1116,47 @@ def score_dots(summary: pd.DataFrame, *, provenance: str, title: str, reading: s
     )  # fmt: skip
 
 
-def merge_lines(tables: pd.DataFrame, *, provenance: str, name: str = "merge-scores") -> go.Figure:
-    """Figure 6, right, drawn again: the score over m, with the unmerged methods of the same size as lines across."""
-    found = merging(tables)
-    n = int(tables[tables["table"] == "table7"]["n_forget"].iloc[0])
-    others = rouge(tables, "table5", n=n)["score"][["alphaedit", "gd", "dpo"]]
-    fig, places = go.Figure(), sorted(found["m"].unique())
-    for m in ("rome", "memit"):
-        part, look = found[found["method"] == m].sort_values("m"), style(m)
+def _lines(frame: pd.DataFrame, across: pd.Series, *, x_title: str, title: str, what: str, **shown) -> go.Figure:
+    """The score over a column ``x``, one line per method; ``across`` are single values, drawn as lines across."""
+    fig, places = go.Figure(), sorted(int(v) for v in frame["x"].unique())
+    traces = [
+        (label(m), style(m), p["x"].tolist(), p["score"].tolist(), style(m).dash)
+        for m, p in frame.groupby("method", sort=False)
+    ]
+    traces += [(f"{label(m)}, unmerged", style(m), [places[0], places[-1]], [v, v], "dot") for m, v in across.items()]
+    for name, look, x, y, dash in traces:
         fig.add_scatter(
-            name=label(m), mode="lines+markers", x=[int(v) for v in part["m"]], y=[_number(v) for v in part["score"]],
-            line={"color": look.colour, "width": 2.5}, marker=_marker(look, 11), cliponaxis=False,
-            hovertemplate="<b>%{fullData.name}</b>, m = %{x}: %{y:.3f}<extra></extra>",
-        )  # fmt: skip
-    for m, value in others.items():
-        look = style(m)
-        fig.add_scatter(
-            name=f"{label(m)}, unmerged", mode="lines+markers", x=[int(places[0]), int(places[-1])], y=[_number(value)] * 2,
-            line={"color": look.colour, "width": 1.5, "dash": "dot"}, marker=_marker(look, 8), cliponaxis=False,
-            hovertemplate="<b>%{fullData.name}</b>: %{y:.3f}<extra></extra>",
+            name=name, mode="lines+markers", x=[int(v) for v in x], y=[_number(v) for v in y], cliponaxis=False,
+            line={"color": look.colour, "width": 1.5 if dash == "dot" else 2.5, "dash": dash}, marker=_marker(look, 10),
+            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y:.3f}<extra></extra>",
         )  # fmt: skip
     fig.update_layout(
-        xaxis={"title": {"text": "questions in one edit (m); 1: unmerged"}, "tickvals": [int(v) for v in places], "zeroline": False, "showgrid": False},
-        yaxis={"title": {"text": "score"}, "zeroline": False, "range": [0.95, 1.7]},
-    )  # fmt: skip
-    said = (
-        f"{label(m)}: " + ", ".join(f"m = {k} {v:.3f}" for k, v in zip(p["m"], p["score"], strict=True))
-        for m, p in found.groupby("method", sort=False)
+        xaxis={"title": {"text": x_title}, "tickvals": places, "zeroline": False, "showgrid": False},
+        yaxis={"title": {"text": "score"}, "zeroline": False},
     )
+    said = (f"{name}: " + ", ".join(f"{a} {b:.3f}" for a, b in zip(x, y, strict=True)) for name, _, x, y, _ in traces)
+    reading = "Higher is better; 2 is ideal, 1 is nothing or everything forgotten."
     return _finish(
-        fig, title=f"Merging, {n} facts, Llama2-7B", reading="Higher is better; 2 is ideal, 1 is nothing or everything forgotten.",
-        alt=f"Line chart of the score over m. {'. '.join(said)}. Unmerged: {listed(others)}.", provenance=provenance, csv=_csv(found), name=name, height=440,
+        fig, title=title, reading=reading, alt=f"Line chart of the score over {what}. {'. '.join(said)}.", csv=_csv(frame), height=460, **shown
+    )  # fmt: skip
+
+
+def size_lines(tables: pd.DataFrame, *, provenance: str, name: str = "size-scores") -> go.Figure:
+    """Table 5: the score over the size of the forget set, every method that has more than one size."""
+    long = fig3(tables, [*TRAINING, *EDITING]).rename_axis(columns="method").stack().rename("score").reset_index()
+    long = long.rename(columns={"n_forget": "x"}).dropna()
+    long["method"] = pd.Categorical(long["method"], [*TRAINING, *EDITING])
+    long = long.sort_values(["method", "x"]).astype({"method": str})
+    return _lines(
+        long, pd.Series(dtype=float), x_title="facts forgotten", title="Over the size of the forget set, Llama2-7B",
+        what="the number of facts forgotten", provenance=provenance, name=name,
+    )  # fmt: skip
+
+
+def merge_lines(tables: pd.DataFrame, *, provenance: str, name: str = "merge-scores") -> go.Figure:
+    """Figure 6, right, drawn again: the score over m, with the unmerged methods of the same size as lines across."""
+    n = int(tables[tables["table"] == "table7"]["n_forget"].iloc[0])
+    return _lines(
+        merging(tables).rename(columns={"m": "x"}), rouge(tables, "table5", n=n)["score"][["alphaedit", "gd", "dpo"]],
+        x_title="questions in one edit (m); 1: unmerged", title=f"Merging, {n} facts, Llama2-7B", what="m", provenance=provenance, name=name,
     )  # fmt: skip

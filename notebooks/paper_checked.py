@@ -100,21 +100,20 @@ display(Markdown(
 # The same values in their two parts. The upper right corner is ideal; choose the setting above the figure.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-trade-off", "caption": "The paper's values: how much was forgotten, how much was kept."}}
-charts.trade_off(
+figure = charts.trade_off(
     scores, provenance=SOURCE, title="What forgetting costs, in the paper's tables", name="paper-trade-off"
 )
+reading = "Up and to the right is better; dotted lines join equal scores. The paper gives no intervals."
+figure.update_layout(meta={**figure.layout.meta, "reading": reading})
 
 # %% [markdown]
 # ## More to forget
 #
-# Table 5 forgets 20 to 100 facts. The paper's Figure 3 shows four methods of it; choose any of those that the table has.
+# The paper's Figure 3 shows four methods of Table 5; here are all that it has. A button beneath the title hides or shows a
+# line.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-sizes", "caption": "The paper's Table 5, Llama2-7B."}}
-sizes = PAPER[(PAPER.table == "table5") & (PAPER.metric == "rouge1_recall")].rename(columns={"value": "rouge1_recall"})
-charts.sweep(
-    sizes, "n_forget", provenance=SOURCE, sets=("forget", "retain"), title="Over the size of the forget set", name="paper-sizes",
-    x_title="facts forgotten", reading="Forget: lower is better. Retain: higher is better.",
-)  # fmt: skip
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-sizes", "caption": "The score over the size of the forget set, the paper's Table 5. GA and KL are printed for two sizes only."}}
+claims.size_lines(PAPER, provenance=SOURCE)
 
 # %% [markdown]
 # ## Queries merged
@@ -165,19 +164,17 @@ theirs = PAPER[
 theirs = theirs[(theirs.model == "Llama2-7B") & (theirs.metric == "probability")].pivot(
     index="method", columns="set", values="value"
 )
-shown = pd.concat({
-    "ROUGE-1": means["rouge1_recall"],
-    "by the formula: product": means["probability"],
-    "per token (geometric mean)": means["probability_per_token"],
-    "by PISTOL's code": means["pistol_confidence"],
-    "paper's Prob., Llama2-7B": theirs.reindex(means.index),
-}, axis=1).loc[order].rename(index=lambda m: charts.style(m).label)  # fmt: skip
-display(shown.round(2).astype(object).where(shown.notna(), "–"))
-display(
-    Markdown(
-        f"Source: {made}, {n_forget} questions of `{dataset}`, {run.seed.nunique()} forget set(s); the last two columns: {SOURCE}."
-    )
-)
+measures = {
+    "ROUGE-1": means["rouge1_recall"], "product": means["probability"], "per token": means["probability_per_token"],
+    "PISTOL's code": means["pistol_confidence"], "paper's Prob.": theirs.reindex(means.index),
+}  # fmt: skip
+shown = pd.DataFrame({f"{name}, {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
+shown = shown.loc[order].round(2).rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
+claims.plain_table(
+    shown, "The formula (product; per token: its geometric mean) and PISTOL's code on the pocket, beside the paper's column",
+    provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper's Prob.: its data file, Llama2-7B",
+    name="probabilities",
+)  # fmt: skip
 
 # %% tags=["hide-input"]
 after = means.drop(index=["base", "retrained"], errors="ignore")
@@ -185,6 +182,9 @@ gap = {
     k: (after[k]["retain"] - after[k]["forget"]).abs() for k in ("rouge1_recall", "probability", "pistol_confidence")
 }
 paper_gap = (theirs["retain"] - theirs["forget"]).abs()
+of_pistol = PAPER[(PAPER.table == "table1") & (PAPER.dataset == "pistol") & (PAPER.metric == "probability")]
+of_pistol = of_pistol.pivot(index=["model", "method"], columns="set", values="value")
+pistol_gap = (of_pistol["retain"] - of_pistol["forget"]).abs()
 paper_rouge = PAPER[(PAPER.table == "table1") & (PAPER.model == "Llama2-7B") & (PAPER.metric == "rouge1_recall")]
 paper_rouge = paper_rouge[paper_rouge.dataset == ("pistol" if dataset in study.CONTRACT_LIKE else "factual")]
 paper_rouge = paper_rouge.pivot(index="method", columns="set", values="value")
@@ -203,18 +203,19 @@ fell = (
 display(Markdown(
     f"Between retain and forget, averaged over {len(after)} methods, the **product differs by {gap['probability'].mean():.2f}**, "
     f"what PISTOL's code computes by **{gap['pistol_confidence'].mean():.3f}**, and the paper's column by **{paper_gap.mean():.2f}** "
+    f"on this data, {pistol_gap.mean():.3f} on PISTOL "
     f"(ROUGE-1: {gap['rouge1_recall'].mean():.2f} here, {(paper_rouge['retain'] - paper_rouge['forget']).abs().mean():.2f} in the paper). "
     f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; the other quantity moves by "
-    f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {bound:.0%} of {len(run):,} questions."
+    f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {bound:.0%} of {len(run):,} outputs."
 ))  # fmt: skip
 
 # %% [markdown]
 # ### What that does to a conclusion
 #
 # Who takes the column for the formula reads that after unlearning a forgotten answer is as likely as a retained one, and
-# concludes that every method merely hides what it should remove. The column does not say that. It says how sure the
-# model is about the next word of a **question**, which unlearning need not change at all, and which says nothing on
-# forgetting: neither for a method nor against it. So no claim on this page leans on it.
+# concludes that every method merely hides what it should remove. If the column is what PISTOL's code stores, it does not
+# say that. It says how sure the model is of the next word of a **question**, which unlearning need not change, and which
+# is no evidence on forgetting: neither for a method nor against it. So no verdict on this page leans on it.
 
 # %% tags=["hide-input"]
 hides = int((theirs["forget"] >= theirs["retain"] - 0.01).sum())
