@@ -825,7 +825,7 @@ def self_improved(tables, text):
     same = [m for m in change.index if change.loc[m, "rephrased"] == 0]
     fewer = [m for m in change.index if change.loc[m, "score"] < 0]
     wide = pd.concat({"before": a, "after": b, "change": change}, axis=1).swaplevel(axis=1)
-    flat = {f"{s}, {w}": wide[s, w] for s in ("forget", "retain", "rephrased", "score") for w in ("before", "after", "change")}  # fmt: skip
+    flat = {f"{s}; {w}": wide[s, w] for s in ("forget", "retain", "rephrased", "score") for w in ("before", "after", "change")}  # fmt: skip
     return Checked(
         verdict([better["wise"], better["alphaedit"]]),
         "Change on rephrased questions (below 0 is better): "
@@ -1004,8 +1004,8 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     """One row per claim: where it stands, what it says, and the verdict, which leads to its arithmetic."""
     caption = f"{len(checked)} claims of the text against the tables"
     body = "".join(
-        f'<tr><th scope="row" style="white-space: nowrap">{escape(c.section)}</th><td style="text-align: left; white-space: normal; min-width: 14rem">“{escape(c.quote)}”</td>'
-        f'<td style="text-align: left"><a href="#claim-{c.id}" aria-label="{escape(r.verdict)}: the arithmetic">{_badge(r.verdict)}</a></td></tr>'
+        f'<tr><th scope="row"><a href="#claim-{c.id}" aria-label="{escape(r.verdict)}: the arithmetic">{_badge(r.verdict)}</a></th>'
+        f'<td style="text-align: left; white-space: normal; min-width: 12rem">“{escape(c.quote)}” <small>{escape(c.section)}</small></td></tr>'
         for c, r in checked
     )
     frame = pd.DataFrame(
@@ -1017,11 +1017,13 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     return Html(
         html=(
             '<div class="eu eu-table"><div class="eu-scroll" role="region" tabindex="0" '
-            f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption><thead><tr><th scope="col">Section</th>'
-            '<th scope="col" style="text-align: left">The paper says</th><th scope="col" style="text-align: left">By its tables</th></tr></thead>'
+            f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption><thead><tr><th scope="col">By its tables</th>'
+            '<th scope="col" style="text-align: left">The paper says</th></tr></thead>'
             f"<tbody>{body}</tbody></table></div>{_note(provenance, _csv(frame), name)}</div>"
         ),
-        text="\n".join([caption, *(f"{c.section}: “{c.quote}”: {r.verdict}" for c, r in checked)]),
+        text="\n".join(
+            [caption, *(f"{c.section}: “{c.quote}”: {r.verdict}" for c, r in checked), f"Source: {provenance}"]
+        ),
     )
 
 
@@ -1036,7 +1038,11 @@ def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: st
 def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *, head: bool = False) -> str:
     if values.empty:
         return ""
-    columns = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in values)
+    heads = (str(c).rpartition("; ") for c in values)  # "product; forget" stands in two lines
+    columns = "".join(
+        f'<th scope="col">{escape(above or below)}{f"<small>{escape(below)}</small>" if above else ""}</th>'
+        for above, _, below in heads
+    )
     rows = []
     for record in values.itertuples(index=False):
         first, *rest = (_shown(v) for v in record)

@@ -203,8 +203,8 @@ def table(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *
 
 def _one_html(frame: pd.DataFrame, names: Sequence[str], caption: str) -> str:
     papers = [c for c in frame if c.startswith("paper: ")]
-    head = "".join(f'<th scope="col" class="eu-paper">{escape(c)}</th>' for c in papers)
-    head += "".join(f'<th scope="col">{escape(c)}</th>' for c in names)
+    head = "".join(_head_html(c.removeprefix("paper: "), "paper", "eu-paper") for c in papers)
+    head += "".join(_head_html(*c.partition(": ")[::2]) for c in names)
     body = []
     for group, rows in frame.groupby(CELL[:-1], sort=False):
         title = (
@@ -222,6 +222,15 @@ def _one_html(frame: pd.DataFrame, names: Sequence[str], caption: str) -> str:
         f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
         f'<thead><tr><th scope="col">Method</th><th scope="col" style="text-align: left">Set</th>{head}</tr></thead>{"".join(body)}</table></div>'
     )
+
+
+def _head_html(name: str, small: str = "", kind: str = "eu-ours") -> str:
+    below = (
+        f'<small style="white-space: normal; overflow-wrap: anywhere; min-width: 5.5rem">{escape(small)}</small>'
+        if small
+        else ""
+    )
+    return f'<th scope="col" class="{kind}">{escape(name)}{below}</th>'
 
 
 def _paper_number(value: float) -> str:

@@ -137,7 +137,8 @@ claims.details(checked, provenance=SOURCE)
 # MRR is what its formula says. The public evaluation code of PISTOL {cite}`qiu2024pistol`, on whose metrics the paper draws, stores
 # something else under "probs": the mean, over the first positions of the **prompt**, of the largest probability that the model
 # gives to any next token. It never looks at the answer. Whether the paper ran that code as it is, it does not say; but
-# both quantities can be computed on a run and laid beside its column.
+# both quantities can be computed on a run and laid beside its column. (*Per token* is the geometric mean over the product's
+# factors.)
 #
 # :::{admonition} Before you read on
 # :class: tip
@@ -165,13 +166,13 @@ theirs = theirs[(theirs.model == "Llama2-7B") & (theirs.metric == "probability")
     index="method", columns="set", values="value"
 )
 measures = {
-    "ROUGE-1": means["rouge1_recall"], "product": means["probability"], "per token": means["probability_per_token"],
-    "PISTOL's code": means["pistol_confidence"], "paper's Prob.": theirs.reindex(means.index),
+    "product": means["probability"], "PISTOL's code": means["pistol_confidence"], "paper's Prob.": theirs.reindex(means.index),
+    "per token": means["probability_per_token"], "ROUGE-1": means["rouge1_recall"],
 }  # fmt: skip
-shown = pd.DataFrame({f"{name}, {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
+shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
 shown = shown.loc[order].round(2).rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
 claims.plain_table(
-    shown, "The formula (product; per token: its geometric mean) and PISTOL's code on the pocket, beside the paper's column",
+    shown, "The formula and PISTOL's code on the pocket, beside the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper's Prob.: its data file, Llama2-7B",
     name="probabilities",
 )  # fmt: skip

@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, reproduction, study_pocket
+from editunlearn_lib import charts, claims, reproduction, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 charts.use_book_renderer()
@@ -66,7 +66,7 @@ for name, summary in runs.items():
     sets = summary.groupby(reproduction.CELL)["forget_sets"].max() if len(summary) else pd.Series([0])
     lines.append(
         f"**{name}**" + (f" ({whose})" if whose != name else "") + f": {len(there)} cells stand beside cells of the paper, made with "
-        f"{sets.min()} to {sets.max()} forget set(s) each; {len(left_out[name])} further ones match none and are listed at the end."
+        f"{sets.min()} to {sets.max()} forget set(s) each; {len(left_out[name])} further ones match none and are counted at the end."
     )  # fmt: skip
 if not your_store:
     lines.append("There is no column of yours: `your_store` is not given. How to get one stands below.")
@@ -91,7 +91,11 @@ for name, records in before.items():
     ]
     rows += [{"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
              for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()]  # fmt: skip
-display(pd.DataFrame(rows).round(2))
+display(
+    claims.plain_table(
+        pd.DataFrame(rows).round(2), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"
+    )
+)
 
 
 def show(table):
@@ -119,15 +123,17 @@ def say(table):
 #
 # Spearman's rank correlation of the methods by score, for each group of rows that has at least four methods on both sides.
 # It is 1 where the order is the same, 0 where one order says nothing on the other. **With so few methods it is a weak
-# instrument**: the last column says how often a random order would agree as well.
+# instrument**: the table says how often a random order would agree as well.
 
 # %% tags=["hide-input"]
 if len(agree):
-    names = {"table": "table", "rows": "rows", "paper": "paper", "run": "ours", "by": "by", "n": "n", "rho": "rank correlation", "p": "random orders as good"}  # fmt: skip
-    display(
-        agree[list(names)].rename(columns=names).replace({t: f"Table {t[-1]}" for t in reproduction.TABLES}).round(2)
-    )
     for name, part in agree.groupby("run", sort=False):
+        shown = pd.DataFrame({
+            "rows": [f"Table {t[-1]}: {r}" for t, r in zip(part.table, part.rows, strict=True)], "paper": part.paper,
+            "rank; correlation": part.rho.round(2), "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
+            "first; paper": part["first"], "first; ours": part.ours_first,
+        })  # fmt: skip
+        display(claims.plain_table(shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"))  # fmt: skip
         clear, same = (part.p < 0.05).sum(), (part["first"] == part.ours_first).sum()
         big = part[part.table == "table1"].rho
         verdict = (
@@ -209,8 +215,8 @@ say("table7")
 #
 # ## Your column
 #
-# Run the cells on your model; they are stored one by one, and a run that was stopped goes on. Some hours on one GPU
-# for a model of seven billion weights; the first lines are the part to begin with.
+# Run the cells on your model; a model of seven billion weights wants a GPU. They are stored one by one, and a run that was stopped
+# goes on where it was. The first line is the part to begin with.
 #
 # ```python
 # import editunlearn_lib as eu

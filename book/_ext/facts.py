@@ -89,8 +89,13 @@ def value(method: str, dataset: str, which: str, metric: str = "rouge1_recall") 
 # Tables
 
 
-def html_table(caption: str, head: list[str], rows: list[list[str]], note: str, more: list[list[str]] = ()) -> str:
-    """A table in the look of `charts.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away."""
+def html_table(
+    caption: str, head: list[str], rows: list[list[str]], note: str, more: list[list[str]] = (), words: bool = False
+) -> str:
+    """A table in the look of `charts.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away.
+
+    ``words``: not numbers, so the cells begin at the left and the first of them is wide.
+    """
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
 
     def body(rows: list[list[str]]) -> str:
@@ -107,7 +112,7 @@ def html_table(caption: str, head: list[str], rows: list[list[str]], note: str, 
     if more:
         title = f"{len(more)} further fields, which no preset sets"
         parts.append(f"<details><summary>{title}</summary>{scroll(title, body(more))}</details>")
-    return f'<div class="eu eu-table eu-facts">{"".join(parts)}<p class="eu-note">{note}</p></div>'
+    return f'<div class="eu eu-table eu-facts{" eu-words" * words}">{"".join(parts)}<p class="eu-note">{note}</p></div>'
 
 
 def preset_html(method: str) -> str:
@@ -195,7 +200,7 @@ def method_rows() -> list[dict[str, Any]]:
             "changes": "no weight, acts in one layer" if name in patch.KINDS else changes,
             "reads": ", ".join(reads),
             "target": "a refusal" if method.refuses else "away from the answer",
-            "order": " or ".join(method.modes) if method.edits else "batches of rows",
+            "order": " or ".join(method.modes) if method.edits else "–",
             "merges": method.merges, "continues": method.continues,
         })  # fmt: skip
     return rows
@@ -213,7 +218,13 @@ def method_table_html(pages: Container[str]) -> str:
             marks = ["yes" if row[key] else "–" for key in ("merges", "continues")]
             lines.append([label, *(escape(row[key]) for key in ("line", "reads", "target", "order")), *marks])
     head = ["method", "in one line", "reads", "moves towards", "edits", "merges queries", "continues a patch"]
-    return html_table(f"{len(rows)} methods and what they support", head, lines, "Source: editunlearn_lib.METHODS.")
+    return html_table(
+        f"{len(rows)} methods: what they change, read and support",
+        head,
+        lines,
+        "Source: editunlearn_lib.METHODS.",
+        words=True,
+    )
 
 
 def _shown(value: Any) -> str:
