@@ -33,6 +33,7 @@ import logging
 from dataclasses import dataclass
 
 import pandas as pd
+import torch  # noqa: F401 (for the loss below)
 from IPython.display import display
 
 import editunlearn_lib as eu
