@@ -117,7 +117,7 @@ def test_results_are_those_of_the_records_and_of_the_paper(method, records):
 
 
 def test_a_method_without_results_says_so(monkeypatch, records):
-    monkeypatch.setattr(facts, "committed", lambda: (records.query("method == 'base'"), ""))
+    monkeypatch.setattr(facts, "runs", lambda: records.query("method == 'base'"))
     assert "no committed results of GA" in facts.results_html("ga")
 
 
