@@ -220,9 +220,13 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 def _no_formula(cell: Any) -> Any:
-    if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
+    if not isinstance(cell, str):
         return cell
-    return cell if _SIGNED.fullmatch(cell) else "'" + cell
+    cell = cell.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )  # the csv module does not quote a lone \r: it would end the row
+    formula = cell.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(cell)
+    return "'" + cell if formula else cell
 
 
 _SIGNED = re.compile(r"[+-][0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")  # a number with its sign stays one
