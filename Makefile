@@ -47,9 +47,10 @@ test: $(READY) browser  ## run the tests, with a browser where there is one
 soak: $(READY) browser  ## run the tests that take longer
 	@$(PY) -m pytest -m slow $(ARGS)
 
-lint: $(READY)  ## check style and format
+lint: $(READY)  ## check style and format, and look the pinned packages up in the advisories
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet . || { echo "Some files are not formatted: make format"; exit 1; }
+	@$(PY) .ci/audit.py
 
 format: $(READY)  ## put code into the common format
 	@$(PY) -m ruff check --fix --quiet . || true

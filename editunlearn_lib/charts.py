@@ -215,7 +215,21 @@ def _number(value: Any) -> float | None:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")
+    """The download of a figure. Texts that a spreadsheet would run as a formula get an apostrophe in front."""
+    return frame.map(_no_formula).to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )  # the csv module does not quote a lone \r: it would end the row
+    formula = cell.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(cell)
+    return "'" + cell if formula else cell
+
+
+_SIGNED = re.compile(r"[+-][0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")  # a number with its sign stays one
 
 
 class _Summary:

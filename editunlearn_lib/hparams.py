@@ -181,7 +181,7 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
         where = str(hparams)
         try:
             hparams = yaml.safe_load(Path(hparams).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, an odd date, …
             raise DatasetError(f"{where}: cannot be read as a YAML file of hyperparameters ({error}).") from error
     if not isinstance(hparams, dict):
         raise RequestError(

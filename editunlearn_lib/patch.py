@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import json
 import logging
@@ -209,18 +210,27 @@ class Patch:
     # ------------------------------------------------------------ on disk
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``patch.safetensors`` and ``patch.json`` into the folder; each appears whole or not at all."""
+        """Write ``patch.safetensors`` and ``patch.json`` into the folder; each appears whole or not at all.
+
+        The second holds the first's SHA-256, so that a damaged file, or one of an older patch, is noticed by
+        `load_patch`. Raises `PatchError` where it cannot be written (a full disk, …): the patch is still in memory.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".patch-{os.getpid()}"
-        save_file(self._tensors, temporary)
-        os.replace(temporary, folder / "patch.safetensors")
-        temporary.write_text(
-            json.dumps(
-                {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info, "shapes": self.shapes}
-            )
-        )
-        os.replace(temporary, folder / "patch.json")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self._tensors, temporary)
+            document = {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info,
+                        "shapes": self.shapes, "sha256": _sha256(temporary)}  # fmt: skip
+            os.replace(temporary, folder / "patch.safetensors")
+            temporary.write_text(json.dumps(document), encoding="utf-8")
+            os.replace(temporary, folder / "patch.json")
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise PatchError(
+                f"{folder}: the patch could not be saved ({error}). It is still in memory: make room, or save it elsewhere."
+            ) from error
         return folder
 
 
@@ -404,23 +414,37 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def load_patch(folder: str | Path) -> Patch:
-    """Read a saved patch. Raises `PatchError` that names the file."""
+    """Read a saved patch; nothing in it is run. Raises `PatchError` naming the folder, also for values that are not finite."""
     folder = Path(folder)
     for name in ("patch.json", "patch.safetensors"):
         if not (folder / name).is_file():
             raise PatchError(f"{folder}: no patch here ({name} is missing).")
     try:
-        document = json.loads((folder / "patch.json").read_text())
-        tensors = load_file(folder / "patch.safetensors")
+        document = json.loads((folder / "patch.json").read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
-            raise PatchError(f"{folder}: patch format {document['format']}, this version reads {FORMAT}.")
+            raise PatchError(f"patch format {document['format']!r}, this version reads {FORMAT}.")
+        if document.get("sha256") not in (None, _sha256(folder / "patch.safetensors")):  # older patches have none
+            raise PatchError("patch.json was written for another patch.safetensors: damaged, or of another patch.")
+        tensors = load_file(folder / "patch.safetensors")
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise PatchError(f"the tensor {name!r} has values that are not finite.")
+        if not isinstance(document["info"], dict) or not isinstance(document["base"], str):
+            raise PatchError("'info' or 'base' of patch.json is not what a patch has there.")
         shapes = {name: [int(size) for size in shape] for name, shape in document["shapes"].items()}
         kind = document.get("kind", Patch.kind)
         if kind not in KINDS:
-            raise PatchError(f"{folder}: a patch of kind {kind!r}; this version knows {', '.join(KINDS)}.")
+            raise PatchError(f"a patch of kind {kind!r}; this version knows {', '.join(KINDS)}.")
         return KINDS[kind](tensors, document["info"], document["base"], shapes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except PatchError as error:
+        raise PatchError(f"{folder}: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, SafetensorError) as error:  # fmt: skip
         raise PatchError(f"{folder}: not a patch, or a corrupt one ({type(error).__name__}: {error}).") from error
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import numbers
 import os
 import random
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,27 @@ def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 2
     return folder
 
 
+ITEM = ("item", "method", "targets", "id", "question", "answer", "output")  # all texts
+
+
 def read_items(folder: str | Path) -> list[dict]:
-    """The items of a study. Raises `RatingError` where there are none."""
+    """The items of a study. Raises `RatingError` where there are none, or the file is not one of ours."""
     try:
-        return json.loads((Path(folder) / "items.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        items = json.loads((Path(folder) / "items.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RatingError(
             f"{folder}: no study here ({error}). Make one with `rating.make_study(records, folder)`."
         ) from error
+    where = Path(folder) / "items.json"
+    if not isinstance(items, list) or not items:
+        raise RatingError(f"{where}: a list of items is needed; `rating.make_study` writes one.")
+    for number, item in enumerate(items, 1):
+        wrong = [n for n in ITEM if not isinstance(item.get(n), str)] if isinstance(item, dict) else list(ITEM)
+        if wrong:
+            raise RatingError(f"{where}, item {number}: {', '.join(wrong)} missing or no text.")
+    if len({item["item"] for item in items}) < len(items):
+        raise RatingError(f"{where}: an item stands there twice.")
+    return items
 
 
 class Rater:
@@ -110,9 +124,7 @@ class Rater:
             first = shown.index((key, 1))
             shown.insert(rng.randint(max(first + 1, len(shown) // 2), len(shown)), (key, 2))
         self.shown = shown
-        self.ratings: list[dict] = (
-            json.loads(self.file.read_text(encoding="utf-8"))["ratings"] if self.file.exists() else []
-        )
+        self.ratings: list[dict] = read_ratings(self.file, self.items)["ratings"] if self.file.exists() else []
 
     @property
     def done(self) -> int:
@@ -149,10 +161,35 @@ class Rater:
         _write(self.file, {"rater": self.code, "consent": CONSENT, "ratings": self.ratings})
 
 
+def read_ratings(file: Path, known: Iterable[str]) -> dict:
+    """One rater's file: ``rater`` (a code) and ``ratings``. Raises `RatingError` naming the file and what is wrong.
+
+    Only codes, names of items and numbers get through, so that nothing in an export can be a formula.
+    """
+    known = set(known)
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        code, ratings = document["rater"], document["ratings"]
+        if not CODE.fullmatch(code):
+            raise RatingError(f"{file}: {code!r} is no rater's code.")
+        for number, rating in enumerate(ratings, 1):
+            if rating["item"] not in known or rating["showing"] not in (1, 2):
+                raise RatingError(f"{file}, rating {number}: the item {rating['item']!r} is not in this study.")
+            for name in SCALES:
+                missing = name != "forget_quality" and rating["forget_quality"] == 0
+                _check_value(name, rating[name], missing=missing, where=f"{file}, rating {number}: ")
+    except RatingError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RatingError(f"{file}: not a file of ratings ({type(error).__name__}: {error}).") from error
+    keep = ("item", "showing", *SCALES)
+    return {"rater": code, "ratings": [{name: rating[name] for name in keep} for rating in ratings]}
+
+
 def _check_value(name: str, value: Any, *, missing: bool = False, where: str = "") -> None:
     if missing and value is None:
         return
-    if value not in SCALES[name] or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value not in SCALES[name]:
         low, high = SCALES[name][0], SCALES[name][-1]
         raise RatingError(f"{where}{name} is a whole number from {low} to {high}, not {value!r}.")
 
@@ -169,10 +206,13 @@ def _write(path: Path, value: Any) -> None:
 
 
 def export_csv(folder: str | Path, file: str | Path) -> Path:
-    """All ratings of a study as one CSV: ``rater, item, showing`` and the three scales (empty where not asked)."""
-    rows = []
+    """All ratings of a study as one CSV: ``rater, item, showing`` and the three scales (empty where not asked).
+
+    Raters' files are checked (`read_ratings`): there is no cell that a spreadsheet would run as a formula.
+    """
+    known, rows = [item["item"] for item in read_items(folder)], []
     for path in sorted(Path(folder).glob("ratings-*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_ratings(path, known)
         rows += [{"rater": document["rater"], **rating} for rating in document["ratings"]]
     frame = pd.DataFrame(rows, columns=["rater", "item", "showing", *SCALES]).astype(dict.fromkeys(SCALES, "Int64"))
     temporary = Path(file).with_name(f".{Path(file).name}.{os.getpid()}")
@@ -183,24 +223,32 @@ def export_csv(folder: str | Path, file: str | Path) -> Path:
 
 def load_ratings(file: str | Path, items: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The ratings of a CSV, each with its method. Raises `RatingError` naming row and field of what does not fit."""
+    columns = ["rater", "item", "showing", *SCALES]
     try:
-        frame = pd.read_csv(file, dtype={"rater": str, "item": str})
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        frame = pd.read_csv(
+            file, dtype={"rater": str, "item": str}, index_col=False, keep_default_na=False, na_values=[""]
+        )
+    except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise RatingError(f"{file}: not a CSV of ratings ({error}).") from error
-    missing = [name for name in ("rater", "item", "showing", *SCALES) if name not in frame]
+    missing = [name for name in columns if name not in frame]
     if missing:
         raise RatingError(f"{file} lacks the columns {', '.join(missing)}; `rating.export_csv` writes such a file.")
     known = {item["item"]: item for item in items}
     for number, row in enumerate(frame.to_dict("records"), 2):  # the line in the file
+        where = f"{file}, line {number}: "
         if row["item"] not in known:
-            raise RatingError(f"{file}, line {number}: the item {row['item']!r} is not in this study.")
+            raise RatingError(f"{where}the item {row['item']!r} is not in this study.")
+        if pd.isna(row["rater"]):
+            raise RatingError(f"{where}the rater is missing.")
+        if row["showing"] not in (1, 2):
+            raise RatingError(f"{where}showing is 1 or 2, not {row['showing']!r}.")
         for name in SCALES:
             value = None if pd.isna(row[name]) else row[name]
             asked = name == "forget_quality" or row["forget_quality"] == 1
             if asked or value is not None:
-                _check_value(name, value, where=f"{file}, line {number}: ")
-    of = pd.DataFrame(list(known.values()), columns=["item", "method", "targets", "id", "question", "answer", "output"])
-    return frame.merge(of, on="item", how="left")
+                _check_value(name, value, where=where)
+    of = pd.DataFrame(list(known.values()), columns=list(ITEM))
+    return frame[columns].merge(of, on="item", how="left")
 
 
 def analyse(ratings: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -7,7 +7,10 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import random
+import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +19,12 @@ from ..errors import DatasetError, EditUnlearnError, check_name
 from . import contracts
 from .facts import facts
 
+log = logging.getLogger(__name__)
 DATASETS = ("factual", "contracts", "tofu-facts", "pistol")
-TOFU = ("locuslab/tofu", "bdc209e", ("real_authors", "world_facts"))  # hub id, revision, files
+TOFU = ("locuslab/tofu", "bdc209e", ("real_authors", "world_facts"))  # hub id, pinned revision, files
 N_UNSEEN = 400  # of the further facts; the rest is for covariances and never scored
-PISTOL = ("xinchiqiu/PISTOL", None, "sample_data_1.json")
+PISTOL = ("xinchiqiu/PISTOL", None, "sample_data_1.json")  # None: no revision is known, the one found is recorded
+HUB = re.compile(r"hub@([\w./-]+)")  # a source that names a revision on the hub
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class QA:
         for name in ("question", "answer"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise DatasetError(f"QA {self.id!r}: the field {name!r} is empty.")
+            _encodable(f"QA {self.id!r}, field {name!r}", getattr(self, name))
+        if self.subject is not None and not isinstance(self.subject, str):
+            raise DatasetError(f"QA {self.id!r}: the subject is a text or None, not {reprlib.repr(self.subject)}.")
         if self.subject is not None and (not self.subject or self.subject not in self.question):
             raise DatasetError(
                 f"QA {self.id!r}: the subject {self.subject!r} is not in the question {self.question!r}. "
@@ -65,7 +73,8 @@ class ForgetSplit:
 
     ``rephrased`` holds every rephrasing of every forget question; ``unseen`` is retained knowledge that no method may
     read, not even GD and KL; ``others`` maps a name to further sets. ``same_party`` holds the ids of the retain rows
-    that share a party with a forgotten edge.
+    that share a party with a forgotten edge. ``origin`` says where official data came from: files, or the hub with
+    the revision that was read.
     """
 
     name: str
@@ -75,6 +84,7 @@ class ForgetSplit:
     unseen: tuple[QA, ...] = ()
     others: dict[str, tuple[QA, ...]] = field(default_factory=dict)
     same_party: frozenset[str] = frozenset()
+    origin: str = ""
 
     def sets(self) -> dict[str, tuple[QA, ...]]:
         """Every set that is not empty, by name."""
@@ -128,13 +138,13 @@ def load_split(
     """Draw a forget set.
 
     ``dataset``: ``factual``, ``contracts`` (built in), ``tofu-facts``, ``pistol`` (official: from ``source``, a local
-    file or folder, or else from the hub) or a path to your own ``.json``, ``.jsonl`` or ``.csv``. Facts are drawn
+    file or folder, or else from the hub; ``"hub@<revision>"`` asks it for that revision) or a path to your own ``.json``, ``.jsonl`` or ``.csv``. Facts are drawn
     one by one; contracts and PISTOL as whole edges, drawn by ``seed`` or named in ``forget_groups``, the last one cut
     to ``n_forget``. Raises `DatasetError` (file, row and field are named) and `UnknownNameError`.
     """
     unseen: tuple[QA, ...] = ()
     others: dict[str, tuple[QA, ...]] = {}
-    name = str(dataset)
+    name, origin = str(dataset), ""
     if source is not None and name not in ("tofu-facts", "pistol"):
         raise DatasetError(f"source is for 'tofu-facts' and 'pistol'; the dataset {name!r} does not read one.")
     if name == "factual":
@@ -142,19 +152,20 @@ def load_split(
     elif name == "contracts":
         rows, others = contract_rows(), {"factual": factual()[0]}
     elif name == "tofu-facts":
-        rows, unseen = _tofu(source), factual()[1]
+        (rows, origin), unseen = _tofu(source), factual()[1]
     elif name == "pistol":
-        rows, others = _pistol(source), {}
+        rows, origin = _pistol(source)
     elif Path(name).suffix.lower() in (".json", ".jsonl", ".csv"):
         rows = _own(Path(name))
     else:
         check_name("dataset", name, DATASETS)  # raises, with the nearest name
     return _draw(
-        name, rows, n_forget, seed, forget_groups, edges=name in ("contracts", "pistol"), unseen=unseen, others=others
-    )
+        name, rows, n_forget, seed, forget_groups, edges=name in ("contracts", "pistol"), unseen=unseen, others=others,
+        origin=origin,
+    )  # fmt: skip
 
 
-def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others) -> ForgetSplit:
+def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others, origin) -> ForgetSplit:
     if not isinstance(n_forget, int) or isinstance(n_forget, bool) or n_forget < 1:
         raise DatasetError(f"n_forget must be a whole number of at least 1, not {n_forget!r}.")
     if n_forget > len(rows):
@@ -179,19 +190,20 @@ def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others) -
     parties = {party for row in forget for party in row.parties}
     return ForgetSplit(
         name, forget, retain, tuple(variant for row in forget for variant in row.rephrased()), tuple(unseen), others,
-        frozenset(row.id for row in retain if parties & set(row.parties)),
+        frozenset(row.id for row in retain if parties & set(row.parties)), origin,
     )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the official data
 
 
-def _tofu(source: str | Path | None) -> tuple[QA, ...]:
+def _tofu(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
     """The official 217 questions, with our subjects and rephrasings, which are keyed by file and row."""
     notes = {fact.tofu[:2]: fact for fact in facts() if fact.tofu}
-    rows = []
+    rows, places = [], []
     for name in TOFU[2]:
         where, raw = _official(source, name + "_perturbed", hub=TOFU[0], revision=TOFU[1])
+        places.append(where)
         for number, row in enumerate(raw):
             question, answer = _fields(where, number, row)
             note = notes.get((name, number))
@@ -201,18 +213,18 @@ def _tofu(source: str | Path | None) -> tuple[QA, ...]:
                     "annotations do not fit it. Give the unchanged file, or load it as your own data by its path."
                 )
             rows.append(QA(f"tofu-{name}-{number}", question, answer, note.tofu[2], note.rephrasings, name))
-    return tuple(rows)
+    return tuple(rows), ", ".join(places)
 
 
-def _pistol(source: str | Path | None) -> tuple[QA, ...]:
+def _pistol(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
     """Official PISTOL rows; subjects and rephrasings come from rules."""
     where, raw = _official(source, "sample_data_1", hub=PISTOL[0], revision=PISTOL[1])
     rows, counts = [], {}
     for number, row in enumerate(raw):
         question, answer = _fields(where, number, row)
         edge = row.get("edge")
-        if not edge:
-            raise DatasetError(f"{where}, row {number + 1}: the field 'edge' is missing.")
+        if not isinstance(edge, str) or not edge:
+            raise DatasetError(f"{where}, row {number + 1}: the field 'edge' is missing or no text.")
         try:
             subject, rephrasings, parties = contracts.annotate(question, answer, edge)
         except ValueError as error:
@@ -229,7 +241,7 @@ def _pistol(source: str | Path | None) -> tuple[QA, ...]:
                 parties=tuple(parties),
             )
         )
-    return _with_parties(rows)
+    return _with_parties(rows), where
 
 
 def _with_parties(rows: list[QA]) -> tuple[QA, ...]:
@@ -241,8 +253,9 @@ def _with_parties(rows: list[QA]) -> tuple[QA, ...]:
 
 
 def _official(source: str | Path | None, stem: str, *, hub: str, revision: str | None) -> tuple[str, list[dict]]:
-    """Rows of an official file: from a file, from a folder that holds it, or from the hub."""
-    if source is not None:
+    """Rows of an official file, and where they are: from a file, from a folder that holds it, or from the hub."""
+    asked = HUB.fullmatch(str(source)) if source is not None else None
+    if source is not None and not asked:
         path = Path(source)
         if path.is_dir():
             found = [p for p in (path / f"{stem}{end}" for end in (".json", ".jsonl")) if p.exists()]
@@ -252,16 +265,34 @@ def _official(source: str | Path | None, stem: str, *, hub: str, revision: str |
         elif path.exists() and hub == TOFU[0] and not path.stem.startswith(stem):
             path = path.with_name(stem + path.suffix)  # one of TOFU's two files was named: the other stands beside it
         return str(path), _read(path)
+    revision = asked[1] if asked else revision
     try:
         import datasets
 
-        table = datasets.load_dataset(hub, revision=revision, data_files=stem + ".json", split="train")
-        return f"hub:{hub}/{stem}.json", list(table)
+        found = _resolved(hub, revision)
+        table = datasets.load_dataset(hub, revision=found, data_files=stem + ".json", split="train")
+        return f"hub:{hub}/{stem}.json@{found or 'unknown'}", list(table)
     except Exception as error:
         raise DatasetError(
             f"the hub could not give {hub}/{stem}.json ({type(error).__name__}: {str(error).splitlines()[0]}). "
             f"Download the file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
         ) from error
+
+
+def _resolved(hub: str, revision: str | None) -> str | None:
+    """The full commit hash of a revision (None: the newest); the revision itself where only the cache is at hand."""
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.HfApi().dataset_info(hub, revision=revision).sha
+    except (OSError, ValueError) as error:  # offline: what is in the cache may still do
+        log.info("the revision of %s could not be looked up (%s).", hub, type(error).__name__)
+        return revision
+    if revision is None:
+        log.warning(
+            "%s has no pinned revision here; read was %s. source='hub@%s' asks for it again.", hub, found, found
+        )
+    return found
 
 
 # ---------------------------------------------------------------- files
@@ -270,11 +301,12 @@ def _official(source: str | Path | None, stem: str, *, hub: str, revision: str |
 def _read(path: Path) -> list[dict]:
     """Rows of a .json (list or JSON lines), .jsonl or .csv file."""
     try:
+        str(path).encode()  # the name is a part of the seed
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
+        raise DatasetError(f"{str(path)!r}: cannot be read as UTF-8 text ({error}).") from error
     if path.suffix.lower() == ".csv":
         try:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
@@ -283,7 +315,7 @@ def _read(path: Path) -> list[dict]:
     elif path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
             raise DatasetError(f"{path}: not valid JSON ({error}).") from error
     else:
         rows = []
@@ -291,12 +323,12 @@ def _read(path: Path) -> list[dict]:
             if line.strip():
                 try:
                     rows.append(json.loads(line))
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     raise DatasetError(f"{path}, line {number}: not valid JSON ({error}).") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DatasetError(
-                f"{path}, row {number + 1}: an object with 'question' and 'answer' is needed, not {row!r}."
+                f"{path}, row {number + 1}: an object with 'question' and 'answer' is needed, not {reprlib.repr(row)}."
             )
     if not rows:
         raise DatasetError(f"{path}: the file holds no rows.")
@@ -310,8 +342,20 @@ def _fields(where: str, number: int, row: dict) -> tuple[str, str]:
         value = row.get(name)
         if not isinstance(value, str) or not value.strip():
             raise DatasetError(f"{where}, row {number + 1}: the field {name!r} is missing or empty.")
+        _encodable(f"{where}, row {number + 1}, field {name!r}", value)
         values.append(value.strip())
     return values[0], values[1]
+
+
+def _encodable(where: str, text: str) -> None:
+    """Half a surrogate pair, which JSON can write, is no text: no tokenizer and no file takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(
+            f"{where}: character {error.start + 1} is half a surrogate pair (\\u{ord(text[error.start]):04x}), which is "
+            "no text. Write the whole character, in UTF-8."
+        ) from None
 
 
 def _own(path: Path) -> tuple[QA, ...]:
@@ -324,10 +368,18 @@ def _own(path: Path) -> tuple[QA, ...]:
             given = [part.strip() for part in given.split("|") if part.strip()]  # one CSV cell, parted by |
         if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in given):
             raise DatasetError(f"{path}, row {number + 1}, field 'rephrasings': a list of texts is needed.")
+        for text in given:
+            _encodable(f"{path}, row {number + 1}, field 'rephrasings'", text)
         for name in ("subject", "group"):
             if row.get(name) is not None and not isinstance(row[name], str):
-                raise DatasetError(f"{path}, row {number + 1}, field {name!r}: a text is needed, not {row[name]!r}.")
+                shown = reprlib.repr(row[name])
+                raise DatasetError(f"{path}, row {number + 1}, field {name!r}: a text is needed, not {shown}.")
+            _encodable(f"{path}, row {number + 1}, field {name!r}", row.get(name) or "")
         given_id = row.get("id")
+        if not isinstance(given_id, (str, int, float, type(None))):
+            shown = reprlib.repr(given_id)
+            raise DatasetError(f"{path}, row {number + 1}, field 'id': a text or a number is needed, not {shown}.")
+        _encodable(f"{path}, row {number + 1}, field 'id'", str(given_id))
         identity = hashlib.sha256(question.encode()).hexdigest()[:12] if given_id in (None, "") else str(given_id)
         if identity in seen:
             raise DatasetError(f"{path}, row {number + 1}, field 'id': {identity!r} stands in an earlier row too.")
