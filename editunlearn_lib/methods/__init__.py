@@ -17,7 +17,7 @@ import torch
 from ..data import QA, ForgetSplit, refusals
 from ..errors import RequestError, check_name
 from ..hparams import resolve
-from ..models import PROMPT_FORMATS, down_weight, family_of, fingerprint, prompt_text
+from ..models import PROMPT_FORMATS, devices, down_weight, family_of, fingerprint, prompt_text
 from ..patch import DENSE, LEFT, RIGHT, Patch, Stopwatch, untouched
 from ..progress import progress as progress_bar
 from .locate import Request
@@ -153,8 +153,8 @@ def unlearn(
     if reads_retain and not retain:
         raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
     retain = retain if reads_retain else ()  # what a method does not read must not move its random draws
-    watch = Stopwatch(model.device)
-    with untouched(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    watch = Stopwatch(*devices(model))
+    with untouched(model), torch.random.fork_rng(devices=watch.gpus):
         torch.manual_seed(seed)
         texts, notes = resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, seed)
         requests = merge_requests(forget, texts, merge)

@@ -32,7 +32,7 @@ class Prefix:
         return torch.cat([before_keys, keys], -2), torch.cat([before_values, values], -2)
 
     def rows(self, rows: torch.Tensor) -> Prefix:
-        return Prefix({layer: (k[rows], v[rows]) for layer, (k, v) in self.kept.items()})
+        return Prefix({layer: (k[rows.to(k.device)], v[rows.to(v.device)]) for layer, (k, v) in self.kept.items()})
 
 
 class Tail:
@@ -40,7 +40,7 @@ class Tail:
 
     ids, mask   (N, T), padded on the right
     start       (N,), the position s of each text; column t - s of the tail belongs to token t
-    Afterwards: ``out`` the block's output, ``value`` the MLP's output, both (N, S, d) float32, and ``key``, the MLP's
+    Afterwards, on the layer's own device: ``out`` the block's output, ``value`` the MLP's output, both (N, S, d) float32, and ``key``, the MLP's
     key, (N, S, d_ffn), or (N, d_ffn) at s alone unless ``all_keys``.
     """
 
@@ -55,7 +55,6 @@ class Tail:
             torch.arange(P + S, device=ids.device) - (P - start)[:, None]
         )  # (N, P+S): which token stands in a column
         real = (token >= 0) & (token < lengths[:, None])
-        self.mask = real[:, P:]  # (N, S)
         position = token.clamp(min=0, max=ids.shape[1] - 1)
         ids = torch.where(real, ids.gather(1, position), 0)
 
@@ -88,6 +87,7 @@ class Tail:
             model.base_model(input_ids=ids[:, P:], attention_mask=real.long(), position_ids=position[:, P:],
                              past_key_values=cache, use_cache=bool(P))  # fmt: skip
         self.key, self.value, self.out = found["key"], found["value"], found["out"]
+        self.mask = real[:, P:].to(self.out.device)  # (N, S)
         self.n, self.prefix = n, Prefix(kept) if P else None
         self._now: tuple[torch.Tensor | None, list] = (None, [])
 
@@ -119,14 +119,14 @@ class Tail:
         for module, args, kwargs in calls:
             leaving = module(hidden, *args, **kwargs)
             hidden = leaving[0] if isinstance(leaving, tuple) else leaving
-        return self.norm(hidden)
+        return self.norm(hidden).to(self.out.device)  # on several devices, the last block lies elsewhere
 
     def _of(self, rows: torch.Tensor, given: Any) -> Any:
         """The same arguments for some of the rows, with the kept keys and values in place of the cache."""
         if isinstance(given, Cache):
             return self.prefix.rows(rows)
         if isinstance(given, torch.Tensor):
-            return given[rows] if given.ndim and given.shape[0] == self.n and self.n > 1 else given
+            return given[rows.to(given.device)] if given.ndim and given.shape[0] == self.n and self.n > 1 else given
         if isinstance(given, dict):
             return {name: self._of(rows, value) for name, value in given.items()}
         if isinstance(given, Sequence) and not isinstance(given, str):
