@@ -176,7 +176,7 @@ def load_model(
                     f"the weights of {str(name)!r} take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU are free: use "
                     "dtype='bfloat16', a larger GPU or more of them, or device='cpu'."
                 )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = load_tokenizer(name)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=False
         )
@@ -194,10 +194,15 @@ def load_model(
     if device_map is None:
         model = model.to(chosen)
     _check_placed(model, name)
-    model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(name: str | Path):
+    """The tokenizer of a model, without the model; it can always pad."""
+    tokenizer = AutoTokenizer.from_pretrained(POCKET.get(str(name), name), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
 
 
 def _check_placed(model: nn.Module, name: str | Path) -> None:

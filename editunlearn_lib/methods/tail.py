@@ -66,14 +66,17 @@ class Tail:
             above = range(layer + 1, n_layers(model))
             kept = {i: (cache.layers[i].keys, cache.layers[i].values) for i in above}
 
+        self.n, self.prefix = n, Prefix(kept) if P else None
         self.above: list[tuple[Any, tuple, dict]] = []  # the blocks above, with what the model called them with
         found: dict[str, torch.Tensor] = {}
 
         def called(module, args, kwargs):
-            self.above.append((module, args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            own = {k: self._kept(v) for k, v in kwargs.items() if k != "hidden_states"}
+            self.above.append((module, tuple(map(self._kept, args[1:])), own))
 
         def at_down(entering, leaving):
-            found["key"], found["value"] = (entering if all_keys else entering[:, 0]).float(), leaving.float()
+            key = entering if all_keys else entering[:, 0].clone()  # a view would keep all of them
+            found["key"], found["value"] = key.float(), leaving.float()
 
         def at_block(_, leaving):
             found["out"] = leaving.float()
@@ -88,7 +91,6 @@ class Tail:
                              past_key_values=cache, use_cache=bool(P))  # fmt: skip
         self.key, self.value, self.out = found["key"], found["value"], found["out"]
         self.mask = real[:, P:].to(self.out.device)  # (N, S)
-        self.n, self.prefix = n, Prefix(kept) if P else None
         self._now: tuple[torch.Tensor | None, list] = (None, [])
 
     def add(self, rows: torch.Tensor, delta: torch.Tensor, at: str) -> torch.Tensor:
@@ -113,7 +115,10 @@ class Tail:
         """The last hidden state (R, S, d), normalised, of these rows if the block at l put out ``hidden`` (R, S, d)."""
         before, calls = self._now
         if before is None or not torch.equal(before, rows):
-            calls = [(module, self._of(rows, args), self._of(rows, kwargs)) for module, args, kwargs in self.above]
+            seen: dict[int, Any] = {}  # what all blocks are called with is cut to these rows once
+            calls = [
+                (module, self._of(rows, args, seen), self._of(rows, kwargs, seen)) for module, args, kwargs in self.above
+            ]
             self._now = rows, calls
         hidden = hidden.to(self.dtype)
         for module, args, kwargs in calls:
@@ -121,14 +126,20 @@ class Tail:
             hidden = leaving[0] if isinstance(leaving, tuple) else leaving
         return self.norm(hidden).to(self.out.device)  # on several devices, the last block lies elsewhere
 
-    def _of(self, rows: torch.Tensor, given: Any) -> Any:
-        """The same arguments for some of the rows, with the kept keys and values in place of the cache."""
-        if isinstance(given, Cache):
-            return self.prefix.rows(rows)
-        if isinstance(given, torch.Tensor):
-            return given[rows.to(given.device)] if given.ndim and given.shape[0] == self.n and self.n > 1 else given
+    def _kept(self, given: Any) -> Any:
+        """The prefix in place of the cache, so that the rest of the cache is let go."""
+        return self.prefix if isinstance(given, Cache) else given
+
+    def _of(self, rows: torch.Tensor, given: Any, seen: dict[int, Any]) -> Any:
+        """The same arguments for some of the rows."""
         if isinstance(given, dict):
-            return {name: self._of(rows, value) for name, value in given.items()}
+            return {name: self._of(rows, value, seen) for name, value in given.items()}
         if isinstance(given, Sequence) and not isinstance(given, str):
-            return type(given)(self._of(rows, value) for value in given)
-        return given
+            return type(given)(self._of(rows, value, seen) for value in given)
+        if id(given) not in seen:
+            seen[id(given)] = given
+            if isinstance(given, Prefix):
+                seen[id(given)] = given.rows(rows)
+            elif isinstance(given, torch.Tensor) and given.ndim and given.shape[0] == self.n and self.n > 1:
+                seen[id(given)] = given[rows.to(given.device)]
+        return seen[id(given)]
