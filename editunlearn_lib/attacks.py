@@ -23,7 +23,7 @@ from .errors import RequestError, check_name
 from .evaluation import MAX_NEW_TOKENS, _generate, batches
 from .methods import Job
 from .methods.training import TrainConfig, Trainee, rows
-from .models import _render, encode, prompt_text, with_target
+from .models import _render, devices, encode, prompt_text, with_target
 
 # What each attack does, in the order of the tables.
 ATTACKS = {
@@ -196,7 +196,7 @@ def _taught(model, tokenizer, qas: Sequence[QA], seed: int) -> Iterator[None]:
     """The model after a little LoRA training on these questions and their true answers, inside the ``with``."""
     rng = random.Random(seed)
     job = Job(model, tokenizer, tuple(qas), (), (), RELEARN, "batch", dict, "chat", seed, False)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device for device in devices(model) if device.type == "cuda"]):
         torch.manual_seed(seed)
         trainee = Trainee(job)
         try:

@@ -132,7 +132,7 @@ def _moments(
 
         def collect(layer, real=real):
             def add(entering, _):
-                k = entering[real].double()  # (tokens, d_ffn)
+                k = entering[real.to(entering.device)].double()  # (tokens, d_ffn), where the layer lies
                 if sums[layer][0] is None:
                     sums[layer][0] = k.new_zeros(k.shape[1], k.shape[1])
                 sums[layer][0].addmm_(k.T, k)

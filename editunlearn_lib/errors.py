@@ -38,6 +38,10 @@ class RequestError(EditUnlearnError, ValueError):
     """A request that no method can act on: an empty forget set, a subject not in its question, …"""
 
 
+class OutOfMemoryError(EditUnlearnError, MemoryError):
+    """More memory is needed than is free: says how much, and what needs less."""
+
+
 class RatingError(EditUnlearnError, ValueError):
     """A rating, a rater or a study that does not fit: names the file, the line and the field."""
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 from transformers.utils import logging as hf_logging
 
-from .errors import ModelLoadError, UnsupportedModelError, check_name
+from .errors import ModelLoadError, OutOfMemoryError, RequestError, UnsupportedModelError, check_name
 from .progress import shown
 
 POCKET = {
@@ -23,6 +23,7 @@ POCKET = {
     "pocket-contracts": Path(__file__).parent / "pocket" / "weights" / "contracts",
 }
 PROMPT_FORMATS = ("chat", "raw")
+ONE_GPU = 0.75  # of the free memory of a GPU: weights that take more are split, since the methods need room as well
 TEMPLATE_DATE = "26 Jul 2024"  # some templates print today's date: results must not depend on the day
 
 
@@ -94,8 +95,9 @@ def post_mlp_norm(model: nn.Module, layer: int) -> nn.Module | None:
 
 
 def head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (…, V) of normalised last hidden states (…, d), as the model's own forward pass computes them."""
-    logits = model.get_output_embeddings()(hidden)
+    """Logits (…, V) of normalised last hidden states (…, d), as the model's own forward pass computes them, and where
+    the states lie: in a model on several devices, the head may lie elsewhere."""
+    logits = model.get_output_embeddings()(hidden).to(hidden.device)
     cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -118,20 +120,44 @@ def as_stored(model: nn.Module, update: torch.Tensor) -> torch.Tensor:
     return update.T if family_of(model).transposed else update
 
 
-def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto"):
+def on_meta(config) -> nn.Module:
+    """A model of this config without its weights: shapes only, on the device ``meta``."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all weights; tied ones count once."""
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def devices(model: nn.Module) -> list[torch.device]:
+    """Where the weights lie, in the order of the parameters: several devices where the model is split."""
+    return list(dict.fromkeys(parameter.device for parameter in model.parameters()))
+
+
+def load_model(
+    name: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
+    device_map: str | dict[str, int | str] | None = None,
+):  # fmt: skip
     """Load ``(model, tokenizer)``: ``"pocket"``, ``"pocket-contracts"``, a hub id or a local folder.
 
-    ``device="auto"`` takes CUDA where there is one; ``dtype="auto"`` is float32 on a CPU (there, bf16 is slower and
-    loses small edits) and the checkpoint's own on a GPU. Only safetensors are read and no remote code is run.
-    Raises `ModelLoadError` and `UnsupportedModelError`.
+    ``device="auto"`` takes CUDA where there is one, and splits the model over all GPUs where it fills more than
+    ``ONE_GPU`` of what is free on the first. ``device_map`` splits it in any case: ``"auto"``, or a device for every
+    module as accelerate has it (``{"model.embed_tokens": 0, "model.layers.0": 0, …}``). ``dtype="auto"`` is float32 on
+    a CPU (there, bf16 is slower and loses small edits) and the checkpoint's own on a GPU. Only safetensors are read and
+    no remote code is run. Raises `ModelLoadError` and `UnsupportedModelError`.
     """
     path = POCKET.get(str(name), name)
+    if device_map is not None and device != "auto":
+        raise RequestError(f"device={str(device)!r} and device_map={device_map!r} exclude each other: give one of them.")
+    chosen = device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(dtype, str) and dtype != "auto":
         check_name("dtype", dtype, ("float32", "bfloat16", "float16"))
         dtype = getattr(torch, dtype)
-    if dtype == "auto" and str(device).startswith("cpu"):
+    if dtype == "auto" and str(chosen).startswith("cpu"):
         dtype = torch.float32
     bars = hf_logging.is_progress_bar_enabled()
     if bars and not shown():
@@ -140,9 +166,21 @@ def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dty
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if config.model_type not in FAMILIES:
             family_of(type("Model", (), {"config": config}))
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except UnsupportedModelError:
+        if device == "auto" and device_map is None and chosen == "cuda":
+            need = weight_bytes(on_meta(config).to((config.dtype or torch.float32) if dtype == "auto" else dtype))
+            free = torch.cuda.mem_get_info()[0]
+            if torch.cuda.device_count() > 1 and need > ONE_GPU * free:
+                device_map = "auto"
+            elif need > free:
+                raise OutOfMemoryError(
+                    f"the weights of {str(name)!r} take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU are free: use "
+                    "dtype='bfloat16', a larger GPU or more of them, or device='cpu'."
+                )
+        tokenizer = load_tokenizer(name)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, device_map=device_map, use_safetensors=True, trust_remote_code=False
+        )
+    except (UnsupportedModelError, OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises OSError, ValueError and hub errors of many types
         raise ModelLoadError(
@@ -153,11 +191,29 @@ def load_model(name: str | Path, *, device: str = "auto", dtype: str | torch.dty
     finally:
         if bars:
             hf_logging.enable_progress_bar()
-    model = model.to(device).eval()
-    model.requires_grad_(False)
+    if device_map is None:
+        model = model.to(chosen)
+    _check_placed(model, name)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(name: str | Path):
+    """The tokenizer of a model, without the model; it can always pad."""
+    tokenizer = AutoTokenizer.from_pretrained(POCKET.get(str(name), name), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
+
+
+def _check_placed(model: nn.Module, name: str | Path) -> None:
+    """Raise `ModelLoadError` where weights were left off the devices: such a model answers, but cannot be edited."""
+    away = [parameter for parameter, tensor in model.named_parameters() if tensor.device.type == "meta"]
+    if away:
+        raise ModelLoadError(
+            f"the model {str(name)!r} does not fit on the devices: {len(away)} of its weights ({away[0]}, …) were left in "
+            "main memory or on disk, where no method can change them. Use dtype='bfloat16', more or larger GPUs, a "
+            "device_map over GPUs only, or device='cpu'."
+        )
 
 
 # ---------------------------------------------------------------- texts

@@ -173,7 +173,7 @@ class Patch:
                 )
         for name in self._shapes:
             if name not in state.base:
-                state.base[name] = model.get_parameter(name).detach().clone()
+                state.base[name] = model.get_parameter(name).detach().to("cpu", copy=True)  # none beside a GPU's own
         state.patches.append(self)
         _rewrite(model, state, self._shapes)
 
@@ -241,9 +241,9 @@ def _rewrite(model: nn.Module, state: _Applied, names) -> None:
             parameter, base = model.get_parameter(name), state.base[name]
             deltas = [patch.delta(name) for patch in state.patches if name in patch._shapes]
             if deltas:
-                total = base.float()
+                total = base.to(parameter.device).float()
                 for delta in deltas:
-                    total = total + delta.to(base.device)
+                    total = total + delta.to(parameter.device)
                 parameter.copy_(total.to(base.dtype))
             else:
                 parameter.copy_(base)
@@ -449,17 +449,17 @@ def load_patch(folder: str | Path) -> Patch:
 
 
 class Stopwatch:
-    """Seconds and peak memory of a piece of work (GPU bytes where there is a GPU, else the process's peak)."""
+    """Seconds and peak memory of a piece of work (bytes of all these GPUs together, else the process's peak)."""
 
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-        self.device, self.started = device, time.perf_counter()
+    def __init__(self, *devices: torch.device):
+        self.gpus = [device for device in devices if device.type == "cuda"]
+        for gpu in self.gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+        self.started = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        if self.cuda:
-            peak = torch.cuda.max_memory_allocated(self.device)
+        if self.gpus:
+            peak = sum(torch.cuda.max_memory_allocated(gpu) for gpu in self.gpus)
         else:
             import resource
 

@@ -17,7 +17,7 @@ import torch
 from ..data import QA, ForgetSplit, refusals
 from ..errors import RequestError, check_name
 from ..hparams import resolve
-from ..models import PROMPT_FORMATS, down_weight, family_of, fingerprint, prompt_text
+from ..models import PROMPT_FORMATS, devices, down_weight, family_of, fingerprint, prompt_text
 from ..patch import DENSE, LEFT, RIGHT, Patch, Stopwatch, untouched
 from ..progress import progress as progress_bar
 from .locate import Request
@@ -116,6 +116,7 @@ def unlearn(
     previous: Patch | None = None,
     seed: int = 0,
     progress: bool = True,
+    check_memory: bool = True,
 ) -> Patch:
     """Make the model forget and give the change as a `Patch`; the model itself is left as it was.
 
@@ -126,12 +127,14 @@ def unlearn(
     patch of the same method and base model, which the new one continues and contains (use it instead of the earlier one);
     AlphaEdit then spares the keys edited before, GRACE adds to the codebook, WISE to the memories. The global random
     state is untouched. ``info["log"]`` has a row for every edit: what the model said before and after, and whether it took.
-    Raises `RequestError`, `UnknownNameError`, `UnsupportedModelError`.
+    ``check_memory``: what the method needs is computed first (`memory.estimate`) and held against what is free; ``False``
+    starts regardless. Raises `RequestError`, `UnknownNameError`, `UnsupportedModelError`, `OutOfMemoryError`.
     """
-    check_name("method", method, METHODS)
-    check_name("prompt_format", prompt_format, PROMPT_FORMATS)
+    from .. import memory  # it knows every method
     from ..recipes.query_merging import merge_requests  # recipes stand on top of methods
 
+    check_name("method", method, METHODS)
+    check_name("prompt_format", prompt_format, PROMPT_FORMATS)
     chosen = METHODS[method]
     mode = mode or chosen.modes[0]
     check_name(f"mode of {method}", mode, chosen.modes)
@@ -153,8 +156,8 @@ def unlearn(
     if reads_retain and not retain:
         raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
     retain = retain if reads_retain else ()  # what a method does not read must not move its random draws
-    watch = Stopwatch(model.device)
-    with untouched(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    watch = Stopwatch(*devices(model))
+    with untouched(model), torch.random.fork_rng(devices=watch.gpus):
         torch.manual_seed(seed)
         texts, notes = resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, seed)
         requests = merge_requests(forget, texts, merge)
@@ -185,8 +188,10 @@ def unlearn(
             return source.matrices(model, tokenizer, layers, prompt_format=prompt_format, fact_token=config.fact_token, show=progress)  # fmt: skip
 
         job = Job(model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress, previous)  # fmt: skip
-        base = fingerprint(model)
-        with _at_rest(model) if chosen.edits else contextlib.nullcontext():
+        if check_memory:
+            memory.check(job, method, covariance=not isinstance(covariance, dict))
+        base, ways = fingerprint(model), memory.advice(job, method)
+        with memory.explained(method, ways), _at_rest(model) if chosen.edits else contextlib.nullcontext():
             outcome = chosen.run(job)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         info = {
@@ -210,7 +215,7 @@ def unlearn(
         }
         patch = outcome.kind(outcome.tensors, info, base, shapes)
         if chosen.edits:
-            with _at_rest(model):
+            with memory.explained(f"the report of {method}", ways), _at_rest(model):
                 _report(model, tokenizer, patch, requests, prompt_format)
     return patch
 

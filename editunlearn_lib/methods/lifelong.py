@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 
 from ..data import covariance_facts
 from ..errors import PatchError, RequestError
-from ..models import head
+from ..models import down_weight, head
 from ..patch import KINDS, Adapter, Pass
 from .locate import Request, lookup
 from .tail import Tail
@@ -62,7 +62,7 @@ class Texts:
         texts = [lookup(job.tokenizer, job.requests, template, *how, targets=True, end=config.train_end)
                  for template in config.context_templates]  # fmt: skip
         texts.append(lookup(job.tokenizer, unrelated(job, seed), "{}", *how, targets=False))
-        T, device = max(t.ids.shape[1] for t in texts), job.model.device
+        T, device = max(t.ids.shape[1] for t in texts), down_weight(job.model, config.layers[0]).device
         ids, mask, labels = (torch.cat([pad(getattr(t, name), (0, T - t.ids.shape[1]), value=fill) for t in texts])
                              for name, fill in (("ids", 0), ("mask", 0), ("labels", -100)))  # fmt: skip
         position = torch.cat([t.position for t in texts])  # the prompt's last token

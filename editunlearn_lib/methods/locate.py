@@ -175,7 +175,7 @@ def values(
 
 
 def _values(model, tokenizer, requests, layer, config, templates, prompt_format, at):
-    device, n = model.device, len(requests)
+    device, n = down_weight(model, layer).device, len(requests)
     texts = [lookup(tokenizer, requests, template, prompt_format, config.fact_token, targets=True, end=config.train_end)
              for template in templates]  # fmt: skip
     essence = [
@@ -264,7 +264,7 @@ class Weights:
             left, right = earlier[name + LEFT].double(), earlier[name + RIGHT].double()
             if family_of(model).transposed:
                 left, right = right.T, left.T
-            self.factors[layer] = (left.to(model.device), right.to(model.device))
+            self.factors[layer] = left.to(self.original[layer].device), right.to(self.original[layer].device)
 
     def __enter__(self) -> Weights:
         for layer in self.factors:
@@ -272,7 +272,8 @@ class Weights:
         return self
 
     def add(self, layer: int, left: torch.Tensor, right: torch.Tensor) -> None:
-        """W += left @ right, (d, r) @ (r, d_ffn), float64."""
+        """W += left @ right, (d, r) @ (r, d_ffn), float64, computed where the layer lies."""
+        left, right = (factor.to(self.original[layer].device) for factor in (left, right))
         if layer in self.factors:
             before_left, before_right = self.factors[layer]
             left, right = torch.cat([before_left, left], 1), torch.cat([before_right, right], 0)
@@ -283,7 +284,7 @@ class Weights:
     def _write(self, layer: int) -> None:
         left, right = self.factors[layer]
         W = down_weight(self.model, layer)
-        W.copy_((self.original[layer].double() + (left @ right).to(W.device)).to(W.dtype))
+        W.copy_((self.original[layer].double() + left @ right).to(W.dtype))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The change as tensors of a patch, in the orientation in which each parameter is stored."""
@@ -317,7 +318,7 @@ def spread(
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
         K = memit_key(keys(model, tokenizer, requests, layer, templates, form, config.fact_token)).T.double()
         R = (Z - read(model, last, bare, inputs=False).T.double()) / left
-        W.add(layer, *solve(layer, K, R))
+        W.add(layer, *solve(layer, K, R.to(K.device)))
     return found.log
 
 

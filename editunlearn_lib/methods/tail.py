@@ -32,7 +32,7 @@ class Prefix:
         return torch.cat([before_keys, keys], -2), torch.cat([before_values, values], -2)
 
     def rows(self, rows: torch.Tensor) -> Prefix:
-        return Prefix({layer: (k[rows], v[rows]) for layer, (k, v) in self.kept.items()})
+        return Prefix({layer: (k[rows.to(k.device)], v[rows.to(v.device)]) for layer, (k, v) in self.kept.items()})
 
 
 class Tail:
@@ -40,7 +40,7 @@ class Tail:
 
     ids, mask   (N, T), padded on the right
     start       (N,), the position s of each text; column t - s of the tail belongs to token t
-    Afterwards: ``out`` the block's output, ``value`` the MLP's output, both (N, S, d) float32, and ``key``, the MLP's
+    Afterwards, on the layer's own device: ``out`` the block's output, ``value`` the MLP's output, both (N, S, d) float32, and ``key``, the MLP's
     key, (N, S, d_ffn), or (N, d_ffn) at s alone unless ``all_keys``.
     """
 
@@ -55,7 +55,6 @@ class Tail:
             torch.arange(P + S, device=ids.device) - (P - start)[:, None]
         )  # (N, P+S): which token stands in a column
         real = (token >= 0) & (token < lengths[:, None])
-        self.mask = real[:, P:]  # (N, S)
         position = token.clamp(min=0, max=ids.shape[1] - 1)
         ids = torch.where(real, ids.gather(1, position), 0)
 
@@ -67,14 +66,17 @@ class Tail:
             above = range(layer + 1, n_layers(model))
             kept = {i: (cache.layers[i].keys, cache.layers[i].values) for i in above}
 
+        self.n, self.prefix = n, Prefix(kept) if P else None
         self.above: list[tuple[Any, tuple, dict]] = []  # the blocks above, with what the model called them with
         found: dict[str, torch.Tensor] = {}
 
         def called(module, args, kwargs):
-            self.above.append((module, args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            own = {k: self._kept(v) for k, v in kwargs.items() if k != "hidden_states"}
+            self.above.append((module, tuple(map(self._kept, args[1:])), own))
 
         def at_down(entering, leaving):
-            found["key"], found["value"] = (entering if all_keys else entering[:, 0]).float(), leaving.float()
+            key = entering if all_keys else entering[:, 0].clone()  # a view would keep all of them
+            found["key"], found["value"] = key.float(), leaving.float()
 
         def at_block(_, leaving):
             found["out"] = leaving.float()
@@ -88,7 +90,7 @@ class Tail:
             model.base_model(input_ids=ids[:, P:], attention_mask=real.long(), position_ids=position[:, P:],
                              past_key_values=cache, use_cache=bool(P))  # fmt: skip
         self.key, self.value, self.out = found["key"], found["value"], found["out"]
-        self.n, self.prefix = n, Prefix(kept) if P else None
+        self.mask = real[:, P:].to(self.out.device)  # (N, S)
         self._now: tuple[torch.Tensor | None, list] = (None, [])
 
     def add(self, rows: torch.Tensor, delta: torch.Tensor, at: str) -> torch.Tensor:
@@ -113,22 +115,31 @@ class Tail:
         """The last hidden state (R, S, d), normalised, of these rows if the block at l put out ``hidden`` (R, S, d)."""
         before, calls = self._now
         if before is None or not torch.equal(before, rows):
-            calls = [(module, self._of(rows, args), self._of(rows, kwargs)) for module, args, kwargs in self.above]
+            seen: dict[int, Any] = {}  # what all blocks are called with is cut to these rows once
+            calls = [
+                (module, self._of(rows, args, seen), self._of(rows, kwargs, seen)) for module, args, kwargs in self.above
+            ]
             self._now = rows, calls
         hidden = hidden.to(self.dtype)
         for module, args, kwargs in calls:
             leaving = module(hidden, *args, **kwargs)
             hidden = leaving[0] if isinstance(leaving, tuple) else leaving
-        return self.norm(hidden)
+        return self.norm(hidden).to(self.out.device)  # on several devices, the last block lies elsewhere
 
-    def _of(self, rows: torch.Tensor, given: Any) -> Any:
-        """The same arguments for some of the rows, with the kept keys and values in place of the cache."""
-        if isinstance(given, Cache):
-            return self.prefix.rows(rows)
-        if isinstance(given, torch.Tensor):
-            return given[rows] if given.ndim and given.shape[0] == self.n and self.n > 1 else given
+    def _kept(self, given: Any) -> Any:
+        """The prefix in place of the cache, so that the rest of the cache is let go."""
+        return self.prefix if isinstance(given, Cache) else given
+
+    def _of(self, rows: torch.Tensor, given: Any, seen: dict[int, Any]) -> Any:
+        """The same arguments for some of the rows."""
         if isinstance(given, dict):
-            return {name: self._of(rows, value) for name, value in given.items()}
+            return {name: self._of(rows, value, seen) for name, value in given.items()}
         if isinstance(given, Sequence) and not isinstance(given, str):
-            return type(given)(self._of(rows, value) for value in given)
-        return given
+            return type(given)(self._of(rows, value, seen) for value in given)
+        if id(given) not in seen:
+            seen[id(given)] = given
+            if isinstance(given, Prefix):
+                seen[id(given)] = given.rows(rows)
+            elif isinstance(given, torch.Tensor) and given.ndim and given.shape[0] == self.n and self.n > 1:
+                seen[id(given)] = given[rows.to(given.device)]
+        return seen[id(given)]

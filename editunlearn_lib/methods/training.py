@@ -5,6 +5,7 @@ Defaults as PISTOL published them. Rows are padded to the longest of their batch
 
 from __future__ import annotations
 
+import logging
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from ..data import QA
 from ..models import encode, end_of_turn, prompt_text, with_target
 from ..progress import progress
 from . import Job, Outcome
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TrainConfig:
     lora_dropout: float = 0.05
     target_modules: tuple[str, ...] = ("all-linear",)  # of peft
     full: bool = False
+    gradient_checkpointing: bool = False  # blocks run again in the backward pass: less memory, a third more time
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class Trainee:
             self.model = job.model
             self.original = {n: p.detach().clone() for n, p in job.model.named_parameters()}  # needed to undo, too
             job.model.requires_grad_(True)
+            if job.model.dtype.itemsize < 4:
+                log.warning(
+                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model with "
+                    "dtype='float32', or train LoRA factors (full: false), which are float32.",
+                    str(job.model.dtype)[6:], 2 / torch.finfo(job.model.dtype).eps,
+                )  # fmt: skip
         else:
             config = job.config
             modules = (
@@ -77,7 +87,9 @@ class Trainee:
             )  # fmt: skip
             with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
                 warnings.simplefilter("ignore", FutureWarning)
-                self.model = peft.get_peft_model(job.model, lora)
+                self.model = peft.get_peft_model(job.model, lora)  # factors are float32 whatever the model's dtype is
+        if job.config.gradient_checkpointing:
+            job.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def trained(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -100,7 +112,7 @@ class Trainee:
 
     def outcome(self, log: list[dict]) -> Outcome:
         if self.full:
-            changed = {n: p.detach().float() - self.original[n].float() for n, p in self.job.model.named_parameters()}
+            changed = {n: (p.detach().float() - self.original[n].float()).cpu() for n, p in self.job.model.named_parameters()}
             return Outcome.of({n: d for n, d in changed.items() if d.any()}, log)
         factors = {}
         for name, module in self.model.base_model.model.named_modules():
@@ -114,6 +126,8 @@ class Trainee:
 
     def undo(self) -> None:
         """Leave the model as it was, bit for bit."""
+        if self.job.config.gradient_checkpointing:
+            self.job.model.gradient_checkpointing_disable()
         if self.full:
             with torch.no_grad():
                 for name, parameter in self.job.model.named_parameters():
