@@ -87,7 +87,9 @@ def lengths(
             encoded = rows(tokenizer, qas, answers, prompt_format, "cpu").mask.sum(1) if qas else torch.zeros(1)
             x |= {name: int(encoded.max()), f"{name}, mean": float(encoded.float().mean())}
         return x
-    prefix = " ".join(["the"] * getattr(config, "context_length", 0))  # written by the model later: only its length counts
+    prefix = " ".join(
+        ["the"] * getattr(config, "context_length", 0)
+    )  # written by the model later: only its length counts
     templates = getattr(config, "context_templates", ("{}",)) or ("{}", *[f"The {prefix}. {{}}"] * 5)
     position = getattr(config, "fact_token", "prompt_last")
     found = [lookup(tokenizer, requests, t, prompt_format, position, targets=True, end=config.train_end) for t in dict.fromkeys(templates)]  # fmt: skip
@@ -217,7 +219,11 @@ def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
         held = {"original weights": state, "gradients": state, "Adam": 2 * state}
     else:
         dropout = (4 + 1) if m.gpu else (4 + 4)  # output in float32, mask as bytes on a GPU
-        weight = kept(m) + 2 * m.q * b + (dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn))
+        weight = (
+            kept(m)
+            + 2 * m.q * b
+            + (dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn))
+        )
         weight += 4 * config.rank * 7
         state = 4 * config.rank * (m.entering + m.leaving)
         held = {"factors, gradients, Adam": 4 * state}

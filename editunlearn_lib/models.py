@@ -150,7 +150,9 @@ def load_model(
     """
     path = POCKET.get(str(name), name)
     if device_map is not None and device != "auto":
-        raise RequestError(f"device={str(device)!r} and device_map={device_map!r} exclude each other: give one of them.")
+        raise RequestError(
+            f"device={str(device)!r} and device_map={device_map!r} exclude each other: give one of them."
+        )
     chosen = device
     if device == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"

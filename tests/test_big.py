@@ -29,7 +29,9 @@ def half(**changes):
 
 
 @named
-@pytest.mark.parametrize("tied, kv_heads", [(True, 1), (False, 4)], ids=["tied, one head of keys", "untied, a head each"])
+@pytest.mark.parametrize(
+    "tied, kv_heads", [(True, 1), (False, 4)], ids=["tied, one head of keys", "untied, a head each"]
+)
 def test_every_method_in_bfloat16_with_every_attack(split, logits, method, full, tied, kv_heads):
     model, tokenizer = half(tie_word_embeddings=tied, num_key_value_heads=kv_heads), make_tokenizer()
     base, before = weights(model), logits(model)
@@ -120,7 +122,11 @@ def test_training_makes_no_second_copy(tiny, split, monkeypatch, method):
     clone = torch.Tensor.clone
 
     def noted(self, *args, **kwargs):
-        owned.extend(name for name, p in names.items() if p.data_ptr() == self.data_ptr() and p.shape == self.shape and p.ndim == 2)
+        owned.extend(
+            name
+            for name, p in names.items()
+            if p.data_ptr() == self.data_ptr() and p.shape == self.shape and p.ndim == 2
+        )
         return clone(self, *args, **kwargs)
 
     monkeypatch.setattr(copy, "deepcopy", lambda x, memo=None, real=copy.deepcopy: refused() if isinstance(x, torch.nn.Module) else real(x, memo))  # fmt: skip
@@ -175,7 +181,11 @@ SPLIT = {
 def test_the_made_up_devices_do_not_mix():
     with two_devices():
         a, b = torch.ones(2, device=FIRST), torch.ones(2, device=SECOND)
-        for wrong in (lambda: a + b, lambda: a + torch.ones(2), lambda: a[torch.zeros(1, dtype=torch.long, device=SECOND)]):
+        for wrong in (
+            lambda: a + b,
+            lambda: a + torch.ones(2),
+            lambda: a[torch.zeros(1, dtype=torch.long, device=SECOND)],
+        ):
             with pytest.raises(RuntimeError, match="same device"):
                 wrong()
         assert (a + b.to(FIRST) + torch.tensor(1.0)).tolist() == [3, 3] and type(a.cpu()) is torch.Tensor

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import editunlearn_lib as eu
-from editunlearn_lib import hparams, study, study_pocket
+from editunlearn_lib import charts, hparams, study, study_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -255,3 +255,13 @@ def test_no_result_is_typed_into_the_prose():
     ):
         text = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert set(re.findall(r"\b\d*\.\d+\b", text)) <= settings, page.name
+
+
+def test_the_answer_on_the_front_page_is_that_of_the_records():
+    found = facts.answer_html()
+    score = {m: 1 - facts.value(m, "factual", "forget") + facts.value(m, "factual", "retain") for m in eu.METHODS}
+    best = sorted(score, key=score.get, reverse=True)
+    for method in best[:3]:
+        assert f'<th scope="row">{charts.style(method).label}</th><td>{score[method]:.2f}</td>' in found
+    assert sum(f">{charts.style(m).label}</th>" in found for m in eu.METHODS) in (3, 4)
+    assert any(f">{charts.style(m).label}</th>" in found for m in eu.METHODS if not eu.METHODS[m].edits)

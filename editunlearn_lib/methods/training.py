@@ -112,7 +112,9 @@ class Trainee:
 
     def outcome(self, log: list[dict]) -> Outcome:
         if self.full:
-            changed = {n: (p.detach().float() - self.original[n].float()).cpu() for n, p in self.job.model.named_parameters()}
+            changed = {
+                n: (p.detach().float() - self.original[n].float()).cpu() for n, p in self.job.model.named_parameters()
+            }
             return Outcome.of({n: d for n, d in changed.items() if d.any()}, log)
         factors = {}
         for name, module in self.model.base_model.model.named_modules():

@@ -38,6 +38,7 @@ from IPython.display import display
 
 import editunlearn_lib as eu
 from editunlearn_lib import charts, workshop
+from editunlearn_lib.methods import register  # noqa: F401
 from editunlearn_lib.methods.training import TrainConfig, train
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
