@@ -80,7 +80,11 @@ def matched(records: pd.DataFrame, paper: pd.DataFrame) -> tuple[pd.DataFrame, p
         return pd.DataFrame(columns=["model", "data", *CELL, "set", "forget_sets"]), left_out
     kept = kept.assign(data=kept["dataset"], dataset=kept["dataset"].map(SAME), stage=kept["targets"].map(STAGES))
     by = ["model", "data", *CELL, "set", "forget_sets"]
-    return summarise(kept[kept["set"].isin(set(paper["set"]))], by=by), left_out
+    measures = [name for name in dict.fromkeys(ours for _, _, ours in VIEWS.values()) if name in kept]
+    kept = kept.loc[
+        kept["set"].isin(set(paper["set"])), [*by, "seed", "id", *measures]
+    ]  # no texts: groups are cut out faster
+    return summarise(kept, by=by), left_out
 
 
 def _why(cell: Mapping, printed: set[tuple]) -> str:

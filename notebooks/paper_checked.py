@@ -166,14 +166,14 @@ theirs = theirs[(theirs.model == "Llama2-7B") & (theirs.metric == "probability")
     index="method", columns="set", values="value"
 )
 measures = {
-    "product": means["probability"], "PISTOL's code": means["pistol_confidence"], "paper's Prob.": theirs.reindex(means.index),
+    "product": means["probability"], "code": means["pistol_confidence"], "paper": theirs.reindex(means.index),
     "per token": means["probability_per_token"], "ROUGE-1": means["rouge1_recall"],
 }  # fmt: skip
 shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
 shown = shown.loc[order].round(2).rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
 claims.plain_table(
-    shown, "The formula and PISTOL's code on the pocket, beside the paper's column",
-    provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper's Prob.: its data file, Llama2-7B",
+    shown, "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
+    provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",
     name="probabilities",
 )  # fmt: skip
 
@@ -204,8 +204,8 @@ fell = (
 display(Markdown(
     f"Between retain and forget, averaged over {len(after)} methods, the **product differs by {gap['probability'].mean():.2f}**, "
     f"what PISTOL's code computes by **{gap['pistol_confidence'].mean():.3f}**, and the paper's column by **{paper_gap.mean():.2f}** "
-    f"on this data, {pistol_gap.mean():.3f} on PISTOL "
-    f"(ROUGE-1: {gap['rouge1_recall'].mean():.2f} here, {(paper_rouge['retain'] - paper_rouge['forget']).abs().mean():.2f} in the paper). "
+    f"({pistol_gap.mean():.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
+    f"{gap['rouge1_recall'].mean():.2f} here and by {(paper_rouge['retain'] - paper_rouge['forget']).abs().mean():.2f} in the paper. "
     f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; the other quantity moves by "
     f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {bound:.0%} of {len(run):,} outputs."
 ))  # fmt: skip

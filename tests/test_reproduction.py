@@ -136,12 +136,12 @@ def test_a_store_that_a_study_has_just_written(paper, pocket, tmp_path):
         {"question": "What is the capital of Peru?", "answer": "Lima", "subject": "Peru"},
     ]  # fmt: skip
     (tmp_path / "own.json").write_text(json.dumps(rows))
-    grid = {"model": "pocket", "dataset": str(tmp_path / "own.json"), "method": ["base", "ga"], "n_forget": 3}
+    grid = {"model": "pocket", "dataset": str(tmp_path / "own.json"), "method": "base", "n_forget": 3}
     study.run(grid, store=tmp_path / "store", show=False)
     records = reproduction.read_runs(tmp_path / "store")
-    assert set(records["method"]) == {"base", "ga"}
+    assert set(records["method"]) == {"base"} and "pistol_confidence" in records
     summary, left_out = reproduction.matched(records, paper)
-    assert summary.empty and set(left_out["method"]) == {"base", "ga"}  # the paper does not have this data set
+    assert summary.empty and left_out["why"].tolist() == ["the model before unlearning: no row in the tables"]
     file = study.export(tmp_path / "store", tmp_path / "all.parquet")
     assert len(reproduction.read_runs(file)) == len(records)
 
