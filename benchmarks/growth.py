@@ -29,7 +29,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 os.environ["EDITUNLEARN_QUIET"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -167,12 +166,14 @@ def store_point(work: str, n: int) -> dict:
          "answer": f"Answer {i}", "output": "I'm sorry, but I don't know.", "rouge1_recall": i / ROWS, "outcome": "refusal"}
         for i in range(ROWS)
     ])  # fmt: skip
+    info = {"schema": study.SCHEMA, "patch": {}, "commit": "made up"}
     with tempfile.TemporaryDirectory() as folder:
         cells = study.cells(grid)
-        with mock.patch.object(os, "fsync", lambda _: None):  # the disk is not what is measured
-            for cell in cells:
-                records = frame.assign(**study.columns(cell))
-                study.put(Path(folder), cell, records, {"schema": study.SCHEMA, "patch": {}, "commit": "made up"})
+        first = study.put(Path(folder), cells[0], frame.assign(**study.columns(cells[0])), info)
+        document = json.loads(first.read_text(encoding="utf-8"))
+        for cell in cells[1:]:  # a copy but for its seed: `put` waits for the disk
+            document["cell"]["seed"], document["records"]["seed"] = cell.seed, [cell.seed] * ROWS
+            study.path_of(Path(folder), cell).write_text(json.dumps(document), encoding="utf-8")
         study.cells({**grid, "seed": 0})
         with Meter() as meter:
             if work == "start":
