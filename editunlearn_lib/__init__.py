@@ -19,6 +19,8 @@ from .errors import (
     PatchError,
     RequestError,
     StoreError,
+    StudyError,
+    TrainingError,
     UnknownNameError,
     UnsupportedModelError,
 )  # fmt: skip
@@ -32,7 +34,7 @@ from .patch import Patch, load_patch
 __version__ = "0.2.0"
 __all__ = [
     "METHODS", "QA", "CovarianceSource", "DatasetError", "EditUnlearnError", "ForgetSplit", "ModelLoadError", "Patch",
-    "PatchError", "RequestError", "StoreError", "UnknownNameError", "UnsupportedModelError", "evaluate", "generate",
+    "PatchError", "RequestError", "StoreError", "StudyError", "TrainingError", "UnknownNameError", "UnsupportedModelError", "evaluate", "generate",
     "load_model", "load_patch", "load_split", "losses", "metrics", "paper_tables", "paper_text", "preset", "summarise",
     "unlearn",
 ]  # fmt: skip

@@ -34,6 +34,14 @@ class StoreError(EditUnlearnError, OSError):
     """A cell that could not be stored: what was finished before is still there."""
 
 
+class StudyError(EditUnlearnError, RuntimeError):
+    """A study that cannot go on: every cell failed, no worker starts, or workers run another version."""
+
+
+class TrainingError(EditUnlearnError, RuntimeError):
+    """A training or an edit that ended in numbers that are not finite: names the first and says what to lower."""
+
+
 class RequestError(EditUnlearnError, ValueError):
     """A request that no method can act on: an empty forget set, a subject not in its question, …"""
 

@@ -1,35 +1,54 @@
 """The study: a grid of cells, each run once and stored whole.
 
-A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed). Every cell is one JSON file, written
-atomically; killed half-way, the next run goes on with the cells that are missing.
+A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed). Every cell is
+one JSON file, written atomically; killed half-way, the next run goes on with the cells that are missing. The store is
+the only truth: whoever runs a cell writes it there, and what is there is never run again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import functools
+import gc
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import logging
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import transformers
 
+from . import executors
+from . import store as places
 from .attacks import attack
 from .covariance import SOURCES
 from .data import DATASETS, ForgetSplit, load_split
-from .errors import RequestError, StoreError, check_name
+from .errors import (
+    DatasetError,
+    EditUnlearnError,
+    ModelLoadError,
+    RequestError,
+    StoreError,
+    StudyError,
+    TrainingError,
+    UnknownNameError,
+    UnsupportedModelError,
+    check_name,
+)
 from .evaluation import evaluate
-from .hparams import preset
+from .hparams import model_key, preset
 from .methods import METHODS, unlearn
 from .methods.locate import FACT_TOKENS
 from .models import POCKET, fingerprint, load_model, template_hash
@@ -47,6 +66,9 @@ PROTOCOLS = {  # what is asked of the patched model
     "attacks": lambda model, tokenizer, split, seed: attack(model, tokenizer, split, seed=seed),
 }
 CONTRACT_LIKE = ("contracts", "pistol")  # knowledge that is fine-tuned in before it is forgotten
+TARGETS = ("refusal", "self-improved")
+# no cell is to blame for these, and the next one would meet them again: the run stops
+FATAL = (StoreError, ModelLoadError, UnsupportedModelError, UnknownNameError, DatasetError)
 
 
 @dataclass(frozen=True)
@@ -65,14 +87,17 @@ class Cell:
     source: str | None = None
     fact_token: str | None = None  # where an edit's key is; None: as the preset has it
     protocol: str = "questions"  # or "attacks"
+    checkpoint: str | None = None  # a folder with weights of `model` that were fine-tuned, as PISTOL needs them
 
     @property
     def key(self) -> str:
         """The name of the cell's file: readable, and another for other presets, pocket weights or schema."""
         # a reference model has no hyperparameters; a data file is known by its name, wherever it lies
-        values = {} if self.method in REFERENCES else preset(self.method, self.model_name)
+        values = (
+            {} if self.method in REFERENCES else preset(self.method, self.model if self.checkpoint else self.model_name)
+        )
         cell = {**asdict(self), "source": Path(self.source).name if self.source else None}
-        for name in ("fact_token", "protocol"):  # younger than the first results, whose names stay
+        for name in ("fact_token", "protocol", "checkpoint"):  # younger than the first results, whose names stay
             if cell[name] == Cell.__dataclass_fields__[name].default:
                 del cell[name]
         text = json.dumps([SCHEMA, cell, values, _weights(self.model_name)], sort_keys=True, default=str)
@@ -81,7 +106,9 @@ class Cell:
 
     @property
     def model_name(self) -> str:
-        """The checkpoint: the pocket has one that knows the contracts."""
+        """What is loaded: the checkpoint; the pocket comes with one that knows the contracts."""
+        if self.checkpoint:
+            return self.checkpoint
         return "pocket-contracts" if self.model == "pocket" and self.dataset == "contracts" else self.model
 
 
@@ -106,6 +133,10 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
     for part in [grid] if isinstance(grid, Mapping) else grid:
         for name in part:
             check_name("field of a grid", name, known)
+        if lacking := [
+            f.name for f in dataclasses.fields(Cell) if f.default is dataclasses.MISSING and f.name not in part
+        ]:
+            raise RequestError(f"a grid needs the fields {', '.join(lacking)} too; it has {', '.join(part) or 'none'}.")
         lists = {
             name: [v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for name, v in part.items()
         }
@@ -118,6 +149,9 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
                 continue  # facts were learnt in pretraining: there is no model without them
             check_name("covariance", cell.covariance, SOURCES)
             check_name("protocol", cell.protocol, PROTOCOLS)
+            check_name("targets", cell.targets, TARGETS)
+            if cell.mode is not None and cell.method in METHODS:
+                check_name(f"mode of {cell.method}", cell.mode, METHODS[cell.method].modes)
             if cell.fact_token is not None:
                 check_name("fact_token", cell.fact_token, FACT_TOKENS)
                 if cell.method in REFERENCES or not METHODS[cell.method].merges:
@@ -134,44 +168,134 @@ def run(
     grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,
     store: str | Path,
-    executor: Callable[[Callable, list[Cell]], Iterable] | None = None,
+    executor: str | Callable[[Callable, list[Cell]], Iterable] | None = None,
+    address: str | None = None,
+    num_workers: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    retry_failed: bool = False,
     show: bool = True,
 ) -> pd.DataFrame:
     """Run every cell that the store does not hold yet, and return the records of all, with the cell's columns.
 
-    ``executor`` maps a function over cells (``None``: one after another, one model in memory). Ctrl-C or a full disk
-    loses nothing that is finished. Raises `StoreError` if a cell cannot be stored.
+    ``store`` is a folder or a URL (`store`). ``executor`` maps a function over cells: ``None`` or ``"local"`` one after
+    another in this process; ``"ray"`` on a Ray cluster, which ``address`` and ``num_workers`` are for (`executors.ray`);
+    or a function of your own. In each process there is one model in memory, and one cell at a time.
+
+    A cell that fails (its training diverges, the memory does not suffice, no method can act on its request) is noted as
+    ``KEY.failed.json``, the others go on, and one warning names those that failed; they are run again with
+    ``retry_failed`` only. Ctrl-C or a full disk loses nothing that is finished. Raises `StudyError` if every cell failed,
+    `StoreError` if a cell cannot be stored or read, and what is wrong with the grid, the data or a model at once.
     """
-    wanted, store = cells(grid), Path(store)
+    wanted = cells(grid)
     if not wanted:
         raise RequestError("the grid has no cell that can be run.")
-    missing = [cell for cell in wanted if not path_of(store, cell).exists()]
+    there = places.names(store)
+    missing = [c for c in wanted if _file(c) not in there and (retry_failed or _file(c, failed=True) not in there)]
+    for dataset, n_forget, seed, source in dict.fromkeys((c.dataset, c.n_forget, c.seed, c.source) for c in missing):
+        load_split(dataset, n_forget=n_forget, seed=seed, source=source)  # bad data are known before a model is loaded
     missing.sort(key=lambda c: c.model_name)  # one load for all the cells of a model
-    loaded: dict[str, tuple] = {}
-
-    def work(cell: Cell) -> None:
-        if cell.model_name not in loaded:
-            loaded.clear()  # one model in memory at a time
-            loaded[cell.model_name] = load_model(cell.model_name, device=device, dtype=dtype)
-        put(store, cell, *run_cell(cell, *loaded[cell.model_name]))
-
-    done = 0
+    if missing:
+        with _told(store):
+            places.check_writable(store)
+    done, work = len(wanted) - len(missing), Work(store, device, dtype)
+    mapped = executors.named(executor, address=address, num_workers=num_workers)(work, missing)
     try:
-        for _ in progress(
-            (executor or map)(work, missing), total=len(missing), desc="cells", enabled=show and bool(missing)
-        ):
+        for _ in progress(mapped, total=len(missing), desc="cells", enabled=show and bool(missing)):
             done += 1
     except KeyboardInterrupt:
-        log.warning(
-            "stopped: %d of %d cells are in %s; run again to go on.",
-            len(wanted) - len(missing) + done,
-            len(wanted),
-            store,
-        )
+        log.warning("stopped: %d of %d cells are in %s; run again to go on.", done, len(wanted), store)
         raise
-    return pd.concat([get(path_of(store, cell)) for cell in wanted], ignore_index=True)
+    finally:
+        if close := getattr(mapped, "close", None):  # workers are let go now, not when the iterator is collected
+            close()
+    there = places.names(store)
+    finished = [cell for cell in wanted if _file(cell) in there]
+    failed = [cell for cell in wanted if _file(cell) not in there and _file(cell, failed=True) in there]
+    if len(finished) + len(failed) < len(wanted):
+        lost = next(cell for cell in wanted if cell not in {*finished, *failed})
+        raise StudyError(
+            f"{len(wanted) - len(finished) - len(failed)} cells were run but are not in {store} ({lost.key} is one): every "
+            "worker needs a store that all of them see, a shared folder or a URL, and this version of the library."
+        )
+    if failed:
+        text = _failures(store, failed, len(wanted))
+        if not finished:
+            raise StudyError(text)
+        log.warning(text)
+    return pd.concat([get(path_of(store, cell)) for cell in finished], ignore_index=True)
+
+
+def _failures(store, failed: Sequence[Cell], total: int) -> str:
+    """Which cells failed, why, and how to run them again; each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for cell in failed:
+        note = failure(store, cell)
+        reasons.setdefault(f"{note['error']}: {note['reason']}", []).append(cell.key)
+    lines = [f"  {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}: {why}" for why, keys in reasons.items()]  # fmt: skip
+    return "\n".join([
+        f"{len(failed)} of {total} cells failed:", *lines,
+        f"Each has a KEY{places.FAILED} in {store} with the traceback. Run again with retry_failed=True (--retry-failed) to try them once more.",
+    ])  # fmt: skip
+
+
+class Work:
+    """Runs one cell after another in a process and stores each, with one model in memory. It can be sent to a worker."""
+
+    def __init__(self, store: str | Path, device: str = "auto", dtype: str = "auto"):
+        where = places.place(store)
+        self.sent = (where.absolute() if isinstance(where, Path) else store, device, dtype)
+        self.store, self.device, self.dtype = self.sent
+        self.loaded: dict[str, tuple] = {}
+        self.lock = threading.Lock()  # `unlearn` seeds torch's generator, and a patch changes the model: not in threads
+
+    def __reduce__(self):
+        return Work, self.sent
+
+    def __call__(self, cell: Cell) -> str:
+        """The cell's key: it is in the store now, or why it failed is. Raises what is in `FATAL`, and on Ctrl-C."""
+        with self.lock:
+            if not path_of(self.store, cell).exists():  # another process may have been quicker
+                try:
+                    put(self.store, cell, *run_cell(cell, *self.model(cell.model_name)))
+                except FATAL:
+                    raise
+                except Exception as error:
+                    put_failed(self.store, cell, type(error).__name__, _reason(error), traceback.format_exc())
+                    self.loaded.clear()  # whatever the failure has left behind: the next cell gets a fresh model
+                    traceback.clear_frames(error.__traceback__)
+                    _free()
+        return cell.key
+
+    def gave_up(self, cell: Cell, reason: str) -> None:
+        """What an executor calls when a cell takes its workers down with it."""
+        if not path_of(self.store, cell).exists():
+            put_failed(self.store, cell, "WorkerDied", reason, reason)
+
+    def model(self, name: str) -> tuple:
+        """(model, tokenizer); the one before is let go first."""
+        if name not in self.loaded:
+            self.loaded.clear()
+            _free()
+            try:
+                self.loaded[name] = load_model(name, device=self.device, dtype=self.dtype)
+            except EditUnlearnError:
+                raise
+            except Exception as error:  # too large for the device, a device that does not exist
+                raise ModelLoadError(
+                    f"the model {name!r} cannot be put on {self.device!r} ({_reason(error)})."
+                ) from error
+        return self.loaded[name]
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
@@ -189,23 +313,37 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
         else:
             patch = unlearn(
                 model, tokenizer, split, cell.method, targets=cell.targets, merge=cell.merge, mode=cell.mode,
-                covariance=cell.covariance, seed=cell.seed, progress=False,
-                hparams={"fact_token": cell.fact_token} if cell.fact_token else None,
+                covariance=cell.covariance, seed=cell.seed, progress=False, hparams=_hparams(cell),
             )  # fmt: skip
         info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes}
         took = [row["took"] for row in patch.info["log"] if "took" in row]
         info["took"] = sum(took) / len(took) if took else None  # share of the edits
         with patch.on(model):
             records = ask(model, tokenizer, split, cell.seed)
+    if "probability" in records and not (numbers := records["probability"].notna()).all():
+        raise TrainingError(
+            f"the model's logits are not finite at {(~numbers).sum()} of {len(numbers)} questions: load it in float32 or "
+            "bfloat16, or lower the method's learning rate."
+        )
     records.insert(0, "schema", SCHEMA)
     for position, (name, value) in enumerate(columns(cell).items(), 1):
         records.insert(position, name, value)
     records["same_party"] = records["id"].isin(split.same_party)
+    used = watch.read()
     return records, {
         "patch": info,
-        "cell_seconds": watch.read()["seconds"],
+        "cell_seconds": used["seconds"],
+        "cell_peak_memory_bytes": max(used["peak_memory_bytes"], info.get("peak_memory_bytes", 0)),
         **provenance(model, tokenizer, split, records),
     }
+
+
+def _hparams(cell: Cell) -> dict[str, Any] | None:
+    """What a cell changes of the preset that the loaded model would get; a fine-tuned model keeps that of its base."""
+    changes = {"fact_token": cell.fact_token} if cell.fact_token else {}
+    if cell.checkpoint and model_key(cell.model):
+        changes = {name: entry["value"] for name, entry in preset(cell.method, cell.model).items()} | changes
+    return changes or None
 
 
 def columns(cell: Cell) -> dict[str, Any]:
@@ -224,15 +362,28 @@ def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> d
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            **{name: importlib.metadata.version(name) for name in ("transformers", "tokenizers", "peft", "numpy")},
         },
-        "base": fingerprint(model),
+        "base": (base := fingerprint(model)),
+        "revision": getattr(model.config, "_commit_hash", None) or base,  # the hub's commit where there is one
         "template": template_hash(tokenizer),
         "device": str(model.device),
+        "machine": machine(model.device),
         "dtype": str(model.dtype),
         "protocol": records.attrs.get("protocol"),
         "forget_ids": [qa.id for qa in split.forget],
     }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a result depend on: the processor and, on a CPU, how many threads add up."""
+    if device.type == "cuda":
+        return {"processor": torch.cuda.get_device_name(device), "threads": None}
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux; elsewhere `platform` knows
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {"processor": name, "threads": torch.get_num_threads()}
 
 
 def commit() -> str:
@@ -257,81 +408,149 @@ def commit() -> str:
 # ---------------------------------------------------------------- the store
 
 
-def path_of(store: Path, cell: Cell) -> Path:
-    return Path(store) / f"{cell.key}.json"
+def path_of(store: str | Path, cell: Cell) -> Path | places.RemotePath:
+    """Where a cell lies in a store, whether it is there or not."""
+    return places.place(store) / _file(cell)
 
 
-def put(store: Path, cell: Cell, records: pd.DataFrame, info: dict) -> Path:
-    """Write one cell: whole or not at all."""
+def _file(cell: Cell, *, failed: bool = False) -> str:
+    return cell.key + (places.FAILED if failed else ".json")
+
+
+def put(store: str | Path, cell: Cell, records: pd.DataFrame, info: dict) -> Path | places.RemotePath:
+    """Write one cell: whole or not at all. Why it failed earlier is removed."""
     path = path_of(store, cell)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps({"cell": asdict(cell), "info": info, "records": records.to_dict(orient="list")}, default=str)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        finished = len(list(path.parent.glob("*.json"))) if path.parent.is_dir() else 0
-        raise StoreError(
-            f"the cell {cell.key} could not be stored in {path.parent}: {error.strerror or error}. The {finished} cells "
-            "stored before are intact; make room (or choose another store) and run again to go on."
-        ) from error
+    with _told(store):
+        places.write(path, text)
+    places.remove(path.parent / _file(cell, failed=True))
     return path
 
 
-def get(path: Path) -> pd.DataFrame:
+@contextlib.contextmanager
+def _told(store: str | Path) -> Iterator[None]:
+    """A `StoreError` that also says what is safe and how to go on."""
+    try:
+        yield
+    except StoreError as error:
+        finished = 0
+        with contextlib.suppress(StoreError):
+            finished = sum(not name.endswith(places.FAILED) for name in places.names(store))
+        raise StoreError(
+            f"{error} The {finished} cells stored before are intact; make room (or choose another store) and run again "
+            "to go on."
+        ) from error
+
+
+def put_failed(store: str | Path, cell: Cell, error: str, reason: str, trace: str) -> None:
+    """Note why a cell failed: ``error`` is the class, ``reason`` one line."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    note = {"cell": asdict(cell), "error": error, "reason": reason, "traceback": trace, "time": now, "commit": commit()}
+    places.write(places.place(store) / _file(cell, failed=True), json.dumps(note, indent=1))
+
+
+def failure(store: str | Path, cell: Cell) -> dict[str, Any] | None:
+    """Why a cell failed (``error, reason, traceback, time, commit``); ``None`` if it did not."""
+    path = places.place(store) / _file(cell, failed=True)
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return note if {"error", "reason"} <= set(note) else {"error": "unknown", "reason": f"{path} is not legible"}
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {"error": "unknown", "reason": f"{path} is not legible"}
+
+
+def plan(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]], store: str | Path) -> pd.DataFrame:
+    """Every cell of a grid with its ``status`` in a store and the ``seconds`` it took, or will take.
+
+    ``status`` is ``done``, ``failed`` or ``missing``. The seconds of a cell that is not done are the mean of the store's
+    cells of its model and method; NaN where there are none.
+    """
+    there, wanted = places.names(store), cells(grid)
+    took: dict[tuple[str, str], list[float]] = {}
+    own: dict[str, float] = {}
+    for name in sorted(there):
+        if not name.endswith(places.FAILED):
+            document = read(places.place(store) / name)
+            own[name] = document["info"]["cell_seconds"]
+            took.setdefault((document["cell"]["model"], document["cell"]["method"]), []).append(own[name])
+    rows = []
+    for cell in wanted:
+        done, failed = _file(cell) in there, _file(cell, failed=True) in there
+        known = took.get((cell.model, cell.method), [])
+        rows.append({
+            "cell": cell.key, "status": "done" if done else "failed" if failed else "missing",
+            "seconds": own[_file(cell)] if done else sum(known) / len(known) if known else float("nan"), **columns(cell),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def get(path: str | Path | places.RemotePath) -> pd.DataFrame:
     """The records of a stored cell."""
     return pd.DataFrame(read(path)["records"])
 
 
-def read(path: Path) -> dict:
-    """A stored cell: ``cell``, ``info``, ``records``."""
+def read(path: str | Path | places.RemotePath) -> dict:
+    """A stored cell: ``cell``, ``info``, ``records``. Raises `StoreError` that names the file and says what to do."""
+    path = places.place(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
         if document["info"]["schema"] != SCHEMA:
             raise StoreError(
-                f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again."
+                f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again, and move "
+                "this file elsewhere to export the store."
             )
         records = document["records"]
         for name, default in (("fact_token", "default"), ("protocol", "questions")):  # younger columns
             records.setdefault(name, [default] * len(records["id"]))
         return document
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: not a stored cell ({error}). Delete the file and run again.") from error
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def export(store: str | Path, file: str | Path) -> Path:
     """Every cell of a store as one compact parquet file, with a JSON manifest of the cells beside it."""
-    paths = sorted(Path(store).glob("*.json"))
-    if not paths:
+    found = sorted(name for name in places.names(store) if not name.endswith(places.FAILED))
+    if not found:
         raise StoreError(f"{store}: no stored cells to export.")
-    documents = [read(path) for path in paths]
-    frame = pd.concat([pd.DataFrame(d["records"]) for d in documents], ignore_index=True)
-    # Rows of the same question lie together and four decimals are kept: the file is a third of what it would be.
+    documents = [read(places.place(store) / name) for name in found]
+    frame = compact(pd.concat([pd.DataFrame(d["records"]) for d in documents], ignore_index=True))
+    # Rows of the same question lie together: the file is a third of what it would be.
     frame = frame.sort_values(
         ["protocol", "dataset", "set", "id", "variant", "method"], kind="stable", ignore_index=True
     )
-    for name in frame.select_dtypes("float64"):
-        frame[name] = frame[name].round(4).astype("float32")
     for name in frame.columns:
         if frame[name].dtype == object or str(frame[name].dtype).startswith("str"):
             frame[name] = frame[name].astype("category")
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    frame.to_parquet(temporary, compression="zstd", index=False)
-    os.replace(temporary, file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     slim = [{"cell": d["cell"], **{k: v for k, v in d["info"].items() if k != "patch"},
              "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")}}
             for d in documents]  # fmt: skip
-    manifest = file.with_suffix(".json")
-    temporary.write_text(json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n")
-    os.replace(temporary, manifest)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(temporary, compression="zstd", index=False)
+        os.replace(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"{file} cannot be written ({error.strerror or error}); the store is as it was.") from error
+    text = json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n"
+    places.write(file.with_suffix(".json"), text)
     return file
+
+
+def compact(records: pd.DataFrame) -> pd.DataFrame:
+    """Records as a results file holds them: four decimals in float32."""
+    records = records.copy()
+    for name in records.select_dtypes("float64"):
+        records[name] = records[name].round(4).astype("float32")
+    return records
 
 
 def load_results(file: str | Path) -> pd.DataFrame:
@@ -419,7 +638,7 @@ def manifest_commits(file: str | Path) -> str:
     return "commit " + ", ".join(sorted({document["commit"] for document in documents}))
 
 
-def notes(stored: Iterable[Path], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
+def notes(stored: Iterable[Path | places.RemotePath], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
     """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file."""
     found = {}
     for document in json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8")) if file else []:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from ..data import QA, ForgetSplit, refusals
-from ..errors import RequestError, check_name
+from ..errors import RequestError, TrainingError, check_name
 from ..hparams import resolve
 from ..models import PROMPT_FORMATS, devices, down_weight, family_of, fingerprint, prompt_text
 from ..patch import DENSE, LEFT, RIGHT, Patch, Stopwatch, untouched
@@ -128,7 +129,8 @@ def unlearn(
     AlphaEdit then spares the keys edited before, GRACE adds to the codebook, WISE to the memories. The global random
     state is untouched. ``info["log"]`` has a row for every edit: what the model said before and after, and whether it took.
     ``check_memory``: what the method needs is computed first (`memory.estimate`) and held against what is free; ``False``
-    starts regardless. Raises `RequestError`, `UnknownNameError`, `UnsupportedModelError`, `OutOfMemoryError`.
+    starts regardless. Raises `RequestError`, `UnknownNameError`, `UnsupportedModelError`, `OutOfMemoryError`, and
+    `TrainingError` where the change or a loss is not finite.
     """
     from .. import memory  # it knows every method
     from ..recipes.query_merging import merge_requests  # recipes stand on top of methods
@@ -193,6 +195,7 @@ def unlearn(
         base, ways = fingerprint(model), memory.advice(job, method)
         with memory.explained(method, ways), _at_rest(model) if chosen.edits else contextlib.nullcontext():
             outcome = chosen.run(job)
+        _check_finite(method, outcome)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         info = {
             "method": method,
@@ -218,6 +221,17 @@ def unlearn(
             with memory.explained(f"the report of {method}", ways), _at_rest(model):
                 _report(model, tokenizer, patch, requests, prompt_format)
     return patch
+
+
+def _check_finite(method: str, outcome: Outcome) -> None:
+    """Raise `TrainingError` if a tensor of the change or a loss in the log is not finite."""
+    broken = [name for name, tensor in outcome.tensors.items() if not torch.isfinite(tensor).all()]
+    broken += [f"the loss in row {i} of the log" for i, row in enumerate(outcome.log) if not math.isfinite(row.get("loss", 0.0))]  # fmt: skip
+    if broken:
+        raise TrainingError(
+            f"{method} ended in numbers that are not finite ({broken[0]}{f' and {len(broken) - 1} more' if broken[1:] else ''}): "
+            "lower its learning rate, or load the model in float32 or bfloat16."
+        )
 
 
 def _check_previous(model, chosen: Method, previous: Patch | None) -> None:

@@ -6,6 +6,7 @@ Defaults as PISTOL published them. Rows are padded to the longest of their batch
 from __future__ import annotations
 
 import logging
+import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import peft
 import torch
 
 from ..data import QA
+from ..errors import TrainingError
 from ..models import encode, end_of_turn, prompt_text, with_target
 from ..progress import progress
 from . import Job, Outcome
@@ -149,7 +151,7 @@ LossFunction = Callable[[Trainee, Rows, Rows, Rows], torch.Tensor]
 def train(job: Job, loss: LossFunction) -> Outcome:
     """AdamW at a constant rate; ``loss(trainee, answers, refusals, retain)`` on each batch of forget rows.
 
-    One retain row is drawn for every forget row.
+    One retain row is drawn for every forget row. Raises `TrainingError` as soon as a loss is not finite.
     """
     rng, log, config = random.Random(job.seed), [], job.config
     device, form, tokenizer = job.model.device, job.prompt_format, job.tokenizer
@@ -169,10 +171,15 @@ def train(job: Job, loss: LossFunction) -> Outcome:
                 kept = [rng.choice(job.retain) for _ in batch] if job.retain else forget[:0]
                 retain = rows(tokenizer, kept, [qa.answer for qa in kept], form, device) if kept else None
                 value = loss(trainee, answers, refusals, retain)
+                if not math.isfinite(now := value.item()):
+                    raise TrainingError(
+                        f"the loss is {now} at step {steps + 1} of epoch {epoch + 1}: lower lr (it is {config.lr:g}), "
+                        "or load the model in float32 or bfloat16."
+                    )
                 value.backward()
                 adam.step()
                 adam.zero_grad(set_to_none=True)
-                total, steps = total + value.item(), steps + 1
+                total, steps = total + now, steps + 1
             log.append({"epoch": epoch + 1, "loss": total / steps})
         return trainee.outcome(log)
     finally:
