@@ -74,7 +74,7 @@ broken[["set", "question", "answer", "output"]].groupby("set").head(2)
 # :::
 #
 # :::{dropdown} Hint 2
-# Keep the learning rate and halve the interval: with 5 epochs too little is forgotten, with 15 the model is broken. Then try 10.
+# Keep the learning rate. Find a number of epochs that is too few and one that is too many, then halve the interval.
 # :::
 
 # %% tags=["exercise"]

@@ -97,9 +97,9 @@ if outputs is not ...:
 
 # %% [markdown] tags=["solution"]
 # Both patches pass when the question is asked as it was forgotten, and neither has erased the answer. GRACE's guard stands at one
-# place, the key of the prompt's last token, and every frame that moves the end goes round it. MEMIT's edit is met by the subject
-# wherever it stands, so other frames bring less back; but it only turns the *first* words. Put the beginning of the answer into the
-# model's mouth, and it goes on as before.
+# place, the key of the prompt's last token, and every frame that moves the end goes round it. MEMIT's edit stands in the
+# weights, at the subject, and the same frames bring fewer answers back from it, though not none: read the last table. Put the
+# beginning of the answer into the model's mouth, and it goes on as before.
 #
 # What follows for a right to be forgotten? A model that can be questioned only as its owner allows may be safe behind such a
 # patch. One whose weights, or whose answer's first words, are in another's hands is not.
@@ -113,3 +113,6 @@ own = [
     eu.metrics.rouge1_recall(text, qa.answer) >= workshop.BACK for text, qa in zip(outputs, split.forget, strict=True)
 ]
 glue("ws4_frame", f"{sum(own) / len(own):.0%}", display=False)
+said = recalled(frames, memit)
+also = [eu.metrics.rouge1_recall(text, qa.answer) >= workshop.BACK for text, qa in zip(said, split.forget, strict=True)]
+glue("ws4_frame_memit", f"{sum(also) / len(also):.0%}", display=False)
