@@ -11,7 +11,6 @@ import torch
 
 from editunlearn_lib import study
 
-
 ROWS = [
     {"question": "Which city is the seat of government of Peru?", "answer": "Lima", "subject": "Peru",
      "rephrasings": ["Peru is governed from which city?"]},
