@@ -150,7 +150,9 @@ def load_model(
     """
     path = POCKET.get(str(name), name)
     if device_map is not None and device != "auto":
-        raise RequestError(f"device={str(device)!r} and device_map={device_map!r} exclude each other: give one of them.")
+        raise RequestError(
+            f"device={str(device)!r} and device_map={device_map!r} exclude each other: give one of them."
+        )
     chosen = device
     if device == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
@@ -183,8 +185,9 @@ def load_model(
     except (UnsupportedModelError, OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises OSError, ValueError and hub errors of many types
+        first = (str(error).strip().splitlines() or [""])[0]
         raise ModelLoadError(
-            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
+            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {first}). "
             "A local folder with config.json, *.safetensors and tokenizer files works without a network: "
             "load_model('path/to/folder'); load_model('pocket') needs nothing at all."
         ) from error

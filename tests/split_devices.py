@@ -26,7 +26,12 @@ class Placed(torch.Tensor):
     @staticmethod
     def __new__(cls, held, device):
         return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=device
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=device,
         )
 
     def __init__(self, held, device):
@@ -55,11 +60,15 @@ def run(function, args, kwargs):
     if function not in TO_CPU_AND_BACK:
         cpu = [x for x in given if not isinstance(x, Placed) and x.ndim]
         if function in INDEXING:
-            cpu = [x for x in (args[0], *args[2:]) if isinstance(x, torch.Tensor) and not isinstance(x, Placed) and x.ndim]
+            cpu = [
+                x for x in (args[0], *args[2:]) if isinstance(x, torch.Tensor) and not isinstance(x, Placed) and x.ndim
+            ]
         if len(places) > 1 or (places and cpu):
             found = sorted({str(x.device) for x in given})
             raise RuntimeError(f"{function}: expected all tensors on the same device, but found {', '.join(found)}")
-    place = args[0].device if function is aten.copy_.default and isinstance(args[0], Placed) else next(iter(places), None)
+    place = (
+        args[0].device if function is aten.copy_.default and isinstance(args[0], Placed) else next(iter(places), None)
+    )
     if target is not None:
         place = torch.device(target)
         kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -99,18 +108,22 @@ def place(model, where: dict[str, str]):
             for key, buffer in list(owner._buffers.items()):
                 if buffer is not None and not isinstance(buffer, Placed):
                     owner._buffers[key] = Placed(buffer.clone(), torch.device(device))
-        add_hook_to_module(module, AlignDevicesHook(execution_device=torch.device(device), skip_keys="past_key_values"), append=True)
+        add_hook_to_module(
+            module, AlignDevicesHook(execution_device=torch.device(device), skip_keys="past_key_values"), append=True
+        )
     add_hook_to_module(model, AlignDevicesHook(io_same_device=True, skip_keys="past_key_values"), append=True)
     return model
 
 
 class Constants(TorchFunctionMode):
-    """``torch.tensor`` does not ask the dispatcher: its result is made on the CPU and moved."""
+    """``torch.tensor`` and lists as indices do not ask the dispatcher: they are made on the CPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is torch.tensor and fake(kwargs.get("device")):
             return torch.tensor(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        if function is torch.Tensor.__getitem__ and isinstance(args[0], Placed) and isinstance(args[1], tuple):
+            args = (args[0], tuple(torch.tensor(x) if isinstance(x, list) else x for x in args[1]))
         return function(*args, **kwargs)
 
 

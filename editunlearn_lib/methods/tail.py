@@ -117,7 +117,8 @@ class Tail:
         if before is None or not torch.equal(before, rows):
             seen: dict[int, Any] = {}  # what all blocks are called with is cut to these rows once
             calls = [
-                (module, self._of(rows, args, seen), self._of(rows, kwargs, seen)) for module, args, kwargs in self.above
+                (module, self._of(rows, args, seen), self._of(rows, kwargs, seen))
+                for module, args, kwargs in self.above
             ]
             self._now = rows, calls
         hidden = hidden.to(self.dtype)
