@@ -38,6 +38,8 @@ from .recipes.query_merging import merge_requests
 log = logging.getLogger(__name__)
 
 CLEARLY = 1.25  # an estimate above this share of what is free is an error, one above it all a warning
+CARD = {"name": "H100 SXM", "operations a second": 989e12, "bytes a second": 3.35e12}  # dense bf16; its data sheet
+USED = 0.4  # of both: what large models reach in practice
 Phases = dict[str, dict[str, float]]  # bytes, by phase and part
 
 
@@ -82,7 +84,7 @@ def lengths(
     if not METHODS[method].edits:
         kinds = {"answer": (forget, [qa.answer for qa in forget]), "refusal": (forget, [r.target for r in requests]),
                  "retain": (retain, [qa.answer for qa in retain])}  # fmt: skip
-        x = {"B": min(config.batch_size, len(forget))}
+        x = {"n": len(forget), "B": min(config.batch_size, len(forget))}
         for name, (qas, answers) in kinds.items():
             encoded = rows(tokenizer, qas, answers, prompt_format, "cpu").mask.sum(1) if qas else torch.zeros(1)
             x |= {name: int(encoded.max()), f"{name}, mean": float(encoded.float().mean())}
@@ -136,7 +138,7 @@ def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covarianc
             found |= moments(m, edited)
     T, L = x["prompt"] + MAX_NEW_TOKENS, m.layers
     at_once = min(x["n"], max(1, TOKENS_AT_ONCE // T))
-    stored = 3 * W * 4 + edited * W * m.bytes
+    stored = 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)  # the sum in float32; the original is in main memory
     found["report"] = {
         "keys and values of the generation, and one layer's growing": (L + 1) * 2 * m.kv * m.bytes * at_once * T,
         "one pass": forward(m, at_once), "logits of a step": 4 * 4 * at_once * m.vocab, "the patch on": stored,
@@ -262,22 +264,30 @@ def fullest(m: Shape, found: Phases) -> tuple[str, dict[str, float]]:
 # ---------------------------------------------------------------- before it starts
 
 
-def estimate(
-    model_or_config: Any, method: str, *, tokenizer=None, forget: Sequence[QA] | None = None,
-    retain: Sequence[QA] | None = None, n_forget: int = 40, hparams: Any = None, mode: str | None = None,
-    merge: int = 1, prompt_format: str = "chat", dtype: torch.dtype | None = None, gpu: bool | None = None,
-    covariance: bool = True,
-) -> dict[str, float]:  # fmt: skip
+def estimate(model_or_config: Any, method: str, *, covariance: bool = True, **options: Any) -> dict[str, float]:
     """Bytes by part at the fullest moment of `unlearn`, ``weights`` among them; their sum is what is needed.
 
-    Of a model, or of a `transformers` config before anything is loaded (then in ``dtype``, by default bfloat16, and on
-    a GPU). Without a tokenizer and a forget set of your own: ``n_forget`` built-in facts as the pocket's tokenizer cuts
-    them, which is into more pieces than a large one does. ``covariance=False``: C is in the cache or given.
-    Raises `UnknownNameError` and whatever the hyperparameters raise.
+    Of a model, or of a `transformers` config before anything is loaded. ``options`` are those of `prepare`.
+    ``covariance=False``: C is in the cache or given. Raises `UnknownNameError` and what the hyperparameters raise.
+    """
+    m, config, x = prepare(model_or_config, method, **options)
+    _, parts = fullest(m, phases(m, method, config, x, covariance=covariance))
+    return {"weights": m.parameters * m.bytes, **parts}
+
+
+def prepare(
+    model_or_config: Any, method: str, *, tokenizer=None, forget: Sequence[QA] | None = None,
+    retain: Sequence[QA] | None = None, n_forget: int = 40, hparams: Any = None, mode: str | None = None,
+    merge: int = 1, prompt_format: str = "chat", dtype: torch.dtype = torch.bfloat16, gpu: bool | None = None,
+) -> tuple[Shape, Any, dict[str, float]]:  # fmt: skip
+    """Sizes, resolved hyperparameters and lengths of texts, as the formulas take them.
+
+    A config is taken in ``dtype`` and on a GPU, unless ``gpu=False``. Without a tokenizer and a forget set of your own:
+    ``n_forget`` built-in facts as the pocket's tokenizer cuts them, which is into more pieces than a large one does.
     """
     check_name("method", method, METHODS)
     loaded = isinstance(model_or_config, nn.Module)
-    model = model_or_config if loaded else on_meta(model_or_config).to(dtype or torch.bfloat16)
+    model = model_or_config if loaded else on_meta(model_or_config).to(dtype)
     if gpu is None:
         gpu = not loaded or devices(model)[0].type == "cuda"
     if forget is None:
@@ -287,11 +297,12 @@ def estimate(
     config = resolve(method, METHODS[method].config, model.config, hparams)
     targets, _ = resolve_targets(model, tokenizer, forget, "refusal", merge, prompt_format, 0)
     requests = merge_requests(tuple(forget), targets, merge)
-    mode = mode or METHODS[method].modes[0]
     m = Shape.of(model, gpu)
-    x = lengths(tokenizer, method, config, model.config, requests, forget, retain or (), mode=mode, prompt_format=prompt_format, itemsize=m.bytes)  # fmt: skip
-    _, parts = fullest(m, phases(m, method, config, x, covariance=covariance))
-    return {"weights": m.parameters * m.bytes, **parts}
+    x = lengths(
+        tokenizer, method, config, model.config, requests, forget, retain or (), mode=mode or METHODS[method].modes[0],
+        prompt_format=prompt_format, itemsize=m.bytes,
+    )  # fmt: skip
+    return m, config, x
 
 
 def free(model: nn.Module) -> float:
@@ -369,3 +380,48 @@ def explained(what: str, ways: str) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # or else the error keeps every tensor of the work alive
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OutOfMemoryError(f"memory ran out in {what}: use {ways}. The model is as it was. ({first})") from error
+
+
+# ---------------------------------------------------------------- how long
+
+
+def hours(model_or_config: Any, method: str, *, asked: int, **options: Any) -> float:
+    """A lower bound, in hours, on `unlearn` and on asking ``asked`` questions afterwards: computed, never measured.
+
+    A pass takes as long as its arithmetic (2 operations a weight and token forwards, 2 more backwards to the inputs, 2
+    more to the weights) or as reading its weights, whichever is longer, on a card of ``CARD`` used to ``USED``. Not in it:
+    starting kernels, which small batches spend most of their time on, tokenising, loading, C and its projectors.
+    ``method="base"``: the asking alone. ``options`` are those of `prepare`.
+    """
+    m, config, x = prepare(model_or_config, "grace" if method == "base" else method, **options)
+    read, rate = m.parameters * m.bytes / (USED * CARD["bytes a second"]), USED * CARD["operations a second"]
+
+    def passes(times: float, tokens: float, directions: int = 1, share: float = 1.0) -> float:
+        """Seconds of so many passes of so many tokens; 2 directions: with a backward pass; 3: to the weights as well."""
+        return times * directions * share * max(2 * m.parameters * tokens / rate, read)
+
+    total = 0.0
+    if method != "base" and not METHODS[method].edits:
+        steps = config.num_epochs * -(-x["n"] // x["B"])
+        ways = 3 if config.full else 2
+        with_graph, without = {"ga": (("answer",), ()), "idk": (("refusal",), ()), "gd": (("answer", "retain"), ()),
+                               "kl": (("answer", "retain"), ("retain",)), "dpo": (("answer", "refusal"),) * 2}[method]  # fmt: skip
+        total += sum(passes(steps, x["B"] * x[name], ways) for name in with_graph)
+        total += sum(passes(steps, x["B"] * x[name]) for name in without)
+    elif method != "base":
+        n, layer = x["n"], max(config.layers)
+        above = (m.layers - layer - 1) / m.layers
+        if method == "wise":
+            total += passes(1, 2 * n * x["T"]) + passes(n * config.n_iter, (x["templates"] + 1) * x["T"], 2, above)
+        else:
+            chunks, tokens = -(-n // x["chunk"]), x["chunk"] * (x["templates"] + 1)
+            steps = config.n_iter if method == "grace" else config.v_num_grad_steps
+            total += passes(chunks, tokens * (x["P"] + x["S"])) + passes(chunks * steps, tokens * x["S"], 2, above)
+        if method in ("memit", "alphaedit"):  # the keys of every layer, and what is still missing
+            total += passes(len(config.layers) * (x["templates"] + 1), n * x["P"])
+        asked += 3 * n  # the report: before, after, and the target scored
+    T = x.get("prompt") or max(x["answer"], x["refusal"])
+    at_once = max(1, min(asked, TOKENS_AT_ONCE // (T + MAX_NEW_TOKENS)))
+    batches = -(-asked // at_once)
+    total += passes(2 * batches, at_once * T) + passes(batches * MAX_NEW_TOKENS, at_once)  # scored and answered
+    return total / 3600

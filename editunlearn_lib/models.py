@@ -185,8 +185,9 @@ def load_model(
     except (UnsupportedModelError, OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises OSError, ValueError and hub errors of many types
+        first = (str(error).strip().splitlines() or [""])[0]
         raise ModelLoadError(
-            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
+            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {first}). "
             "A local folder with config.json, *.safetensors and tokenizer files works without a network: "
             "load_model('path/to/folder'); load_model('pocket') needs nothing at all."
         ) from error

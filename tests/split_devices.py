@@ -116,12 +116,14 @@ def place(model, where: dict[str, str]):
 
 
 class Constants(TorchFunctionMode):
-    """``torch.tensor`` does not ask the dispatcher: its result is made on the CPU and moved."""
+    """``torch.tensor`` and lists as indices do not ask the dispatcher: they are made on the CPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is torch.tensor and fake(kwargs.get("device")):
             return torch.tensor(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        if function is torch.Tensor.__getitem__ and isinstance(args[0], Placed) and isinstance(args[1], tuple):
+            args = (args[0], tuple(torch.tensor(x) if isinstance(x, list) else x for x in args[1]))
         return function(*args, **kwargs)
 
 

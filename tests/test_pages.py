@@ -103,9 +103,13 @@ def make_book(root: Path) -> Path:
     (root / "editunlearn_lib").symlink_to(ROOT / "editunlearn_lib")  # what the reference pages describe
     executed = root / "book" / "executed"
     executed.mkdir()
-    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+    for notebook in (ROOT / "notebooks").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in notebook.parts:
+            continue
         title = nbformat.v4.new_markdown_cell(f"# {notebook.stem}")
-        nbformat.write(nbformat.v4.new_notebook(cells=[title]), executed / notebook.name)
+        copy = executed / notebook.relative_to(ROOT / "notebooks")
+        copy.parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[title]), copy)
     nbformat.write(sample_notebook(), executed / "rq1_methods.ipynb")
     run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -91,7 +91,12 @@ class Trainee:
                 warnings.simplefilter("ignore", FutureWarning)
                 self.model = peft.get_peft_model(job.model, lora)  # factors are float32 whatever the model's dtype is
         if job.config.gradient_checkpointing:
-            job.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.checkpointing("enable", {"use_reentrant": False})
+
+    def checkpointing(self, verb: str, *options) -> None:
+        with warnings.catch_warnings():  # later transformers have it under another name too
+            warnings.simplefilter("ignore", FutureWarning)
+            getattr(self.job.model, f"gradient_checkpointing_{verb}")(*options)
 
     def trained(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -131,7 +136,7 @@ class Trainee:
     def undo(self) -> None:
         """Leave the model as it was, bit for bit."""
         if self.job.config.gradient_checkpointing:
-            self.job.model.gradient_checkpointing_disable()
+            self.checkpointing("disable")
         if self.full:
             with torch.no_grad():
                 for name, parameter in self.job.model.named_parameters():
