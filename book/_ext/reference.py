@@ -43,13 +43,20 @@ class Raised(Exception):
 
 @contextlib.contextmanager
 def _aside() -> Iterator[list[str]]:
-    """An empty folder to work in, no network, and the library's warnings in a list instead of on the screen."""
+    """An empty folder to work in, no network, and the library's warnings in a list instead of on the screen.
+
+    One thread: the model is small, and where others compute too, threads that wait for one another take minutes.
+    """
+    import torch
+
     heard: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     logger, here = logging.getLogger("editunlearn_lib"), Path.cwd()
     logger.addHandler(handler)
     before, logger.propagate = logger.propagate, False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, {"EDITUNLEARN_QUIET": "1"}))
         for switch in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
@@ -59,6 +66,7 @@ def _aside() -> Iterator[list[str]]:
             yield heard
         finally:
             os.chdir(here)
+            torch.set_num_threads(threads)
             logger.removeHandler(handler)
             logger.propagate = before
 
