@@ -73,8 +73,10 @@ def ray(
 class Member:
     """What runs on a worker: the work, and so the model that it has loaded."""
 
-    def __init__(self, work: Callable):
+    def __init__(self, work: Callable, folder: str):
         self.work = work
+        with contextlib.suppress(OSError):
+            os.chdir(folder)  # data sets and models may be named by a path from where the driver was started
 
     def ready(self) -> bool:
         return True
@@ -88,6 +90,9 @@ class _Crew:
 
     def __init__(self, ray, work: Callable, cells: Sequence, num_workers: int | None):
         self.ray, self.work, self.num_workers = ray, work, num_workers
+        self.unit = (
+            "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
+        )  # no run is half on one, half on the other
         self.left: dict[str, collections.deque] = {}  # cells by the model that they need
         for cell in cells:
             self.left.setdefault(cell.model_name, collections.deque()).append(cell)
@@ -102,7 +107,7 @@ class _Crew:
                 self.hire()
                 done, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=WAIT) if self.busy else ([], [])
                 if not self.busy:
-                    raise StudyError("the Ray cluster has neither a CPU nor a GPU to run a cell on.")
+                    raise StudyError(f"the Ray cluster has no {self.unit} to run a cell on.")
                 for reference in done:
                     if (key := self.news(reference)) is not None:
                         yield key
@@ -113,13 +118,11 @@ class _Crew:
 
     def hire(self) -> None:
         """As many workers as the cluster has room for, and there is work for: it may have grown or shrunk."""
-        resources = self.ray.cluster_resources()
-        unit = "GPU" if resources.get("GPU", 0) >= 1 else "CPU"
-        room = int(resources.get(unit, 0))
+        room = int(self.ray.cluster_resources().get(self.unit, 0))
         wanted = min(room if self.num_workers is None else min(room, self.num_workers), len(self.models) + sum(map(len, self.left.values())))  # fmt: skip
         while len(self.models) < wanted:
-            options = {"num_gpus": 1, "num_cpus": 1} if unit == "GPU" else {"num_cpus": 1}
-            worker = self.ray.remote(max_restarts=0, **options)(Member).remote(self.work)
+            options = {"num_gpus": 1, "num_cpus": 1} if self.unit == "GPU" else {"num_cpus": 1}
+            worker = self.ray.remote(max_restarts=0, **options)(Member).remote(self.work, os.getcwd())
             self.models[worker] = None
             self.busy[worker.ready.remote()] = (worker, None)
 

@@ -243,7 +243,8 @@ class Work:
     """Runs one cell after another in a process and stores each, with one model in memory. It can be sent to a worker."""
 
     def __init__(self, store: str | Path, device: str = "auto", dtype: str = "auto"):
-        self.sent = (store, device, dtype)
+        where = places.place(store)
+        self.sent = (where.absolute() if isinstance(where, Path) else store, device, dtype)
         self.store, self.device, self.dtype = self.sent
         self.loaded: dict[str, tuple] = {}
         self.lock = threading.Lock()  # `unlearn` seeds torch's generator, and a patch changes the model: not in threads
