@@ -639,11 +639,16 @@ def manifest_commits(file: str | Path) -> str:
 
 
 def notes(stored: Iterable[Path | places.RemotePath], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
-    """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file."""
+    """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file.
+
+    A cell that is not there, since it failed, is left out.
+    """
     found = {}
     for document in json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8")) if file else []:
         found[Cell(**document["cell"])] = document["patch"]
     for path in stored:
+        if not path.exists():
+            continue
         document = read(path)
         found[Cell(**document["cell"])] = document["info"]["patch"]
     return list(found.items())

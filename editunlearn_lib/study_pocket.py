@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from .methods import METHODS
-from .study import Cell, cells, export, load_results, manifest_commits, path_of, read, run
+from .study import export, load_results, manifest_commits, plan, run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "book" / "results" / "pocket.parquet"
@@ -84,28 +84,24 @@ def committed(model: str) -> tuple[pd.DataFrame, str]:
     return load_results(RESULTS), manifest_commits(RESULTS)
 
 
-def estimate(wanted: list[Cell], store: Path) -> str:
-    """How many cells are missing and, from cells of the same method that are there, how long they will take."""
-    missing = [cell for cell in wanted if not path_of(store, cell).exists()]
-    seconds: dict[str, list[float]] = {}
-    for path in Path(store).glob("*.json"):
-        document = read(path)
-        seconds.setdefault(document["cell"]["method"], []).append(document["info"]["cell_seconds"])
-    known = [t for times in seconds.values() for t in times]
-    usual = sum(known) / len(known) if known else 40.0  # seconds a cell of the pocket takes on two cores
-    total = sum(sum(t) / len(t) if (t := seconds.get(cell.method)) else usual for cell in missing)
-    return f"{len(wanted)} cells, {len(missing)} to run: about {total / 60:.0f} minutes."
+def estimate(table: pd.DataFrame) -> str:
+    """How many cells of a `plan` are missing and, from cells of the same method that are there, how long they will take."""
+    missing, done = table[table.status == "missing"], table[table.status == "done"]
+    usual = done.seconds.mean() if len(done) else 40.0  # seconds a cell of the pocket takes on two cores
+    total = missing.seconds.fillna(usual).sum()
+    return f"{len(table)} cells, {len(missing)} to run: about {total / 60:.0f} minutes."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, default=ROOT / "store")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     grid = [*rq1_grid(), *rq3_grid(), *rq2_grid()]
-    print(estimate(cells(grid), arguments.store), flush=True)  # noqa: T201 (a command)
-    run(grid, store=arguments.store)
+    print(estimate(plan(grid, arguments.store)), flush=True)  # noqa: T201 (a command)
+    run(grid, store=arguments.store, retry_failed=arguments.retry_failed)
     print(f"written: {export(arguments.store, arguments.out)}")  # noqa: T201
 
 

@@ -246,8 +246,7 @@ else:
 # does the model begin its target? What did not take is in `patch.info` and is warned about.
 
 # %% tags=["hide-input"]
-for cell in study.cells(grid):
-    info = study.read(study.path_of(place, cell))["info"]["patch"]
+for cell, info in study.notes([study.path_of(place, c) for c in study.cells(grid)]):
     if info and "took" in (info["log"] or [{}])[0] and cell.seed == as_list(seeds, int)[0]:
         display(charts.edit_report(
             info["log"], caption=f"{charts.style(cell.method).label} on {cell.dataset}, seed {cell.seed}",

@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer, same, weights
 from split_devices import Placed, place, two_devices
-from test_methods import QUICK, TRAINED, acts, covariances, options
+from test_methods import QUICK, TRAINED, acts, options
 
 import editunlearn_lib as eu
 from editunlearn_lib import attacks
 from editunlearn_lib.covariance import text_source
 from editunlearn_lib.methods import METHODS, locate, training
-from editunlearn_lib.models import devices, down_name, down_weight
+from editunlearn_lib.models import devices, down_name
 
 VARIANTS = [(method, False) for method in METHODS] + [(method, True) for method in TRAINED]
 named = pytest.mark.parametrize("method, full", VARIANTS, ids=[f"{m}-full" if f else m for m, f in VARIANTS])
