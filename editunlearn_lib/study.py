@@ -96,6 +96,8 @@ class Cell:
         values = (
             {} if self.method in REFERENCES else preset(self.method, self.model if self.checkpoint else self.model_name)
         )
+        # younger than the first results, whose names stay; it changes no number
+        values = {name: entry for name, entry in values.items() if name != "gradient_checkpointing"}
         cell = {**asdict(self), "source": Path(self.source).name if self.source else None}
         for name in ("fact_token", "protocol", "checkpoint"):  # younger than the first results, whose names stay
             if cell[name] == Cell.__dataclass_fields__[name].default:
