@@ -506,8 +506,10 @@ def read(path: str | Path | places.RemotePath) -> dict:
         records = document["records"]
         for name, default in (("fact_token", "default"), ("protocol", "questions")):  # younger columns
             records.setdefault(name, [default] * len(records["id"]))
+        if len({len(column) for column in records.values()}) != 1:
+            raise ValueError("its columns differ in length")
         return document
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: not a stored cell ({error}). Delete the file and run again.") from error
     except StoreError:
         raise

@@ -366,11 +366,9 @@ def test_load_ratings(tmp_path):
 
 # ---------------------------------------------------------------- the study
 
-unguarded = pytest.mark.xfail(strict=True, reason="study: grids and cells that are damaged still end in a traceback")
 GRID = {"model": "pocket", "dataset": "factual", "method": ["base", "memit"], "n_forget": 2, "seed": [0, 1]}
 
 
-@unguarded
 @fuzz
 @given(changed(GRID), st.dictionaries(st.sampled_from(list(study.Cell.__dataclass_fields__)), VALUES, max_size=2))
 def test_grids(grid, more):
@@ -385,7 +383,6 @@ def cell():
     return document
 
 
-@unguarded
 def test_stored_cells(cell, tmp_path):
     file = tmp_path / "cell.json"
 
@@ -400,7 +397,6 @@ def test_stored_cells(cell, tmp_path):
     check()
 
 
-@unguarded
 def test_a_cell_that_is_not_there(tmp_path):
     with pytest.raises(eu.StoreError):
         study.read(tmp_path / "nowhere.json")
