@@ -637,9 +637,12 @@ def distances(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def manifest_commits(file: str | Path) -> str:
-    """The commits that the cells of a results file were made by, for provenance lines."""
-    documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
-    return "commit " + ", ".join(sorted({document["commit"] for document in documents}))
+    """The commits that the cells of a results file were made by, for provenance lines: three by name, more as a number."""
+    manifest = Path(file).with_suffix(".json")
+    commits = sorted({document["commit"] for document in json.loads(manifest.read_text(encoding="utf-8"))})
+    if len(commits) > 3:  # in no order of time, so no range
+        return f"commits {commits[0]}, {commits[1]} and {len(commits) - 2} more, listed in {manifest.name}"
+    return ("commits " if commits[1:] else "commit ") + ", ".join(commits)
 
 
 def notes(stored: Iterable[Path | places.RemotePath], file: str | Path | None = None) -> list[tuple[Cell, dict]]:

@@ -233,3 +233,12 @@ def test_notes_of_stored_cells_come_before_those_of_a_results_file(grid, tmp_pat
     assert set(noted) == {cell, dataclasses.replace(cell, seed=7)}
     assert noted[cell]["seconds"] > 0 and noted[dataclasses.replace(cell, seed=7)]["seconds"] == -1.0
     assert len(study.notes([study.path_of(tmp_path / "store", cell)])) == 1
+
+
+@pytest.mark.parametrize(("commits", "text"), [
+    ("a", "commit a"), ("ba", "commits a, b"), ("cab", "commits a, b, c"),
+    ("dbcae", "commits a, b and 3 more, listed in r.json"),
+])  # fmt: skip
+def test_many_commits_are_a_number(tmp_path, commits, text):
+    (tmp_path / "r.json").write_text(json.dumps([{"commit": c} for c in commits + commits]))
+    assert study.manifest_commits(tmp_path / "r.parquet") == text

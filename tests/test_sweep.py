@@ -312,14 +312,19 @@ def test_other_wrong_requests_are_one_line_too(tmp_path, capsys):
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """Two nodes of one CPU each, on this machine; workers find this library."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    import ray
-
+def workers_path(monkeypatch):
+    """Workers find this library, and Ray reports nothing."""
     root = str(Path(__file__).resolve().parent.parent)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+
+
+@pytest.fixture
+def cluster(workers_path):
+    """Two nodes of one CPU each, on this machine."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    import ray
+
     node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100_000_000}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     cluster.other = cluster.add_node(**node)
@@ -345,6 +350,15 @@ def disturbed(grid, store, cluster) -> tuple[pd.DataFrame, int]:
         return study.run(grid, store=store, executor="ray", address=cluster.address, show=False), stored[0]
     finally:
         thread.join()
+
+
+def test_ray_starts_on_this_machine_and_is_gone_afterwards(own, tmp_path, workers_path, one_thread, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    grid = {**own, "method": ["base", "grace"]}
+    records = study.run(grid, store=tmp_path / "ray", executor="ray", num_workers=1, show=False)
+    assert not ray.is_initialized()
+    pd.testing.assert_frame_equal(records, study.run(grid, store=tmp_path / "local", show=False))
 
 
 def test_a_node_that_dies_half_way_changes_nothing(own, tmp_path, cluster, one_thread, caplog):
