@@ -99,7 +99,9 @@ def judge(row: dict, entry: dict, info: dict) -> dict[str, str]:
     changed = [what for what, name in (("weights", "base"), ("questions", "forget_ids"), ("template", "template"),
                ("protocol", "protocol"), ("versions", "versions"), ("machine", "machine"))
                if entry.get(name) != info.get(name)]  # fmt: skip
-    if entry["patch"].get("hparams") != info["patch"].get("hparams"):
+    # younger than the first results; it changes no number (`study.Cell.key`)
+    before, now = ({**(d["patch"].get("hparams") or {}), "gradient_checkpointing": None} for d in (entry, info))
+    if before != now:
         changed.insert(0, "hyperparameters")
     alike = not {"versions", "machine"} & set(changed) and info["device"] == entry["device"] == "cpu"
     within = row["same outputs"] >= OUTPUTS and row["largest difference"] <= METRIC

@@ -287,6 +287,8 @@ def test_what_verification_needs_of_a_cell():
     assert verify.judge({**row, "largest difference": 0.1}, entry, other)["verdict"] == "outside"
     assert verify.judge({**row, "identical": True}, entry, same)["verdict"] == "identical"
     assert "hyperparameters" in verify.judge(row, entry, {**same, "patch": {"hparams": {"lr": 2}}})["note"]
+    younger = {**same, "patch": {"hparams": {"lr": 1, "gradient_checkpointing": False}}}
+    assert verify.judge(row, entry, younger)["note"] == ""
 
 
 @pytest.mark.parametrize(("text", "message"), [
