@@ -37,6 +37,8 @@ from .recipes.query_merging import merge_requests
 
 log = logging.getLogger(__name__)
 
+# methods whose formulas are below
+COMPUTED = ("ga", "gd", "kl", "dpo", "idk", "rome", "memit", "alphaedit", "grace", "wise")
 CLEARLY = 1.25  # an estimate above this share of what is free is an error, one above it all a warning
 CARD = {"name": "H100 SXM", "operations a second": 989e12, "bytes a second": 3.35e12}  # dense bf16; its data sheet
 USED = 0.4  # of both: what large models reach in practice
@@ -285,7 +287,7 @@ def prepare(
     A config is taken in ``dtype`` and on a GPU, unless ``gpu=False``. Without a tokenizer and a forget set of your own:
     ``n_forget`` built-in facts as the pocket's tokenizer cuts them, which is into more pieces than a large one does.
     """
-    check_name("method", method, METHODS)
+    check_name("method with a formula", method, COMPUTED)
     loaded = isinstance(model_or_config, nn.Module)
     model = model_or_config if loaded else on_meta(model_or_config).to(dtype)
     if gpu is None:
@@ -327,8 +329,11 @@ def free(model: nn.Module) -> float:
 def check(job: Any, method: str, *, covariance: bool) -> None:
     """Warn where a method needs more than is free, raise `OutOfMemoryError` where it is ``CLEARLY`` more.
 
-    Over several GPUs the sum counts: which of them fills up first is not computed.
+    Over several GPUs the sum counts: which of them fills up first is not computed. A method of your own has no formula
+    here and is not checked.
     """
+    if method not in COMPUTED:
+        return
     m = Shape.of(job.model, devices(job.model)[0].type == "cuda")
     x = lengths(
         job.tokenizer, method, job.config, job.model.config, job.requests, job.forget, job.retain, mode=job.mode,
