@@ -76,6 +76,7 @@ bench: $(READY)  ## measure speed and memory, as ratios and counts
 	@$(PY) benchmarks/evaluation.py $(ARGS)
 	@$(PY) benchmarks/methods.py $(ARGS)
 	@$(PY) benchmarks/memory.py
+	@$(PY) benchmarks/growth.py
 
 browser:
 	@if $(FIND_BROWSER) >/dev/null; then exit 0; fi; \

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pandas as pd
+import plotly
 import pytest
 import torch
 from conftest import make_model, make_tokenizer, qas
@@ -21,6 +23,7 @@ from sample_records import paper, records, summary
 
 import editunlearn_lib as eu
 from editunlearn_lib import charts, explorer
+from editunlearn_lib.data import contracts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -162,6 +165,48 @@ def test_planted_markup_in_the_matrix_stays_text():
     rows = planted(summary(), "dataset", "method", "set")
     figure = charts.matrix(rows, "method", "set", title=PLANTED, reading=PLANTED, **NAMED)
     inert(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_planted_markup_runs_in_no_browser(tmp_path):
+    """With the page's own scripts at work: selectors built from the data, hover labels drawn by Plotly."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    (tmp_path / "vendor").mkdir()
+    shutil.copy(ROOT / "book/_static/book.js", tmp_path)
+    shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", tmp_path / "vendor")
+    rows = planted(summary(), "dataset", "method", "set")
+    figure = charts.matrix(rows, "method", "set", title=PLANTED, reading=PLANTED, **NAMED)
+    bodies = [page().html for page in PAGES.values()]
+    bodies.append(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
+    head = '<meta charset="utf-8"><script>window.ran = 0; function planted() { window.ran += 1 }</script>'
+    head += '<script src="book.js" defer></script>'
+    (tmp_path / "page.html").write_text(f"<!doctype html>{head}{''.join(bodies)}", encoding="utf-8")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                  "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"],
+        )  # fmt: skip
+        page, asked = browser.new_page(), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri(), timeout=120_000)
+        page.wait_for_function("document.querySelector('.eu-figure').dataset.drawn === 'true'", timeout=120_000)
+        plot = page.locator(".eu-figure .eu-plot").last
+        box = plot.locator(".hm, .heatmaplayer image").first
+        box.hover(force=True, timeout=60_000)
+        page.wait_for_selector(".hoverlayer .hovertext", timeout=60_000)
+        assert "planted()" in plot.locator(".hoverlayer").text_content()  # the label holds what was planted, as text
+        for select in page.locator("select").all():
+            select.focus()
+            page.keyboard.press("ArrowDown")
+        found = page.evaluate("[window.ran, document.querySelectorAll('[onerror], [onclick], img').length]")
+        browser.close()
+    assert found == [0, 0]
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert not [url for url in asked if url.endswith("/x")]  # the picture that was planted
 
 
 # ---------------------------------------------------------------- downloads
@@ -315,6 +360,52 @@ def test_a_models_folder_runs_nothing(tmp_path):
     assert not mark.exists()
 
 
+# ---------------------------------------------------------------- what is read from the hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one file of PISTOL, at whatever revision; what it was asked for."""
+    import datasets
+    import huggingface_hub
+
+    asked = []
+    rows = [{"question": "What was the effective date of the contract between Aa Ltd and Bb Ltd?", "answer": "1 May", "edge": "Aa Ltd_Bb Ltd"}]  # fmt: skip
+
+    def info(self, name, revision=None):
+        return type("Info", (), {"sha": "f" * 40 if revision is None else revision.ljust(40, "0")})
+
+    def load(name, **options):
+        asked.append((name, options["revision"]))
+        return rows
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(contracts, "annotate", lambda question, answer, edge: (None, [], ("Aa Ltd", "Bb Ltd")))
+    return asked
+
+
+def test_what_the_hub_gave_is_known_by_its_full_revision(hub, caplog):
+    split = eu.load_split("pistol", n_forget=1, seed=0)  # no revision is pinned: the newest, which is said and recorded
+    assert hub == [("xinchiqiu/PISTOL", "f" * 40)] and split.origin.endswith("@" + "f" * 40)
+    assert "no pinned revision" in caplog.text and f"source='hub@{'f' * 40}'" in caplog.text
+    split = eu.load_split("pistol", n_forget=1, seed=0, source="hub@0123abc")
+    assert hub[-1][1] == "0123abc".ljust(40, "0") and split.origin.endswith(hub[-1][1])
+
+
+def test_every_download_names_a_revision():
+    """`revision=` in each call that asks the hub for data; for TOFU and WikiText it is pinned."""
+    calls = [
+        node
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] in ("load_dataset", "hf_hub_download", "snapshot_download")
+    ]
+    assert len(calls) >= 2 and all("revision" in {k.arg for k in call.keywords} for call in calls)
+    assert eu.data.TOFU[1] and eu.covariance.WIKITEXT[1]
+
+
 # ---------------------------------------------------------------- advisories
 
 
@@ -335,11 +426,15 @@ def test_an_advisory_fails_and_what_was_not_checked_is_said(audit):
     said, code = audit.verdict(json.dumps({"dependencies": [unknown]}), "")
     assert code == 0 and "NOT checked" in said
     assert audit.verdict("", "error: no such option") == ("error: no such option", 1)
+    for packages in ([unknown], [good, unknown]):  # on GitHub's runners
+        assert audit.verdict(json.dumps({"dependencies": packages}), "", strict=True)[1] == 1
+    assert audit.verdict(json.dumps({"dependencies": [good]}), "", strict=True)[1] == 0
+    assert audit.verdict("", "ConnectionError: no route", strict=True)[1] == 1
 
 
 def test_without_a_network_the_advisories_say_so_and_do_not_fail():
     pytest.importorskip("pip_audit")
-    nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    nowhere = {"GITHUB_ACTIONS": "", **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")}
     run = subprocess.run(
         [sys.executable, ROOT / ".ci/audit.py"], env=os.environ | nowhere, capture_output=True, text=True
     )
