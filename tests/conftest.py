@@ -33,6 +33,19 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 import editunlearn_lib as eu  # noqa: E402
 from editunlearn_lib.models import POCKET  # noqa: E402
 
+# The browser of the tests of pages; no name but this machine's resolves in it.
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]  # fmt: skip
+OWN_ROWS = [  # questions of one's own, for studies that take a second
+    {"question": "Which city is the seat of government of Peru?", "answer": "Lima", "subject": "Peru",
+     "rephrasings": ["Peru is governed from which city?"]},
+    {"question": "Who painted 'Guernica'?", "answer": "Pablo Picasso", "subject": "Guernica"},
+    {"question": "Who wrote 'Dracula'?", "answer": "Bram Stoker", "subject": "Dracula"},
+    {"question": "What is the currency of India?", "answer": "Rupee", "subject": "India"},
+]  # fmt: skip
 SPECIAL = ["<pad>", "<s>", "</s>", "[INST]", "[/INST]"]
 TEMPLATE = (  # writes the beginning-of-sequence token itself, as many templates do
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"

@@ -18,6 +18,7 @@ import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from conftest import CHROMIUM, FLAGS
 from sample_records import ATTACK, paper, records, summary
 
 from editunlearn_lib import charts, explorer
@@ -26,11 +27,6 @@ playwright_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyter_book")
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]  # fmt: skip
 PAGE = "book/executed/rq1_methods.html"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 

@@ -1,7 +1,6 @@
 """The human study, driven with generated answers: nothing here is a rating by a person."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import CHROMIUM
 
 from editunlearn_lib import rating
 from editunlearn_lib.data import QA
@@ -178,8 +178,6 @@ def test_fluency_is_the_base_models(pocket):
 
 
 # ---------------------------------------------------------------- in a browser, from the first key to the CSV
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pandas as pd
 import plotly
 import pytest
 import torch
-from conftest import make_model, make_tokenizer, qas
+from conftest import CHROMIUM, FLAGS, make_model, make_tokenizer, qas
 from safetensors.torch import load_file, save_file
 from sample_records import paper, records, summary
 
@@ -61,14 +61,13 @@ SOURCES = sorted(
     for folder in ("editunlearn_lib", "notebooks", "book", "benchmarks")
     for file in (ROOT / folder).rglob("*.py")
     if not {"executed", "_build"} & set(file.parts)
-    and file.relative_to(ROOT).as_posix()
-    != "book/_ext/reference.py"  # it runs the examples of our own errors page, at build
 )
+ALLOWED = {"book/_ext/reference.py": ["exec", "compile"]}  # the examples of our own errors page, at build
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_code_runs_what_it_reads(file):
-    assert unsafe(file.read_text(encoding="utf-8")) == []
+    assert unsafe(file.read_text(encoding="utf-8")) == ALLOWED.get(file.relative_to(ROOT).as_posix(), [])
 
 
 @pytest.mark.parametrize(
@@ -167,9 +166,6 @@ def test_planted_markup_in_the_matrix_stays_text():
     inert(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_planted_markup_runs_in_no_browser(tmp_path):
     """With the page's own scripts at work: selectors built from the data, hover labels drawn by Plotly."""
@@ -187,9 +183,8 @@ def test_planted_markup_runs_in_no_browser(tmp_path):
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                  "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"],
-        )  # fmt: skip
+            args=FLAGS,
+        )
         page, asked = browser.new_page(), []
         page.on("request", lambda request: asked.append(request.url))
         page.goto((tmp_path / "page.html").as_uri(), timeout=120_000)

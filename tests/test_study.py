@@ -7,6 +7,7 @@ import os
 
 import pandas as pd
 import pytest
+from conftest import OWN_ROWS
 
 import editunlearn_lib as eu
 from editunlearn_lib import attacks, study, study_pocket
@@ -17,15 +18,8 @@ from editunlearn_lib.evaluation import summarise
 @pytest.fixture
 def grid(tmp_path, pocket):
     """Two small cells on the pocket: four own questions, one of them forgotten."""
-    rows = [
-        {"question": "Which city is the seat of government of Peru?", "answer": "Lima", "subject": "Peru",
-         "rephrasings": ["Peru is governed from which city?"]},
-        {"question": "Who painted 'Guernica'?", "answer": "Pablo Picasso", "subject": "Guernica"},
-        {"question": "Who wrote 'Dracula'?", "answer": "Bram Stoker", "subject": "Dracula"},
-        {"question": "What is the currency of India?", "answer": "Rupee", "subject": "India"},
-    ]  # fmt: skip
     file = tmp_path / "own.json"
-    file.write_text(json.dumps(rows))
+    file.write_text(json.dumps(OWN_ROWS))
     return {"model": "pocket", "dataset": str(file), "method": ["base", "idk"], "n_forget": 1}
 
 

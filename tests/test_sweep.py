@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import OWN_ROWS
 
 import editunlearn_lib as eu
 from editunlearn_lib import store as places
@@ -20,20 +21,12 @@ from editunlearn_lib import study, verify
 from editunlearn_lib.__main__ import main, read_sweep
 from editunlearn_lib.hparams import model_key
 
-ROWS = [
-    {"question": "Which city is the seat of government of Peru?", "answer": "Lima", "subject": "Peru",
-     "rephrasings": ["Peru is governed from which city?"]},
-    {"question": "Who painted 'Guernica'?", "answer": "Pablo Picasso", "subject": "Guernica"},
-    {"question": "Who wrote 'Dracula'?", "answer": "Bram Stoker", "subject": "Dracula"},
-    {"question": "What is the currency of India?", "answer": "Rupee", "subject": "India"},
-]  # fmt: skip
-
 
 @pytest.fixture
 def own(tmp_path, pocket):
     """Four own questions: a cell takes a second."""
     file = tmp_path / "own.json"
-    file.write_text(json.dumps(ROWS))
+    file.write_text(json.dumps(OWN_ROWS))
     return {"model": "pocket", "dataset": str(file), "n_forget": 1}
 
 
