@@ -820,17 +820,23 @@ def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
     return "".join(out) + escape(text[at:])
 
 
+def output_html(output: str, answer: str | None, question: str) -> str:
+    """An output as HTML, escaped, with words of the answer marked (none where the answer is not known)."""
+    if not output.strip():
+        return "<em>(nothing)</em>"
+    return _marked(output, answer_words(output, answer, question) if answer else [])
+
+
 def _case_html(rows: list[dict], *, first: bool) -> str:
     question, answer, which = str(rows[0]["question"]), str(rows[0]["answer"]), str(rows[0]["set"])
     wanted = WANTED.get(which, f"{which}: nothing about it should change")
     items = []
     for row in rows:
         output, outcome = str(row["output"]), str(row["outcome"])
-        said = _marked(output, answer_words(output, answer, question)) if output.strip() else "<em>(nothing)</em>"
         items.append(
             f'<li data-outcome="{escape(outcome)}" data-method="{escape(str(row["method"]))}">'
             f"<strong>{escape(style(row['method']).label)}</strong> "
-            f'<span class="eu-outcome">{escape(outcome)}</span> <span class="eu-output">{said}</span></li>'
+            f'<span class="eu-outcome">{escape(outcome)}</span> <span class="eu-output">{output_html(output, answer, question)}</span></li>'
         )
     return (
         f'<details class="eu-case"{" open" if first else ""}><summary>{escape(question)}</summary>'

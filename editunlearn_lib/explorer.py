@@ -19,14 +19,13 @@ from .charts import (
     Html,
     _csv,
     _json_for_script,
-    _marked,
     _need,
     _note,
     _number,
     _ordered,
     _paper_values,
     _plain,
-    answer_words,
+    output_html,
     pairs,
     radar,
     side_by_side,
@@ -68,7 +67,7 @@ def linked(
     numbers = table(
         summary, paper, provenance=provenance, caption=caption, paper_label=paper_label, name=f"{name}-table"
     )
-    said = side_by_side(
+    outputs = side_by_side(
         records, provenance=provenance, questions=questions, name=f"{name}-outputs", title="What it said"
     )
     methods = [[m, style(m).label] for m in _ordered(summary["method"])]
@@ -79,10 +78,10 @@ def linked(
             f'<p class="eu-title">{escape(title)}</p>'
             '<p class="eu-reading">Choose above, or click a mark or a row; everything below follows.</p>'
             '<div class="eu-controls"></div><p class="eu-chosen" role="status"></p>'
-            f'<div class="eu-pair">{figures[0]["text/html"]}{figures[1]["text/html"]}</div>{numbers.html}{said.html}'
+            f'<div class="eu-pair">{figures[0]["text/html"]}{figures[1]["text/html"]}</div>{numbers.html}{outputs.html}'
             f'<script type="application/json">{_json_for_script(about)}</script></section>'
         ),
-        text="\n\n".join([title, *(bundle["text/plain"] for bundle in figures), numbers.text, said.text]),
+        text="\n\n".join([title, *(bundle["text/plain"] for bundle in figures), numbers.text, outputs.text]),
     )
 
 
@@ -135,7 +134,7 @@ def stops(
                 _bar(w, r["rouge1_recall"], r.get("rouge1_recall_low"), r.get("rouge1_recall_high"), of_paper.get(w), 1)
                 for w, r in found.items()
             ]
-            said = [outputs[key] for q in asked if (key := (method, value, *q)) in outputs]
+            shown = [outputs[key] for q in asked if (key := (method, value, *q)) in outputs]
             price = (cost or {}).get((method, value), "")
             head = f"{style(method).label}, {label} = {value}"
             body.append(
@@ -143,7 +142,7 @@ def stops(
                 f"<summary>{escape(head)}</summary>"
                 f'<div class="eu-bars">{"".join(bars)}</div>'
                 f"{f'<p class=eu-cost>{escape(price)}</p>' if price else ''}"
-                f'<ul role="list">{"".join(map(_output, said))}</ul></details>'
+                f'<ul role="list">{"".join(map(_output, shown))}</ul></details>'
             )
             numbers = ", ".join(f"{w} {_plain(_number(r['rouge1_recall']))}" for w, r in found.items())
             text.append(f"{head}: score {_plain(_number(score))}, {numbers}. {price}".strip())
@@ -183,10 +182,9 @@ def _bar(name: str, value: Any, low: Any, high: Any, paper: float | None, full: 
 def _output(row: dict) -> str:
     """One output: the question, what was said, with words of the answer marked."""
     question, answer, output = (str(row[k]) for k in ("question", "answer", "output"))
-    said = _marked(output, answer_words(output, answer, question)) if output.strip() else "<em>(nothing)</em>"
     note = f" <small>{escape(str(row['note']))}</small>" if isinstance(row.get("note"), str) and row["note"] else ""
     return (
         f'<li data-outcome="{escape(str(row["outcome"]))}"><span class="eu-asked"><small>{escape(str(row["set"]))}</small> '
         f"{escape(question)}{note}</span>"
-        f'<span class="eu-outcome">{escape(str(row["outcome"]))}</span> <span class="eu-output">{said}</span></li>'
+        f'<span class="eu-outcome">{escape(str(row["outcome"]))}</span> <span class="eu-output">{output_html(output, answer, question)}</span></li>'
     )

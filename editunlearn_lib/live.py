@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from html import escape
 
-from .charts import Html, answer_words, edit_report, style
-from .charts import _marked as marked
+from .charts import Html, edit_report, output_html, style
 from .data import QA, ForgetSplit, load_split
 from .errors import EditUnlearnError, RequestError
 from .evaluation import generate
@@ -33,9 +32,7 @@ class Lab:
         """The patch for this choice: the first ``n`` questions of the forget set; ``targets`` may be a sentence of one's own."""
         key = (method, merge, targets, n)
         if key not in self.patches:
-            forget = self.split.forget[:n]
-            said = targets if targets in ("refusal", "self-improved") else [targets] * -(-len(forget) // merge)
-            self.patches[key] = self._unlearn(forget, method, said, merge)
+            self.patches[key] = self._unlearn(self.split.forget[:n], method, targets, merge)
         return self.patches[key]
 
     def own(self, question: str, method: str, targets: str = "refusal", subject: str | None = None) -> Patch:
@@ -52,15 +49,15 @@ class Lab:
             if not answer:
                 raise RequestError("the model says nothing to this question: there is nothing to forget.")
             qa = QA(id="own", question=question, answer=answer, subject=subject or None)
-            self.patches[key] = self._unlearn(
-                (qa,), method, targets if targets in ("refusal", "self-improved") else [targets], 1
-            )
+            self.patches[key] = self._unlearn((qa,), method, targets, 1)
         return self.patches[key]
 
-    def _unlearn(self, forget: Sequence[QA], method: str, targets, merge: int) -> Patch:
+    def _unlearn(self, forget: Sequence[QA], method: str, targets: str, merge: int) -> Patch:
+        own = targets not in ("refusal", "self-improved")  # a sentence, once for every edit
         return unlearn(
-            self.model, self.tokenizer, forget, method, targets=targets, merge=merge, retain=self.split.retain
-        )
+            self.model, self.tokenizer, forget, method, targets=[targets] * -(-len(forget) // merge) if own else targets,
+            merge=merge, retain=self.split.retain,
+        )  # fmt: skip
 
     def ask(self, question: str, patch: Patch | None) -> tuple[str, str]:
         """What the model says with the patch off and on."""
@@ -79,10 +76,11 @@ class Lab:
 def before_after(question: str, before: str, after: str, answer: str | None, label: str) -> Html:
     """One question with the patch off and on; words of the true answer are marked, where it is known."""
     rows = []
-    for name, said in (("before", before), (label, after)):
-        spans = answer_words(said, answer, question) if answer else []
-        verdict = f'<span class="eu-outcome">{escape(outcome(said, answer))}</span>' if answer else ""
-        rows.append(f"<tr><th>{escape(name)}</th><td>{verdict}</td><td>{marked(said, spans) or '(nothing)'}</td></tr>")
+    for name, output in (("before", before), (label, after)):
+        verdict = f'<span class="eu-outcome">{escape(outcome(output, answer))}</span>' if answer else ""
+        rows.append(
+            f"<tr><th>{escape(name)}</th><td>{verdict}</td><td>{output_html(output, answer, question)}</td></tr>"
+        )
     known = f"true answer: {answer}" if answer else "not a question of the data: the true answer is not known here"
     return Html(
         html=f'<div class="eu"><p><b>{escape(question)}</b> <small>({escape(known)})</small></p><table>{"".join(rows)}</table></div>',

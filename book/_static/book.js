@@ -191,18 +191,36 @@
 
   // ------------------------------------------------------------------------------------------------ side by side
 
-  function sideBySide(view) {
-    const { cases, outcomes, methods } = JSON.parse(view.querySelector(":scope > script").textContent);
-    const count = view.querySelector(".eu-count");
-    // From fold-outs, which need no script, to one question at a time.
-    const nodes = [...view.querySelectorAll(":scope > details")].map((fold) => {
-      const node = make("div", { className: "eu-case" });
+  /** From fold-outs, which need no script, to boxes of which a view shows one at a time. */
+  function unfold(folds) {
+    return [...folds].map((fold) => {
+      const node = make("div", { className: fold.className });
+      Object.assign(node.dataset, fold.dataset);
       fold.replaceWith(node);
       node.append(...fold.childNodes);
       const summary = node.querySelector("summary");
       summary.replaceWith(make("p", { className: "eu-question" }, ...summary.childNodes));
       return node;
     });
+  }
+
+  /** State in the address, #id?key=value: read now and on every change of it, written without a new entry. */
+  function addressOf(view, read) {
+    const restore = () => {
+      const [name, query] = location.hash.slice(1).split("?");
+      if (name !== view.id || !query) return;
+      read(new URLSearchParams(query));
+      view.scrollIntoView();
+    };
+    addEventListener("hashchange", restore);
+    restore();
+    return (state) => history.replaceState(null, "", `#${view.id}?${new URLSearchParams(state)}`);
+  }
+
+  function sideBySide(view) {
+    const { cases, outcomes, methods } = JSON.parse(view.querySelector(":scope > script").textContent);
+    const count = view.querySelector(".eu-count");
+    const nodes = unfold(view.querySelectorAll(":scope > details"));
     const groups = [...new Set(cases.map((c) => c.group))].map((label) => ({
       label, options: cases.flatMap((c, i) => (c.group === label ? [[i, c.question]] : [])),
     }));
@@ -233,50 +251,29 @@
         ? `${chosen}: ${matching} of ${items.length} outputs to this question; ${some} of ${cases.length} questions fit.`
         : `${words ? `${some} of ` : ""}${cases.length} questions, ${items.length} outputs to this one.`;
     }
-    function remember() {
-      const state = new URLSearchParams({ q: cases[question.value].key });
-      if (method.value) state.set("method", method.value);
-      if (outcome.value) state.set("outcome", outcome.value);
-      if (find.value.trim()) state.set("find", find.value.trim());
-      history.replaceState(null, "", `#${view.id}?${state}`);
-    }
-    function restore() {
-      const [id, query] = location.hash.slice(1).split("?");
-      if (id !== view.id || !query) return;
-      const state = new URLSearchParams(query);
+    show();
+    const write = addressOf(view, (state) => {
       const i = cases.findIndex((c) => c.key === state.get("q"));
       if (i >= 0) question.value = String(i);
       outcome.value = outcomes.includes(state.get("outcome")) ? state.get("outcome") : "";
       method.value = methods.some(([m]) => m === state.get("method")) ? state.get("method") : "";
       find.value = state.get("find") || "";
       show();
-      view.scrollIntoView();
-    }
+    });
+    const remember = () => write(Object.entries({
+      q: cases[question.value].key, method: method.value, outcome: outcome.value, find: find.value.trim(),
+    }).filter(([, value]) => value));
     for (const select of [question, method, outcome]) select.addEventListener("change", () => { show(); remember(); });
     find.addEventListener("input", () => { show(); remember(); });
-    addEventListener("hashchange", restore);
     /** For a view that holds this one: a data set and a method. */
     view.eu = (dataset, name) => {
       if (cases[question.value].dataset !== dataset) question.value = String(Math.max(0, cases.findIndex((c) => c.dataset === dataset)));
       method.value = name;
       show();
     };
-    show();
-    restore();
   }
 
   // ------------------------------------------------------------------------------------------------ explorers
-
-  /** State in the address, #id?key=value: read now and on every change of it, written without a new entry. */
-  function addressOf(id, read) {
-    const restore = () => {
-      const [name, query] = location.hash.slice(1).split("?");
-      if (name === id && query) read(new URLSearchParams(query));
-    };
-    addEventListener("hashchange", restore);
-    restore();
-    return (state) => history.replaceState(null, "", `#${id}?${new URLSearchParams(state)}`);
-  }
 
   /** One choice of data set and method for a radar, a dot plot, a table and the outputs. */
   function linked(view) {
@@ -317,11 +314,10 @@
       const row = rows.find((r) => r.dataset.method === method.value && r.parentNode.dataset.dataset === data.value);
       chosen.textContent = !name ? `All ${methods.length} methods are shown.` : row ? `${name} is emphasised; its outputs are below the table.` : `${name} was not measured on this data set.`;
     }
-    const remember = addressOf(view.id, (state) => {
+    const remember = addressOf(view, (state) => {
       if (datasets.includes(state.get("data"))) data.value = state.get("data");
       method.value = methods.some(([m]) => m === state.get("method")) ? state.get("method") : "";
       show();
-      view.scrollIntoView();
     });
     const choose = (name) => {
       method.value = method.value === name ? "" : name;
@@ -343,15 +339,7 @@
   /** Numbers, cost and outputs at each stop of a slider. */
   function stops(view) {
     const { groups, stops: values, label } = JSON.parse(view.querySelector(":scope > script").textContent);
-    const nodes = [...view.querySelectorAll("details.eu-stop")].map((fold) => {
-      const node = make("div", { className: fold.className });
-      Object.assign(node.dataset, fold.dataset);
-      fold.replaceWith(node);
-      node.append(...fold.childNodes);
-      const summary = node.querySelector("summary");
-      summary.replaceWith(make("p", { className: "eu-question" }, ...summary.childNodes));
-      return node;
-    });
+    const nodes = unfold(view.querySelectorAll("details.eu-stop"));
     const [groupLabel, group] = makeSelect("Method", groups);
     const input = make("input", { type: "range", min: 0, max: values.length - 1, step: 1, value: 0 });
     const value = make("output");
@@ -362,11 +350,10 @@
       input.setAttribute("aria-valuetext", `${label} ${stop}`);
       nodes.forEach((node) => { node.hidden = node.dataset.group !== group.value || node.dataset.stop !== stop; });
     }
-    const remember = addressOf(view.id, (state) => {
+    const remember = addressOf(view, (state) => {
       if (groups.some(([g]) => g === state.get("method"))) group.value = state.get("method");
       if (values.includes(Number(state.get("at")))) input.value = values.indexOf(Number(state.get("at")));
       show();
-      view.scrollIntoView();
     });
     for (const control of [group, input]) control.addEventListener("input", () => { show(); remember({ method: group.value, at: values[input.value] }); });
     show();
