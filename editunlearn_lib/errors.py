@@ -54,6 +54,11 @@ class RatingError(EditUnlearnError, ValueError):
     """A rating, a rater or a study that does not fit: names the file, the line and the field."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name and arguments where it says nothing."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest known name, or nothing."""
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

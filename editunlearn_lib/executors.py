@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .errors import StudyError, check_name
+from .errors import StudyError, check_name, first_line
 
 log = logging.getLogger(__name__)
 RETRIES = 3  # of a cell whose worker or node died
@@ -62,7 +62,7 @@ def ray(
         try:
             Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise StudyError(f"no Ray cluster can be reached at {address!r} ({str(error).splitlines()[0]}).") from error
+            raise StudyError(f"no Ray cluster can be reached at {address!r} ({first_line(error)}).") from error
     try:
         yield from _Crew(Ray, work, cells, num_workers).run()
     finally:

@@ -26,7 +26,7 @@ from torch import nn
 
 from .covariance import BATCH_TOKENS
 from .data import QA, load_split
-from .errors import OutOfMemoryError, check_name
+from .errors import OutOfMemoryError, check_name, first_line
 from .evaluation import MAX_NEW_TOKENS, TOKENS_AT_ONCE
 from .hparams import resolve
 from .methods import METHODS, resolve_targets
@@ -383,8 +383,9 @@ def explained(what: str, ways: str) -> Iterator[None]:
         if ours or not ran_out:
             raise
         traceback.clear_frames(error.__traceback__)  # or else the error keeps every tensor of the work alive
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OutOfMemoryError(f"memory ran out in {what}: use {ways}. The model is as it was. ({first})") from error
+        raise OutOfMemoryError(
+            f"memory ran out in {what}: use {ways}. The model is as it was. ({first_line(error)})"
+        ) from error
 
 
 # ---------------------------------------------------------------- how long

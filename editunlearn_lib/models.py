@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 from transformers.utils import logging as hf_logging
 
-from .errors import ModelLoadError, OutOfMemoryError, RequestError, UnsupportedModelError, check_name
+from .errors import ModelLoadError, OutOfMemoryError, RequestError, UnsupportedModelError, check_name, first_line
 from .progress import shown
 
 POCKET = {
@@ -185,9 +185,8 @@ def load_model(
     except (UnsupportedModelError, OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises OSError, ValueError and hub errors of many types
-        first = (str(error).strip().splitlines() or [""])[0]
         raise ModelLoadError(
-            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {first}). "
+            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {first_line(error)}). "
             "A local folder with config.json, *.safetensors and tokenizer files works without a network: "
             "load_model('path/to/folder'); load_model('pocket') needs nothing at all."
         ) from error

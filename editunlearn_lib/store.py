@@ -15,7 +15,7 @@ from typing import Any
 
 import fsspec
 
-from .errors import StoreError
+from .errors import StoreError, first_line
 
 CELL = re.compile(r".+-n\d+-m\d+-s-?\d+-[0-9a-f]{10}\.json")  # other files of a folder are none of ours
 FAILED = ".failed.json"
@@ -61,7 +61,9 @@ def place(store: str | Path | RemotePath) -> Path | RemotePath:
         # a listing that is remembered would hide what other machines have stored since
         return RemotePath(*fsspec.core.url_to_fs(store, use_listings_cache=False))
     except Exception as error:  # ImportError, ValueError, and what each filesystem raises without its credentials
-        raise StoreError(f"the store {store!r} cannot be opened ({_first_line(error)}).") from error
+        raise StoreError(
+            f"the store {store!r} cannot be opened ({type(error).__name__}: {first_line(error)})."
+        ) from error
 
 
 def names(store: str | Path | RemotePath) -> set[str]:
@@ -75,7 +77,9 @@ def names(store: str | Path | RemotePath) -> set[str]:
     except FileNotFoundError:
         return set()
     except Exception as error:
-        raise StoreError(f"the store {folder} cannot be listed ({_first_line(error)}).") from error
+        raise StoreError(
+            f"the store {folder} cannot be listed ({type(error).__name__}: {first_line(error)})."
+        ) from error
     return {name for name in found if CELL.fullmatch(name.replace(FAILED, ".json"))}
 
 
@@ -86,7 +90,9 @@ def write(path: Path | RemotePath, text: str) -> None:
             path.fs.makedirs(path.parent.path, exist_ok=True)
             path.fs.pipe_file(path.path, text.encode())
         except Exception as error:
-            raise StoreError(f"{path.name} could not be stored in {path.parent}: {_first_line(error)}.") from error
+            raise StoreError(
+                f"{path.name} could not be stored in {path.parent}: {type(error).__name__}: {first_line(error)}."
+            ) from error
         return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two machines may have a process of the same number
     try:
@@ -116,7 +122,3 @@ def check_writable(store: str | Path | RemotePath) -> None:
     except StoreError as error:
         raise StoreError(str(error).replace(probe.name, "nothing")) from error
     remove(probe)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or repr(error)).splitlines()[0]}"

@@ -17,8 +17,10 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import numbers
 import os
 import platform
+import reprlib
 import subprocess
 import threading
 import traceback
@@ -42,10 +44,10 @@ from .errors import (
     RequestError,
     StoreError,
     StudyError,
-    TrainingError,
     UnknownNameError,
     UnsupportedModelError,
     check_name,
+    first_line,
 )
 from .evaluation import evaluate
 from .hparams import model_key, preset
@@ -144,6 +146,13 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
         }
         for values in itertools.product(*lists.values()):
             cell = Cell(**dict(zip(lists, values, strict=True)))
+            for entry in dataclasses.fields(Cell):
+                kind = numbers.Integral if entry.type == "int" else (str, os.PathLike)
+                value = getattr(cell, entry.name)
+                if not isinstance(value, kind) and not (value is None and "None" in entry.type):
+                    raise RequestError(
+                        f"the field {entry.name!r} of a grid is {entry.type}, not {reprlib.repr(value)}."
+                    )
             check_name("method", cell.method, (*METHODS, *REFERENCES))
             if Path(cell.dataset).suffix == "":
                 check_name("dataset", cell.dataset, DATASETS)
@@ -263,7 +272,7 @@ class Work:
                 except FATAL:
                     raise
                 except Exception as error:
-                    put_failed(self.store, cell, type(error).__name__, _reason(error), traceback.format_exc())
+                    put_failed(self.store, cell, type(error).__name__, first_line(error), traceback.format_exc())
                     self.loaded.clear()  # whatever the failure has left behind: the next cell gets a fresh model
                     traceback.clear_frames(error.__traceback__)
                     _free()
@@ -285,7 +294,7 @@ class Work:
                 raise
             except Exception as error:  # too large for the device, a device that does not exist
                 raise ModelLoadError(
-                    f"the model {name!r} cannot be put on {self.device!r} ({_reason(error)})."
+                    f"the model {name!r} cannot be put on {self.device!r} ({first_line(error)})."
                 ) from error
         return self.loaded[name]
 
@@ -294,10 +303,6 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
@@ -322,11 +327,6 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
         info["took"] = sum(took) / len(took) if took else None  # share of the edits
         with patch.on(model):
             records = ask(model, tokenizer, split, cell.seed)
-    if "probability" in records and not (numbers := records["probability"].notna()).all():
-        raise TrainingError(
-            f"the model's logits are not finite at {(~numbers).sum()} of {len(numbers)} questions: load it in float32 or "
-            "bfloat16, or lower the method's learning rate."
-        )
     records.insert(0, "schema", SCHEMA)
     for position, (name, value) in enumerate(columns(cell).items(), 1):
         records.insert(position, name, value)

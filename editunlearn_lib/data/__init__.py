@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DatasetError, EditUnlearnError, check_name
+from ..errors import DatasetError, EditUnlearnError, check_name, first_line
 from . import contracts
 from .facts import facts
 
@@ -274,7 +274,7 @@ def _official(source: str | Path | None, stem: str, *, hub: str, revision: str |
         return f"hub:{hub}/{stem}.json@{found or 'unknown'}", list(table)
     except Exception as error:
         raise DatasetError(
-            f"the hub could not give {hub}/{stem}.json ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"the hub could not give {hub}/{stem}.json ({type(error).__name__}: {first_line(error)}). "
             f"Download the file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
         ) from error
 
