@@ -154,7 +154,7 @@ def load_split(
     elif name == "tofu-facts":
         (rows, origin), unseen = _tofu(source), factual()[1]
     elif name == "pistol":
-        rows, origin = _pistol(source)
+        (rows, origin), others = _pistol(source), {"factual": factual()[0]}  # as in the paper's Table 4
     elif Path(name).suffix.lower() in (".json", ".jsonl", ".csv"):
         rows = _own(Path(name))
     else:
