@@ -48,7 +48,6 @@ def violations(page, rules: list[str] | None = None) -> list[tuple]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow  # every page, light and dark: minutes
 def test_axe_finds_no_serious_fault_on_any_page(pages, visit):
     for name in html_pages(pages):
         seen = visit(pages, name)
