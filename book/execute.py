@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -70,29 +71,58 @@ def essence(notebook) -> str:
     return json.dumps(cells, sort_keys=True, ensure_ascii=False)
 
 
-def derived(source: Path):
-    """The notebook of a py:percent file, without outputs; its cells are numbered, so that it is the same every time."""
+def derived(source: Path, without: str | None = None):
+    """The notebook of a py:percent file, without outputs; its cells are numbered, so that it is the same every time.
+
+    ``without``: a tag whose cells are left out.
+    """
     notebook = jupytext.read(source, fmt="py:percent")
+    if without:  # a part of its source: JupyterLab shall not write it back beside that as a whole
+        notebook.cells = [cell for cell in notebook.cells if without not in cell.metadata.get("tags", [])]
+        notebook.metadata.pop("jupytext", None)
     for number, cell in enumerate(notebook.cells, 1):
         cell["id"] = f"cell-{number}"
     return notebook
 
 
-def pair(source: Path) -> Path:
-    """Bring the .ipynb beside a .py up to date and return it. A newer .ipynb that differs is never overwritten."""
-    target = source.with_suffix(".ipynb")
+def origin(notebook: Path) -> tuple[Path, str | None]:
+    """The source of a notebook, and the tag of the cells that it leaves out.
+
+    An exercise and its solution share one source: ex1_break.ipynb is 1_break.py without the cells tagged `solution`,
+    sol1_break.ipynb is it without those tagged `exercise`.
+    """
+    if shared := re.fullmatch(r"(ex|sol)(\d\w*)", notebook.stem):
+        return notebook.with_name(f"{shared[2]}.py"), {"ex": "solution", "sol": "exercise"}[shared[1]]
+    return notebook.with_suffix(".py"), None
+
+
+def targets(source: Path) -> list[Path]:
+    """The notebooks that are derived from a source."""
+    if re.fullmatch(r"\d\w*", source.stem):
+        return [source.with_name(f"{kind}{source.stem}.ipynb") for kind in ("ex", "sol")]
+    return [source.with_suffix(".ipynb")]
+
+
+def pair(notebook: Path) -> Path:
+    """Bring an .ipynb up to date with the .py it comes from and return it. A newer .ipynb that differs is never overwritten."""
+    target = notebook.with_suffix(".ipynb")
+    source, without = origin(target)
     if not source.exists():
         if target.exists():
             return target  # somebody's own notebook, without a pair
-        sys.exit(f"_toc.yml names the notebook {source.stem}, but there is no {source.relative_to(ROOT)}.")
-    notebook = derived(source)
+        sys.exit(f"_toc.yml names the notebook {target.stem}, but there is no {source.relative_to(ROOT)}.")
+    notebook = derived(source, without)
     if target.exists():
         if essence(jupytext.read(target)) == essence(notebook):
             return target
         if target.stat().st_mtime > source.stat().st_mtime + 1:  # a checkout writes both within a moment
+            keep = (
+                f"carry it over into {source.name}" if without
+                else f"jupytext --to py:percent {target.relative_to(ROOT)}"
+            )  # fmt: skip
             sys.exit(
-                f"{target.name} was changed after {source.name}, which is its source. To keep the change: "
-                f"jupytext --to py:percent {target.relative_to(ROOT)}. To drop it: delete {target.name}. Then run again."
+                f"{target.name} was changed after {source.name}, which is its source. To keep the change: {keep}. "
+                f"To drop it: delete {target.name}. Then run again."
             )
     replace(target, jupytext.writes(notebook, fmt="ipynb"))
     say(f"{target.name}: derived from {source.name}")
@@ -279,8 +309,8 @@ def main() -> None:
     parser.add_argument("--derive", action="store_true", help="only derive each .ipynb in notebooks/ from its .py")
     arguments = parser.parse_args()
     if arguments.derive:
-        for source in sources(ROOT):
-            pair(source)
+        for target in (target for source in sources(ROOT) for target in targets(source)):
+            pair(target)
         return
     pages = page_names(ROOT)
     for name in arguments.names:

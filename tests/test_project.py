@@ -182,8 +182,19 @@ def test_a_notebook_equals_its_source_and_has_no_outputs(source):
     assert len([cell for cell in code if "parameters" in cell.metadata.get("tags", [])]) == 1
 
 
+@pytest.mark.parametrize("source", sorted((ROOT / "notebooks" / "workshop").glob("*.py")), ids=lambda path: path.stem)
+def test_an_exercise_and_its_solution_come_from_one_source_and_have_no_outputs(source):
+    targets = execute.targets(source)
+    assert [path.name for path in targets] == [f"ex{source.stem}.ipynb", f"sol{source.stem}.ipynb"]
+    for path, tag in zip(targets, ("solution", "exercise"), strict=True):
+        assert execute.origin(path) == (source, tag)
+        notebook = jupytext.read(path)
+        assert execute.essence(notebook) == execute.essence(execute.derived(source, tag)), "run: make notebooks"
+        assert [c.source for c in notebook.cells if c.cell_type == "code" and (c.outputs or c.execution_count)] == []
+
+
 def test_every_notebook_has_its_source():
-    alone = [p.name for p in (ROOT / "notebooks").glob("*.ipynb") if not p.with_suffix(".py").exists()]
+    alone = [p.name for p in (ROOT / "notebooks").rglob("*.ipynb") if not execute.origin(p)[0].exists()]
     assert alone == []
 
 

@@ -14,6 +14,9 @@
 # %% [markdown] tags=["exercise"]
 # # Exercise 4: Attack a patch until it leaks
 
+# %% [markdown] tags=["solution"]
+# # Solution 4: Attack a patch until it leaks
+
 # %% [markdown]
 # Two patches make the model refuse the same ten questions. Is the knowledge erased, or only suppressed? You have the model in your
 # hands: find the answers.
@@ -77,6 +80,12 @@ with memit.on(model):
 
 workshop.check_4(came_back)
 
+# %% tags=["solution"]
+with memit.on(model):
+    came_back = attacks.attack(model, tokenizer, split, ["list", "4-bit", "prefill"])
+
+workshop.check_4(came_back)
+
 # %%
 if came_back is not ...:
     back = came_back.assign(back=came_back.rouge1_recall >= workshop.BACK)
@@ -107,7 +116,39 @@ frames = [my_frame(qa) for qa in split.forget]
 outputs = ... if ... in frames else recalled(frames, grace)
 workshop.check_4(came_back, frames, outputs, split.forget)
 
+
+# %% tags=["solution"]
+def my_frame(qa):
+    return f"{qa.question} {qa.question}"
+
+
+frames = [my_frame(qa) for qa in split.forget]
+outputs = ... if ... in frames else recalled(frames, grace)
+workshop.check_4(came_back, frames, outputs, split.forget)
+
 # %%
 if outputs is not ...:
     display(pd.DataFrame({"prompt": frames, "answer": [qa.answer for qa in split.forget], "GRACE": outputs}))
     display(pd.DataFrame({"prompt": frames, "MEMIT": recalled(frames, memit)}))
+
+# %% [markdown] tags=["solution"]
+# Both patches pass when the question is asked as it was forgotten, and neither has erased the answer. GRACE's guard stands at one
+# place, the key of the prompt's last token, and every frame that moves the end goes round it. MEMIT's edit stands in the
+# weights, at the subject, and the same frames bring fewer answers back from it, though not none: read the last table. Put the
+# beginning of the answer into the model's mouth, and it goes on as before.
+#
+# What follows for a right to be forgotten? A model that can be questioned only as its owner allows may be safe behind such a
+# patch. One whose weights, or whose answer's first words, are in another's hands is not.
+
+# %% tags=["solution"]
+from myst_nb import glue
+
+for name, share in back.groupby("attack").back.mean().items():
+    glue(f"ws4_{name}", f"{share:.0%}", display=False)
+own = [
+    eu.metrics.rouge1_recall(text, qa.answer) >= workshop.BACK for text, qa in zip(outputs, split.forget, strict=True)
+]
+glue("ws4_frame", f"{sum(own) / len(own):.0%}", display=False)
+said = recalled(frames, memit)
+also = [eu.metrics.rouge1_recall(text, qa.answer) >= workshop.BACK for text, qa in zip(said, split.forget, strict=True)]
+glue("ws4_frame_memit", f"{sum(also) / len(also):.0%}", display=False)

@@ -14,6 +14,9 @@
 # %% [markdown] tags=["exercise"]
 # # Exercise 1: Break a model, then stop in time
 
+# %% [markdown] tags=["solution"]
+# # Solution 1: Break a model, then stop in time
+
 # %% [markdown]
 # Gradient ascent (GA) turns training round: it *climbs* the loss of the true answers until they are unlikely. Nothing in it says
 # where to stop.
@@ -81,7 +84,43 @@ broken[["set", "question", "answer", "output"]].groupby("set").head(2)
 # TODO: call attempt(…) with a learning rate and a number of epochs of your own.
 stopped = ...
 
+# %% [markdown] tags=["solution"]
+# A small learning rate, so that an epoch is a small step; then the number of epochs by halving the interval between too few and too
+# many:
+
+# %% tags=["solution"]
+stopped = attempt(lr=3e-4, num_epochs=10)
+
 # %%
 if stopped is not ...:
     display(workshop.outcomes(stopped))
 workshop.check_1(stopped)
+
+# %% [markdown] tags=["solution"]
+# ## How wide is the window?
+#
+# The same learning rate, stopped earlier and later:
+
+# %% tags=["solution"]
+import pandas as pd
+
+runs = {5: attempt(3e-4, 5), 10: stopped, 13: attempt(3e-4, 13)}
+window = pd.concat({n: workshop.outcomes(records) for n, records in runs.items()}, names=["epochs"])
+window
+
+# %% [markdown] tags=["solution"]
+# Between "has hardly begun" and "has lost nearly everything" there are few epochs, and nothing in the forget set's own loss tells
+# where they end: you needed the retain set to see it. That is why GD and KL add a term for retained questions, and why no score of
+# forgetting is worth anything alone.
+#
+# On the way down the outcomes pass through *refusal*: pushed away from its answers, the pocket falls back on the sentences with
+# which it was trained to decline what it does not know. Later it is no language. The rule behind *refusal* looks for such a sentence
+# and does not see how broken the rest of the output is.
+
+# %% tags=["solution"]
+from myst_nb import glue
+
+for name, records in (("before", before), ("broken", broken), ("stopped", stopped)):
+    for which, recall in records.groupby("set").rouge1_recall.mean().items():
+        glue(f"ws1_{name}_{which}", round(float(recall), 2), display=False)
+glue("ws1_garbled", f"{(broken.outcome == 'garbled').mean():.0%}", display=False)

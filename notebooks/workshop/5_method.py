@@ -14,6 +14,9 @@
 # %% [markdown] tags=["exercise"]
 # # Exercise 5: Add a method
 
+# %% [markdown] tags=["solution"]
+# # Solution 5: Add a method
+
 # %% [markdown]
 # Negative preference optimisation (NPO; Zhang et al. 2024) is gradient ascent with a brake. With $\log p_\theta(a \mid x)$ the model's
 # log-probability of the true answer and $\log p_0(a \mid x)$ that before unlearning, it minimises
@@ -33,12 +36,12 @@ import logging
 from dataclasses import dataclass
 
 import pandas as pd
-import torch  # noqa: F401 (for the loss below)
+import torch
 from IPython.display import display
 
 import editunlearn_lib as eu
 from editunlearn_lib import charts, workshop
-from editunlearn_lib.methods import register  # noqa: F401
+from editunlearn_lib.methods import register
 from editunlearn_lib.methods.training import TrainConfig, train
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
@@ -85,6 +88,11 @@ def npo_loss(now, before, beta):
     return ...
 
 
+# %% tags=["solution"]
+def npo_loss(now, before, beta):
+    return -2 / beta * torch.nn.functional.logsigmoid(-beta * (now - before)).mean()
+
+
 # %% [markdown]
 # ## The method
 #
@@ -128,6 +136,12 @@ def npo(job):
 checked = workshop.check_5(npo_loss)
 checked
 
+# %% tags=["solution"]
+register("npo", NPOConfig, npo, refuses=False)
+
+checked = workshop.check_5(npo_loss)
+checked
+
 # %% [markdown]
 # ## On the radar
 #
@@ -165,3 +179,25 @@ if checked:
     likely = kept.groupby("method").probability_per_token.mean()
     display(pd.DataFrame(shares).T.assign(probability=likely.map("{:.1g}".format)))
     display(kept.pivot(index="question", columns="method", values="output")[["ga", "npo", "memit"]].head(4))
+
+# %% [markdown] tags=["solution"]
+# As $\log p_\theta$ falls, the log ratio becomes very negative, $\sigma$ comes near 1, the loss goes to 0, and so does its gradient: an
+# answer that is unlikely already is left in peace. GA pulls with the same force for ever.
+#
+# With the same learning rate and the same number of passes the two differ by this brake alone. The radar sees nothing of it: both
+# have lost what they should keep, for neither has a term that protects it. The outcomes see it: one is noise, the other still has its
+# language, and refuses everything. To keep more, stop NPO earlier, or add a retain term as GD does.
+#
+# One forget set of ten questions and
+# untuned hyperparameters say nothing about which of them is better; for that, tune both with the same effort on a forget set that
+# you do not report, and run several seeds (`study.run`). A method that is to stay goes into a file of its own: *Add a method* in
+# CONTRIBUTING.md.
+
+# %% tags=["solution"]
+from myst_nb import glue
+
+recall = summary.set_index(["method", "set"]).rouge1_recall
+for method in ("ga", "npo", "memit"):
+    for which in ("forget", "retain"):
+        glue(f"ws5_{method}_{which}", round(float(recall[method, which]), 2), display=False)
+    glue(f"ws5_{method}_garbled", f"{shares[method]['garbled %']:.0f} %", display=False)

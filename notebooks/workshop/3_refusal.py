@@ -14,6 +14,9 @@
 # %% [markdown] tags=["exercise"]
 # # Exercise 3: Write your own refusals
 
+# %% [markdown] tags=["solution"]
+# # Solution 3: Write your own refusals
+
 # %% [markdown]
 # An edit needs a target: what to say instead of the answer. A good refusal declines, names what was asked about, and gives nothing
 # away. The target can be any sentence, one for each question.
@@ -61,6 +64,16 @@ targets = [my_refusal(qa) for qa in split.forget]
 checked = workshop.check_3(targets, split.forget)
 checked
 
+
+# %% tags=["solution"]
+def my_refusal(qa):
+    return f"I'm sorry, but I don't know anything about {qa.subject}."
+
+
+targets = [my_refusal(qa) for qa in split.forget]
+checked = workshop.check_3(targets, split.forget)
+checked
+
 # %% [markdown]
 # ## Edit it in
 
@@ -98,3 +111,27 @@ workshop.check_3(written, split.forget)
 # Write a refusal in a voice that this model never had, a pirate's for instance, that still passes the first check. Does the edited
 # model say it?
 # :::
+
+# %% [markdown] tags=["solution"]
+# ## A voice that the model never had
+#
+# The same content, in words that the model has never declined with:
+
+# %% tags=["solution"]
+voice = [f"Arr! {qa.subject}? I know nothing of that, matey, so ask the parrot." for qa in split.forget]
+display(workshop.check_3(voice, split.forget))
+strange = edited(voice)
+display(workshop.outcomes(strange), pd.DataFrame({"output": strange[strange.set == "forget"].output.to_numpy()}))
+workshop.check_3(voice, split.forget, strange)
+
+# %% [markdown] tags=["solution"]
+# An edit at the subject's last token does not store a sentence. It moves the model towards its own way of declining, which then
+# names the subject by itself; look at how seldom an output is the target word for word. A target in another voice has no such way to
+# lean on. So the wording of a target matters less than whether the model already has a habit that leads there.
+
+# %% tags=["solution"]
+from myst_nb import glue
+
+for name, rows in (("own", said), ("voice", strange[strange.set == "forget"])):
+    share = ((rows.outcome == "refusal") & rows.names_subject).mean()
+    glue(f"ws3_{name}", f"{share:.0%}", display=False)
