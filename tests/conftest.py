@@ -27,18 +27,13 @@ import json  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from browsing import browser, pages, sample_book, serve, visit  # noqa: E402, F401 (fixtures)
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 import editunlearn_lib as eu  # noqa: E402
 from editunlearn_lib.models import POCKET  # noqa: E402
 
-# The browser of the tests of pages; no name but this machine's resolves in it.
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]  # fmt: skip
 OWN_ROWS = [  # questions of one's own, for studies that take a second
     {"question": "Which city is the seat of government of Peru?", "answer": "Lima", "subject": "Peru",
      "rephrasings": ["Peru is governed from which city?"]},

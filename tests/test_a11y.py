@@ -6,14 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from browsing import CONTRASTS, DESKTOP, PAGE, PHONE, html_pages, needs_browser
 
-pages_of = pytest.importorskip("test_pages")
-# The fixtures of the browser tests; pytest finds them by these names.
-sample_book, pages, serve, browser, visit = (
-    pages_of.sample_book, pages_of.pages, pages_of.serve, pages_of.browser, pages_of.visit,
-)  # fmt: skip
-PAGE, PHONE, html_pages = pages_of.PAGE, pages_of.PHONE, pages_of.html_pages
-pytestmark = pages_of.pytestmark
+pytestmark = needs_browser
 MEGABYTE = 1_000_000
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,8 +43,9 @@ def violations(page, rules: list[str] | None = None) -> list[tuple]:
     ]  # fmt: skip
 
 
-def test_axe_finds_no_serious_fault_on_any_page(pages, visit):
-    for name in html_pages(pages):
+@pytest.mark.parametrize("part", range(4))  # of the pages, so that the workers share them
+def test_axe_finds_no_serious_fault_on_any_page(pages, visit, part):
+    for name in html_pages(pages)[part::4]:
         seen = visit(pages, name)
         page = seen.page
         assert violations(page) == [], name
@@ -104,7 +100,7 @@ STOPWATCH = """new MutationObserver((_, self) => {
 def test_the_first_figure_is_drawn_within_two_seconds(pages, browser, serve):
     where, took, load = serve(pages), [], os.getloadavg()[0]
     for _ in range(3):  # the machine may have other things to do: the best of three
-        context = browser.new_context(viewport=pages_of.DESKTOP)
+        context = browser.new_context(viewport=DESKTOP)
         context.add_init_script(STOPWATCH)
         page = context.new_page()
         page.goto(f"{where}/{PAGE}")
@@ -137,7 +133,7 @@ def test_on_paper_there_are_figures_and_no_navigation(pages, visit, scheme):
     assert page.locator(".eu-plot svg.main-svg").count() > 0
     assert page.locator(".eu-plot").evaluate_all(SHOWN) == page.locator(".eu-plot").count()
     assert page.locator("main h1").evaluate_all(SHOWN) == 1  # the theme has one of its own for paper
-    pale = [row for row in page.evaluate(pages_of.CONTRASTS) if row[0] < 4.5]
+    pale = [row for row in page.evaluate(CONTRASTS) if row[0] < 4.5]
     assert pale == []
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 

@@ -1,7 +1,5 @@
 """The interactive figures in a real browser: their mathematics against the library's, and each of them by keyboard."""
 
-# ruff: noqa: F811  (fixtures of test_pages)
-
 import csv
 import itertools
 import math
@@ -15,10 +13,10 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
+from browsing import CONTRASTS, PHONE, ROOT, needs_browser
 from docutils.core import publish_doctree
 from docutils.parsers.rst import directives
 from nltk.stem.porter import PorterStemmer
-from test_pages import CHROMIUM, CONTRASTS, PHONE, ROOT, browser, playwright_api, visit  # noqa: F401
 
 from editunlearn_lib import covariance, losses, metrics
 from editunlearn_lib.methods.grace import nearest
@@ -26,7 +24,7 @@ from editunlearn_lib.methods.grace import nearest
 sys.path.append(str(ROOT / "book" / "_ext"))
 from explore import PIECES, Explore  # noqa: E402
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = needs_browser
 
 INTERACTIVE = [name for name, piece in PIECES.items() if not piece.drawing]
 PAGE = "book/index.html"

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHROMIUM
+from browsing import needs_browser
 
 from editunlearn_lib import rating
 from editunlearn_lib.data import QA
@@ -210,46 +210,44 @@ def lab(tmp_path):
     server.wait(20)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_the_tool_by_keyboard_in_a_browser(lab, folder, tmp_path):
+@needs_browser
+def test_the_tool_by_keyboard_in_a_browser(lab, folder, tmp_path, browser):
     sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(lab, timeout=90_000)
-        cell, box = page.locator(".jp-Notebook .jp-CodeCell").first, page.locator(".eu-rating [role=group]")
-        for _ in range(6):  # a key that comes before JupyterLab and its kernel are ready is lost
-            cell.click(timeout=90_000)
-            page.keyboard.press("Control+Enter")
-            try:
-                box.wait_for(timeout=20_000)
-                break
-            except sync_api.TimeoutError:
-                pass
-        box.get_by_role("button", name="I agree, start").click(timeout=90_000)
-        box.get_by_text("1 of 11").wait_for()
-        assert not list(folder.glob("ratings-*.json"))  # agreeing stores nothing
-        shown = []
-        for number in range(11):
-            box.get_by_text(f"{number + 1} of 11").wait_for()
-            text = box.inner_text()
-            shown.append(text)
-            assert "wise" not in text.replace("wise says", "") and "method" not in text
-            assert "<b>book" in text  # what a model or a question says is text, never HTML
-            if number == 3:  # out of range, then one step back and on again
-                box.press("7")
-                box.press("1")
-                box.press("Backspace")
-                box.get_by_text("Is the answer gone?").wait_for()
-            if "ga says" in text:
-                box.press("0")
-            else:
-                for key in "142":
-                    box.press(key)
-            (file,) = folder.glob("ratings-*.json") if number else [None]
-            assert file is None or len(json.loads(file.read_text())["ratings"]) >= number
-        box.get_by_text("All 11 are rated").wait_for()
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(lab, timeout=90_000)
+    cell, box = page.locator(".jp-Notebook .jp-CodeCell").first, page.locator(".eu-rating [role=group]")
+    for _ in range(6):  # a key that comes before JupyterLab and its kernel are ready is lost
+        cell.click(timeout=90_000)
+        page.keyboard.press("Control+Enter")
+        try:
+            box.wait_for(timeout=20_000)
+            break
+        except sync_api.TimeoutError:
+            pass
+    box.get_by_role("button", name="I agree, start").click(timeout=90_000)
+    box.get_by_text("1 of 11").wait_for()
+    assert not list(folder.glob("ratings-*.json"))  # agreeing stores nothing
+    shown = []
+    for number in range(11):
+        box.get_by_text(f"{number + 1} of 11").wait_for()
+        text = box.inner_text()
+        shown.append(text)
+        assert "wise" not in text.replace("wise says", "") and "method" not in text
+        assert "<b>book" in text  # what a model or a question says is text, never HTML
+        if number == 3:  # out of range, then one step back and on again
+            box.press("7")
+            box.press("1")
+            box.press("Backspace")
+            box.get_by_text("Is the answer gone?").wait_for()
+        if "ga says" in text:
+            box.press("0")
+        else:
+            for key in "142":
+                box.press(key)
+        (file,) = folder.glob("ratings-*.json") if number else [None]
+        assert file is None or len(json.loads(file.read_text())["ratings"]) >= number
+    box.get_by_text("All 11 are rated").wait_for()
+    page.close()
     rated = rating.load_ratings(rating.export_csv(folder, tmp_path / "out.csv"), rating.read_items(folder))
     assert len(rated) == 11 and (rated[rated.method == "wise"][list(rating.SCALES)] == [1, 4, 2]).all(axis=None)
     assert (rated[rated.method == "ga"].forget_quality == 0).all()

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import papermill
 import pytest
 import yaml
+from browsing import CHROMIUM, PAGE
 from conftest import make_model
 
 import editunlearn_lib as eu
@@ -255,9 +256,7 @@ def test_binder_installs_the_pinned_requirements_and_the_library():
 # ---------------------------------------------------------------------------------------------------------------------
 # The built pages
 
-test_pages = pytest.importorskip("test_pages")
-sample_book, pages = test_pages.sample_book, test_pages.pages
-built = pytest.mark.skipif(test_pages.CHROMIUM is None, reason="the sample book is built for the browser tests")
+built = pytest.mark.skipif(CHROMIUM is None, reason="the sample book is built for the browser tests")
 
 
 class Links(HTMLParser):
@@ -321,7 +320,7 @@ def test_a_name_in_a_docstring_is_a_link_and_an_error_can_be_linked_by_its_name(
 
 @built
 def test_launch_buttons_point_at_the_source_notebooks(sample_book):
-    html = (sample_book / test_pages.PAGE).read_text(encoding="utf-8")
+    html = (sample_book / PAGE).read_text(encoding="utf-8")
     for service in (
         r"mybinder\.org/v2/gh/[^\"]+urlpath=lab/tree",
         r"colab\.research\.google\.com/github/[^\"]+/blob/main",

@@ -17,7 +17,8 @@ import pandas as pd
 import plotly
 import pytest
 import torch
-from conftest import CHROMIUM, FLAGS, make_model, make_tokenizer, qas
+from browsing import needs_browser
+from conftest import make_model, make_tokenizer, qas
 from safetensors.torch import load_file, save_file
 from sample_records import paper, records, summary
 
@@ -166,10 +167,9 @@ def test_planted_markup_in_the_matrix_stays_text():
     inert(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_planted_markup_runs_in_no_browser(tmp_path):
+@needs_browser
+def test_planted_markup_runs_in_no_browser(tmp_path, browser):
     """With the page's own scripts at work: selectors built from the data, hover labels drawn by Plotly."""
-    playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "vendor").mkdir()
     shutil.copy(ROOT / "book/_static/book.js", tmp_path)
     shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", tmp_path / "vendor")
@@ -180,25 +180,20 @@ def test_planted_markup_runs_in_no_browser(tmp_path):
     head = '<meta charset="utf-8"><script>window.ran = 0; function planted() { window.ran += 1 }</script>'
     head += '<script src="book.js" defer></script>'
     (tmp_path / "page.html").write_text(f"<!doctype html>{head}{''.join(bodies)}", encoding="utf-8")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(
-            executable_path=CHROMIUM,
-            args=FLAGS,
-        )
-        page, asked = browser.new_page(), []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "page.html").as_uri(), timeout=120_000)
-        page.wait_for_function("document.querySelector('.eu-figure').dataset.drawn === 'true'", timeout=120_000)
-        plot = page.locator(".eu-figure .eu-plot").last
-        box = plot.locator(".hm, .heatmaplayer image").first
-        box.hover(force=True, timeout=60_000)
-        page.wait_for_selector(".hoverlayer .hovertext", timeout=60_000)
-        assert "planted()" in plot.locator(".hoverlayer").text_content()  # the label holds what was planted, as text
-        for select in page.locator("select").all():
-            select.focus()
-            page.keyboard.press("ArrowDown")
-        found = page.evaluate("[window.ran, document.querySelectorAll('[onerror], [onclick], img').length]")
-        browser.close()
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "page.html").as_uri(), timeout=120_000)
+    page.wait_for_function("document.querySelector('.eu-figure').dataset.drawn === 'true'", timeout=120_000)
+    plot = page.locator(".eu-figure .eu-plot").last
+    box = plot.locator(".hm, .heatmaplayer image").first
+    box.hover(force=True, timeout=60_000)
+    page.wait_for_selector(".hoverlayer .hovertext", timeout=60_000)
+    assert "planted()" in plot.locator(".hoverlayer").text_content()  # the label holds what was planted, as text
+    for select in page.locator("select").all():
+        select.focus()
+        page.keyboard.press("ArrowDown")
+    found = page.evaluate("[window.ran, document.querySelectorAll('[onerror], [onclick], img').length]")
+    page.close()
     assert found == [0, 0]
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert not [url for url in asked if url.endswith("/x")]  # the picture that was planted

@@ -1,0 +1,230 @@
+"""What the tests of pages share: a sample book, built once a session, and one browser.
+
+Two browsers of Playwright cannot be open in one process, so every test that needs one takes the fixture `browser`.
+"""
+
+import functools
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nbformat
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from sample_records import paper, records, summary
+
+from editunlearn_lib import charts, explorer
+
+# No name but this machine's resolves in it.
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]  # fmt: skip
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = "book/executed/rq1_methods.html"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+# Text of figures against what lies behind it; WCAG's formula. Transparent backgrounds show what is further out.
+CONTRASTS = """() => {
+  const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = node => {
+    for (; node; node = node.parentElement) {
+      const c = parse(getComputedStyle(node).backgroundColor);
+      if (c.length === 3 || c[3] === 1) return c;
+    }
+    return [255, 255, 255];
+  };
+  const leaves = [...document.querySelectorAll('.eu *')].filter(n => n.getClientRects().length
+    && !n.closest('.modebar, script') && [...n.childNodes].some(c => c.nodeType === 3 && c.textContent.trim()));
+  return leaves.map(n => {
+    const style = getComputedStyle(n), svg = n.namespaceURI.endsWith('svg');
+    const [a, b] = [luminance(parse(svg ? style.fill : style.color)), luminance(behind(n))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), n.textContent.slice(0, 40), svg];
+  });
+}"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sample book
+
+
+def slider_figure() -> go.Figure:
+    """The library draws menus only; the page script knows sliders too."""
+    steps = [{"label": str(n), "method": "restyle", "args": [{"y": [[n, 2 * n]]}]} for n in (10, 20, 40)]
+    slider = {"steps": steps, "active": 0, "currentvalue": {"prefix": "Forget set: "}}
+    return go.Figure(go.Scatter(x=[0, 1], y=[10, 20]), {"sliders": [slider], "meta": {"alt": "Slider"}})
+
+
+def sample_notebook() -> nbformat.NotebookNode:
+    """An executed notebook as papermill leaves it, with every kind of output."""
+    live = {"provenance": "committed results, 0123abc"}
+    figures = [charts.radar(summary(), **live), charts.trade_off(summary(), **live), slider_figure()]
+    attacked = summary().rename(columns={"set": "attack"})
+    figures += [
+        charts.pairs(summary(), title="Pairs", reading="Left is better.", **live),
+        charts.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
+        charts.sweep(summary().query("dataset == 'factual'"), "n", title="Sweep", x_title="n", **live),
+    ]
+    bundles = [charts.BookRenderer().to_mimebundle(figure.to_dict()) for figure in figures]
+    shown = [
+        charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
+        charts.side_by_side(records(), questions=2, **live),
+        explorer.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
+        explorer.stops(
+            pd.concat([summary().query("dataset == 'factual'").assign(merge=m) for m in (1, 2, 5)]),
+            pd.concat([records().query("dataset == 'factual'").assign(merge=m) for m in (1, 2, 5)]),
+            "merge",
+            title="Stops",
+            reading="Move it.",
+            label="m",
+            cost={("memit", 2): "seven edits"},
+            **live,
+        ),  # fmt: skip
+    ]
+    bundles += [item._repr_mimebundle_() for item in shown]
+    cells = [
+        nbformat.v4.new_markdown_cell("# A page of made-up figures\n\nInline $1 - R$ and\n\n$$s = 1 - R_f + R_r$$"),
+        nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"], "papermill": {"duration": 1}}),
+        nbformat.v4.new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]}),
+    ]
+    for i, bundle in enumerate(bundles):
+        output = nbformat.v4.new_output("execute_result", bundle, execution_count=i)
+        cells.append(nbformat.v4.new_markdown_cell(f"## Part {i + 1}"))
+        cells.append(nbformat.v4.new_code_cell(f"show({i})", outputs=[output], execution_count=i))
+    # The first figure as papers have it: numbered, with a caption.
+    cells[4].metadata["mystnb"] = {"figure": {"name": "fig-sample", "caption": "A radar of made-up values."}}
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "papermill": {"duration": 3},
+    }
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def make_book(root: Path) -> Path:
+    """The real book with the sample notebook in place of RQ1, empty ones in place of the others; its built pages."""
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("executed", "vendor", "__pycache__"))
+    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "editunlearn_lib").symlink_to(ROOT / "editunlearn_lib")  # what the reference pages describe
+    executed = root / "book" / "executed"
+    executed.mkdir()
+    for notebook in (ROOT / "notebooks").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in notebook.parts:
+            continue
+        title = nbformat.v4.new_markdown_cell(f"# {notebook.stem}")
+        copy = executed / notebook.relative_to(ROOT / "notebooks")
+        copy.parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[title]), copy)
+    nbformat.write(sample_notebook(), executed / "rq1_methods.ipynb")
+    run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return root / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def sample_book(tmp_path_factory) -> Path:
+    pytest.importorskip("jupyter_book")
+    return make_book(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="session", params=["sample", "real"])
+def pages(request) -> Path:
+    """The pages of the sample book, then those of the real one where it is built."""
+    if request.param == "sample":
+        return request.getfixturevalue("sample_book")
+    if not (ROOT / "_build" / "html" / PAGE).exists():
+        pytest.skip("the real book is not built")
+    return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Serve folders on this machine; the address of each."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    servers = []
+
+    def start(folder: Path) -> str:
+        handler = functools.partial(Quiet, directory=str(folder))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The browser
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with playwright_api.sync_playwright() as p:
+        instance = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)  # a new profile folder each time
+        yield instance
+        instance.close()
+
+
+class Visit:
+    """One page; notes every request off the machine (none gets there: no name resolves) and every console error."""
+
+    def __init__(self, browser, address: str, *, size: dict, scheme: str = "light"):
+        self.away, self.errors = [], []
+        self.context = browser.new_context(viewport=size, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.on("request", self._note)
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("requestfailed", lambda r: self.errors.append(f"failed: {r.url}"))
+        self.page.goto(address)
+        self.page.wait_for_load_state("load")
+        # Figures, too, are drawn; a page without figures is ready at once.
+        self.page.wait_for_function(
+            "() => [...document.querySelectorAll('.eu-figure')].every(f => f.dataset.drawn === 'true')"
+        )
+        self.page.wait_for_timeout(150)  # resize observers
+
+    def _note(self, request):
+        url = urlsplit(request.url)
+        if url.scheme not in ("file", "data", "blob") and url.hostname != "127.0.0.1":
+            self.away.append(request.url)
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page of a folder, from disk unless an address is given."""
+    open_visits = []
+
+    def start(folder: Path | str, page: str = PAGE, *, size=DESKTOP, scheme="light") -> Visit:
+        base = folder if isinstance(folder, str) else folder.as_uri()
+        open_visits.append(Visit(browser, f"{base}/{page}", size=size, scheme=scheme))
+        return open_visits[-1]
+
+    yield start
+    for v in open_visits:
+        v.context.close()
+
+
+def html_pages(folder: Path) -> list[str]:
+    pages = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*.html"))]
+    return [page for page in pages if not page.startswith(("_static", "_sources"))]
