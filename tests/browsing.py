@@ -16,6 +16,7 @@ import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from filelock import FileLock
 from sample_records import paper, records, summary
 
 from editunlearn_lib import charts, explorer
@@ -134,9 +135,18 @@ def make_book(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample_book(tmp_path_factory) -> Path:
+def sample_book(tmp_path_factory, worker_id) -> Path:
     pytest.importorskip("jupyter_book")
-    return make_book(tmp_path_factory.mktemp("book"))
+    if worker_id == "master":
+        return make_book(tmp_path_factory.mktemp("book"))
+    root = tmp_path_factory.getbasetemp().parent / "sample_book"  # the first worker that asks builds it for all
+    with FileLock(f"{root}.lock"):
+        if not (root / "done").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+            make_book(root)
+            (root / "done").touch()
+    return root / "_build" / "html"
 
 
 @pytest.fixture(scope="session", params=["sample", "real"])

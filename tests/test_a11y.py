@@ -17,7 +17,7 @@ MEGABYTE = 1_000_000
 # Only what belongs to the theme and cannot be mended from here may stand in this list, each with its reason.
 EXCLUDED: dict[str, str] = {}
 # What another width or another theme can change; everything else is asked once.
-OF_COLOUR, OF_WIDTH = ["color-contrast", "link-in-text-block"], ["scrollable-region-focusable", "color-contrast"]
+OF_COLOUR, OF_WIDTH = ["color-contrast", "link-in-text-block"], ["scrollable-region-focusable"]
 
 
 @functools.cache
@@ -54,7 +54,8 @@ def test_axe_finds_no_serious_fault_on_any_page(pages, visit, part):
         assert violations(page, OF_COLOUR) == [], f"{name}, dark"
         page.set_viewport_size(PHONE)
         page.wait_for_timeout(300)
-        assert violations(page, OF_WIDTH) == [], f"{name}, dark, on a phone"
+        drawn = page.locator(".eu-figure").count()  # elsewhere a phone has the colours of a desk
+        assert violations(page, OF_WIDTH + OF_COLOUR * bool(drawn)) == [], f"{name}, dark, on a phone"
         seen.context.close()
 
 
