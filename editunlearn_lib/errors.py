@@ -39,7 +39,7 @@ class StudyError(EditUnlearnError, RuntimeError):
 
 
 class TrainingError(EditUnlearnError, RuntimeError):
-    """A training or an edit that ended in numbers that are not finite: names the first and says what to lower."""
+    """A training, an edit or a model with numbers that are not finite: names the first and says what to lower."""
 
 
 class RequestError(EditUnlearnError, ValueError):

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from . import metrics
 from .data import QA, ForgetSplit
-from .errors import RequestError, check_name
+from .errors import RequestError, TrainingError, check_name
 from .models import encode, head, prompt_text, with_target
 from .progress import progress
 
@@ -127,11 +127,26 @@ class _Ranks(LogitsProcessor):
         return scores
 
 
+class _Numbers(LogitsProcessor):
+    """Notes the rows that had a logit that is not a number; read once, after the last step. Changes nothing."""
+
+    def __init__(self):
+        self.lost = None  # (B,)
+
+    def __call__(self, input_ids, scores):
+        found = scores.isnan().any(1)
+        self.lost = found if self.lost is None else self.lost | found
+        return scores
+
+
 @torch.no_grad()
 def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, processor=None) -> list[list[int]]:
-    """Greedy continuations as token ids, without what follows the end token (the end token itself is kept)."""
+    """Greedy continuations as token ids, without what follows the end token (the end token itself is kept).
+
+    Raises `TrainingError` where a logit is not a number: the highest of such logits is no answer.
+    """
     encoded = encode(tokenizer, prompts, side="left").to(model.device)
-    own = model.generation_config
+    own, numbers = model.generation_config, _Numbers()
     ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     config = GenerationConfig(
@@ -143,10 +158,16 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, pro
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             generation_config=config,
-            logits_processor=LogitsProcessorList([processor] if processor else []),
+            logits_processor=LogitsProcessorList([numbers, *([processor] if processor else [])]),
         )
     finally:
         model.generation_config = own
+    if numbers.lost is not None and numbers.lost.any():
+        raise TrainingError(
+            f"the model's logits are not numbers (NaN) for {int(numbers.lost.sum())} of {len(prompts)} prompts, the first "
+            f"{prompts[int(numbers.lost.int().argmax())]!r}: a method broke the model (lower its learning rate), or its "
+            f"dtype {model.dtype} overflows (load it with dtype='bfloat16' or 'float32')."
+        )
     ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
     rows = []
     for row in out[:, encoded["input_ids"].shape[1] :].tolist():

@@ -20,6 +20,7 @@ import logging
 import numbers
 import os
 import platform
+import re
 import reprlib
 import subprocess
 import threading
@@ -105,7 +106,7 @@ class Cell:
             if cell[name] == Cell.__dataclass_fields__[name].default:
                 del cell[name]
         text = json.dumps([SCHEMA, cell, values, _weights(self.model_name)], sort_keys=True, default=str)
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in f"{self.model}-{self.dataset}-{self.method}")
+        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{self.model}-{self.dataset}-{self.method}")[-120:]  # a path may be long
         return f"{name}-n{self.n_forget}-m{self.merge}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import OWN_ROWS
+from conftest import OWN_ROWS, make_model, make_tokenizer
 
 import editunlearn_lib as eu
 from editunlearn_lib import store as places
@@ -121,6 +121,34 @@ def test_a_cell_that_fails_is_noted_and_the_others_go_on(own, tmp_path, any_stor
     caplog.clear()
     assert set(study.run(grid, store=any_store, retry_failed=True, show=False).method) == {"base", "idk"}
     assert study.failure(any_store, failed) is None and "failed" not in caplog.text
+
+
+def test_a_model_whose_logits_are_no_numbers_gives_no_result(own, tmp_path):
+    model = make_model()
+    model.model.norm.weight[0] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    grid = {**own, "model": str(tmp_path / "model"), "method": "base", "n_forget": 2}
+    for protocol in study.PROTOCOLS:
+        with pytest.raises(eu.StudyError, match="1 of 1 cells failed.*\n.*TrainingError.*not numbers .*dtype"):
+            study.run({**grid, "protocol": protocol}, store=tmp_path / protocol, show=False)
+
+
+def test_a_store_that_cannot_be_written_to_is_known_before_anything_is_run(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("a cell was run whose result cannot be kept"))
+    monkeypatch.setattr(study, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    with pytest.raises(eu.StoreError, match="file"):
+        study.run({**own, "method": "base"}, store=tmp_path / "file" / "store", show=False)
+
+
+def test_a_cell_of_files_in_deep_folders_can_be_stored(own, tmp_path):
+    """A file's name has at most 255 bytes, and the names of model and data may be long paths."""
+    deep = tmp_path.joinpath(*["a folder with quite a náme"] * 8)
+    deep.mkdir(parents=True)
+    file = Path(own["dataset"]).rename(deep / "own.json")
+    assert len(study.run({**own, "dataset": str(file), "method": "base"}, store=tmp_path / "s", show=False))
+    assert all("base-n1" in path.name for path in (tmp_path / "s").glob("*.json"))
 
 
 def test_a_run_without_any_result_is_an_error(own, tmp_path):
