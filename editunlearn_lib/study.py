@@ -106,7 +106,8 @@ class Cell:
             if cell[name] == Cell.__dataclass_fields__[name].default:
                 del cell[name]
         text = json.dumps([SCHEMA, cell, values, _weights(self.model_name)], sort_keys=True, default=str)
-        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{self.model}-{self.dataset}-{self.method}")[-120:]  # a path may be long
+        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{self.model}-{self.dataset}-{self.method}")
+        name = name[-120:]  # paths may be long, file names may not
         return f"{name}-n{self.n_forget}-m{self.merge}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
