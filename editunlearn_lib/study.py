@@ -535,9 +535,9 @@ def export(store: str | Path, file: str | Path) -> Path:
             frame[name] = frame[name].astype("category")
     file = Path(file)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    slim = [{"cell": d["cell"], **{k: v for k, v in d["info"].items() if k != "patch"},
+    slim = [{"cell": d["cell"], "key": name.removesuffix(".json"), **{k: v for k, v in d["info"].items() if k != "patch"},
              "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")}}
-            for d in documents]  # fmt: skip
+            for name, d in zip(found, documents, strict=True)]  # fmt: skip
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(temporary, compression="zstd", index=False)
@@ -549,6 +549,22 @@ def export(store: str | Path, file: str | Path) -> Path:
     text = json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n"
     places.write(file.with_suffix(".json"), text)
     return file
+
+
+def adopt(file: str | Path, store: str | Path) -> int:
+    """Put the cells of a results file that a store lacks into it, so that a study goes on from there; how many.
+
+    Numbers are as the file has them (`compact`). Cells that have another key today (other presets or weights) are left out.
+    """
+    documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
+    rows = {key: part.dropna(axis=1, how="all") for key, part in load_results(file).groupby(list(KEYS), sort=False)}
+    there, adopted = places.names(store), 0
+    for document in documents:
+        cell, key = Cell(**document.pop("cell")), document.pop("key", None)
+        if key == cell.key and _file(cell) not in there:
+            put(store, cell, rows[tuple(columns(cell).values())], document)
+            adopted += 1
+    return adopted
 
 
 def compact(records: pd.DataFrame) -> pd.DataFrame:

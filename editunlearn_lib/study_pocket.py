@@ -1,6 +1,7 @@
 """The full study on the pocket model: ``python -m editunlearn_lib.study_pocket``.
 
-Runs every cell that the store lacks (it says beforehand how long that takes) and writes the committed results file.
+Goes on from the cells of the committed results file: runs those that are missing (it says beforehand how long that
+takes) and writes the file anew. With ``--out`` another file, which need not exist, it begins from that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from .methods import METHODS
-from .study import export, load_results, manifest_commits, plan, run
+from .study import adopt, export, load_results, manifest_commits, plan, run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "book" / "results" / "pocket.parquet"
@@ -100,6 +101,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     grid = [*rq1_grid(), *rq3_grid(), *rq2_grid()]
+    if arguments.out.exists():
+        adopt(arguments.out, arguments.store)
     print(estimate(plan(grid, arguments.store)), flush=True)  # noqa: T201 (a command)
     run(grid, store=arguments.store, retry_failed=arguments.retry_failed)
     print(f"written: {export(arguments.store, arguments.out)}")  # noqa: T201

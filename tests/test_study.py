@@ -92,6 +92,21 @@ def test_export_is_the_store_in_one_file(grid, tmp_path):
     assert len(manifest) == 2 and all(entry["forget_ids"] for entry in manifest)
 
 
+def test_a_study_goes_on_from_a_results_file(grid, tmp_path, monkeypatch):
+    grid = [grid, {**grid, "n_forget": 2, "method": "base", "protocol": "attacks"}]
+    study.run(grid, store=tmp_path / "a", show=False)
+    file = study.export(tmp_path / "a", tmp_path / "a.parquet")
+    assert study.adopt(file, tmp_path / "b") == 3
+    assert study.adopt(file, tmp_path / "b") == 0  # they are there
+    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("an adopted cell was run again"))
+    assert len(study.run(grid, store=tmp_path / "b", show=False))
+    again = study.export(tmp_path / "b", tmp_path / "b.parquet")
+    pd.testing.assert_frame_equal(study.load_results(again), study.load_results(file))
+    assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
+    monkeypatch.setattr(study, "_weights", lambda name: "other weights")
+    assert study.adopt(file, tmp_path / "c") == 0  # their numbers belong to the weights they were made with
+
+
 def test_wrong_grids_say_what_is_wrong(tmp_path):
     with pytest.raises(eu.UnknownNameError, match="Did you mean 'memit'"):
         study.cells({"model": "pocket", "dataset": "factual", "method": "memmit", "n_forget": 1})
