@@ -34,13 +34,15 @@ def test_no_page_leaves_the_machine(pages, visit, serve, how):
 
 def test_nothing_is_wider_than_a_phone(pages, visit):
     for page in html_pages(pages):
-        seen = visit(pages, page, size=PHONE).page
+        opened = visit(pages, page, size=PHONE)
+        seen = opened.page
         assert seen.evaluate("document.documentElement.scrollWidth <= innerWidth"), page
         wide = seen.evaluate(
             """() => [...document.querySelectorAll('.eu, .eu *')].filter(n => !n.closest('.eu-scroll table, svg')
                && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
         )
         assert wide == [], page
+        opened.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
