@@ -59,10 +59,17 @@ def ray(
     if started:
         address = address or os.environ.get("RAY_ADDRESS") or None
         own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        try:
-            Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise StudyError(f"no Ray cluster can be reached at {address!r} ({first_line(error)}).") from error
+        for last in [True] if address else [False, True]:  # Ray gives a machine that is busy 30 seconds: once more
+            try:
+                Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
+                break
+            except Exception as error:  # a bare `Exception` where a node is slow
+                Ray.shutdown()
+                what = (
+                    f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
+                )
+                if last:
+                    raise StudyError(f"{what} ({first_line(error)}).") from error
     try:
         yield from _Crew(Ray, work, cells, num_workers).run()
     finally:

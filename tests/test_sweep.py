@@ -384,6 +384,23 @@ def test_ray_starts_on_this_machine_and_is_gone_afterwards(own, tmp_path, worker
     pd.testing.assert_frame_equal(records, study.run(grid, store=tmp_path / "local", show=False))
 
 
+def test_a_ray_that_is_slow_to_start_is_tried_once_more(own, tmp_path, monkeypatch):
+    ray, tries = pytest.importorskip("ray"), []
+
+    def init(**arguments):
+        tries.append(arguments)
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 (as Ray raises it)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(eu.StudyError, match="does not start on this machine .*timed out"):
+        study.run({**own, "method": "base"}, store=tmp_path, executor="ray", show=False)
+    assert len(tries) == 2
+    with pytest.raises(eu.StudyError, match="no Ray cluster can be reached at '127.0.0.1:1'"):
+        study.run({**own, "method": "base"}, store=tmp_path, executor="ray", address="127.0.0.1:1", show=False)
+    assert len(tries) == 3
+
+
 def test_a_node_that_dies_half_way_changes_nothing(own, tmp_path, cluster, one_thread, caplog):
     grid = [{**own, "method": ["base", "grace"], "seed": [0, 1, 2]}, {**own, "n_forget": 4, "method": "gd"}]
     records, stored = disturbed(grid, tmp_path / "ray", cluster)
