@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pandas as pd
@@ -196,10 +196,10 @@ def browser():
 
 
 class Visit:
-    """One page; notes every request off the machine (none gets there: no name resolves) and every console error."""
+    """One page; notes every request, those off the machine (none gets there: no name resolves) and every console error."""
 
     def __init__(self, browser, address: str, *, size: dict, scheme: str = "light"):
-        self.away, self.errors = [], []
+        self.asked, self.away, self.errors = set(), [], []
         self.context = browser.new_context(viewport=size, color_scheme=scheme)
         self.page = self.context.new_page()
         self.page.on("request", self._note)
@@ -216,6 +216,7 @@ class Visit:
 
     def _note(self, request):
         url = urlsplit(request.url)
+        self.asked.add(unquote(url.path))
         if url.scheme not in ("file", "data", "blob") and url.hostname != "127.0.0.1":
             self.away.append(request.url)
 

@@ -7,6 +7,7 @@ real book lies in `_build/html`, it is opened too.
 import json
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -22,27 +23,34 @@ pytestmark = needs_browser
 # Tests of every page
 
 
-@pytest.mark.parametrize("how", ["file", "http"])
-def test_no_page_leaves_the_machine(pages, visit, serve, how):
-    where = pages if how == "file" else serve(pages)
-    for page in html_pages(pages):
-        seen = visit(where, page)
-        assert seen.away == [], page
-        assert seen.errors == [], page
+MEGABYTE = 1_000_000
+# Right of the window and not inside something that scrolls by itself.
+WIDER = """() => [...document.querySelectorAll('.eu, .eu *')].filter(n => !n.closest('.eu-scroll table, svg')
+  && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("part", range(3))  # of the pages, so that the workers share them
+def test_every_page_from_disk_on_a_phone(pages, visit, part):
+    """Nothing leaves the machine or goes wrong, nothing is too wide, and a page loads a megabyte besides what all share."""
+    loaded = {}
+    for name in html_pages(pages)[part::3]:
+        seen = visit(pages, name, size=PHONE)
+        assert seen.away == [], name
+        assert seen.errors == [], name
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        assert seen.page.evaluate(WIDER) == [], name
         seen.context.close()
-
-
-def test_nothing_is_wider_than_a_phone(pages, visit):
-    for page in html_pages(pages):
-        opened = visit(pages, page, size=PHONE)
-        seen = opened.page
-        assert seen.evaluate("document.documentElement.scrollWidth <= innerWidth"), page
-        wide = seen.evaluate(
-            """() => [...document.querySelectorAll('.eu, .eu *')].filter(n => !n.closest('.eu-scroll table, svg')
-               && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
-        )
-        assert wide == [], page
-        opened.context.close()
+        files = {path.removeprefix(str(pages)): Path(path) for path in seen.asked if path.startswith(str(pages))}
+        loaded[name] = {short: path.stat().st_size for short, path in files.items() if path.is_file()}
+    own = {name: sizes for name, sizes in loaded.items() if name.startswith("book/")}
+    shared = set.intersection(*map(set, own.values()))
+    assert {"/_static/book.js", "/searchindex.js"} <= shared and not any(path.endswith(".html") for path in shared)
+    weights = {
+        name: sum(size for path, size in sizes.items() if path not in shared and "/_static/vendor/" not in path)
+        for name, sizes in own.items()
+    }  # vendor: the scripts for figures and formulas, which all pages that have some share
+    assert min(weights.values()) > 5000  # the page itself at least
+    assert {name: size for name, size in weights.items() if size > MEGABYTE} == {}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
