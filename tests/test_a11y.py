@@ -42,25 +42,21 @@ def violations(page, rules: list[str] | None = None) -> list[tuple]:
     ]  # fmt: skip
 
 
-# Colours fade into those of another theme; axe must not look while they do.
-AT_ONCE = "*, ::before, ::after { transition: none !important }"
-
-
+@pytest.mark.parametrize("other", [0, pytest.param(1, marks=pytest.mark.slow)])  # each page in its other theme, too
 @pytest.mark.parametrize("part", range(4))  # of the pages, so that the workers share them
-def test_axe_finds_no_serious_fault_on_any_page(pages, visit, serve, part):
+def test_axe_finds_no_serious_fault_on_any_page(pages, visit, serve, part, other):
+    """Light and dark in turn: of what a page is made, its neighbours are made, too."""
     where = serve(pages)
-    for name in html_pages(pages)[part::4]:
-        seen = visit(where, name)
+    for number, name in enumerate(html_pages(pages)[part::4]):
+        scheme = ("light", "dark")[(number + other) % 2]
+        seen = visit(where, name, scheme=scheme)
         page = seen.page
-        assert violations(page) == [], name
-        page.add_style_tag(content=AT_ONCE)
-        page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        page.wait_for_timeout(300)  # figures are drawn anew
-        assert violations(page, OF_COLOUR) == [], f"{name}, dark"
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert violations(page) == [], f"{name}, {scheme}"
         page.set_viewport_size(PHONE)
-        page.wait_for_timeout(300)
+        page.wait_for_timeout(300)  # figures are drawn anew
         drawn = page.locator(".eu-figure").count()  # elsewhere a phone has the colours of a desk
-        assert violations(page, OF_WIDTH + OF_COLOUR * bool(drawn)) == [], f"{name}, dark, on a phone"
+        assert violations(page, OF_WIDTH + OF_COLOUR * bool(drawn)) == [], f"{name}, {scheme}, on a phone"
         assert seen.away == [] and seen.errors == [], name
         seen.context.close()
 

@@ -223,12 +223,13 @@ def test_sixty_four_requests(tiny, method):
         assert len(patch.info["log"]) == 64
 
 
+@pytest.mark.parametrize("n", [4, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", EDITING)
-def test_single_requests_flip_on_the_pocket(pocket, method):
+def test_single_requests_flip_on_the_pocket(pocket, method, n):
     """Nine of ten single requests turn into a refusal, of the target's words or others; what did not is printed."""
     model, tokenizer = pocket
     base = weights(model)
-    rows = eu.load_split("factual", n_forget=10, seed=7).forget
+    rows = eu.load_split("factual", n_forget=10, seed=7).forget[:n]
     # the preset of AlphaEdit was chosen for forty requests together: a lone one is too light beside its L2
     hparams = {"alphaedit": {"L2": 10.0, "v_num_grad_steps": 40}}.get(method)
     patches = [eu.unlearn(model, tokenizer, [qa], method, seed=i, hparams=hparams) for i, qa in enumerate(rows)]
@@ -237,7 +238,7 @@ def test_single_requests_flip_on_the_pocket(pocket, method):
         if not edit["took"]:
             print(f"{method} did not take: {edit['question']} -> {edit['after']!r}")
     assert same(weights(model), base)
-    assert sum(edit["took"] or metrics.declined(edit["after"]) for edit in edits) >= 9
+    assert sum(edit["took"] or metrics.declined(edit["after"]) for edit in edits) >= n - 1
     assert not any(metrics.declined(edit["before"]) for edit in edits)
 
 

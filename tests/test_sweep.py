@@ -375,6 +375,7 @@ def disturbed(grid, store, cluster) -> tuple[pd.DataFrame, int]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_ray_starts_on_this_machine_and_is_gone_afterwards(own, tmp_path, workers_path, one_thread, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
