@@ -149,7 +149,12 @@ for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "ret
 if rows:
     tested = pd.DataFrame(rows)
     tested["p (Holm)"] = stats.holm(tested.p)
-    display(tested.drop(columns="p").round(3))
+    display(
+        tested.drop(columns="p")
+        .set_index(["dataset", "set", "method"])
+        .sort_index(level=[0, 1], sort_remaining=False)
+        .round(3)
+    )
     clear = tested[tested["p (Holm)"] < 0.05]
     display(Markdown(f"**{len(clear)}** of {len(tested)} differences are more than chance at one in twenty."))
 

@@ -42,8 +42,10 @@ def book(tmp_path_factory):
         shutil.copy(ROOT / name, root / name)
     figures = [f"## {name}\n\n```{{explore}} {name}\nThe *point* of {name}.\n```\n" for name in PIECES]
     (root / "book" / "index.md").write_text("# Figures\n\n" + "\n".join(figures))
+    begun = "```{explore} rank-one alphaedit\nThe point.\n```\n\n```{explore} training dpo\nThe point.\n```\n"
+    (root / "book" / "begun.md").write_text(f"# Begun\n\n{begun}")
     (root / "book" / "plain.md").write_text("# No figure\n\nText.\n")
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/plain}]\n")
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/plain}, {file: book/begun}]\n")
     run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return root / "_build" / "html"
@@ -277,6 +279,9 @@ def rendered(source: str) -> str:
 def test_a_wrong_name_and_a_missing_caption_are_named():
     assert "'rank-two'" in rendered(".. explore:: rank-two\n\n   A caption.")
     assert "rank-one, codebook" in rendered(".. explore:: rank-two\n\n   A caption.")
+    assert "begins with one of rome, plain, alphaedit, not 'memit'" in rendered(
+        ".. explore:: rank-one memit\n\n   A caption."
+    )
     assert "needs a caption" in rendered(".. explore:: rank-one")
     assert "needs a caption" not in rendered(".. explore:: rank-one\n\n   A caption.")
 
@@ -393,6 +398,22 @@ def test_alphaedit_cannot_edit_a_key_among_the_kept(figure):
     for _ in range(8):
         piece.page.keyboard.press("ArrowDown")  # towards the line on which the kept keys lie
     assert "does not take" in status(piece)
+
+
+def test_a_figure_begins_with_the_method_of_its_page_and_is_reset_to_it(book, visit):
+    page = visit(book, "book/begun.html").page
+    for name, control, begun, other in (
+        ("rank-one", "Edit", "alphaedit", "plain"),
+        ("training", "Method", "dpo", "ga"),
+    ):
+        piece = page.locator(f'[data-explore="{name}"]')
+        choice = piece.get_by_role("combobox", name=control)
+        assert choice.input_value() == begun
+        said = status(piece)
+        choice.select_option(other)
+        assert status(piece) != said
+        piece.get_by_role("button", name="Reset").click()
+        assert choice.input_value() == begun and status(piece) == said
 
 
 def test_a_handle_follows_the_pointer(figure):

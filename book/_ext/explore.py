@@ -1,10 +1,10 @@
 """The directive of the book's interactive figures. In a MyST page:
 
-    ```{explore} rank-one
+    ```{explore} rank-one alphaedit
     The sentence that a hurried reader should take away.
     ```
 
-The content becomes the caption. What stands in the figure before the page's script runs (`book/_static/explore.js`), and
+The second word, if there is one, is the method that the figure begins with. The content becomes the caption. What stands in the figure before the page's script runs (`book/_static/explore.js`), and
 stays where there is no script, makes the same point in words; `forgetting-as-editing` and `recipes` need no script.
 """
 
@@ -23,6 +23,7 @@ class Piece:
     title: str
     static: str
     drawing: bool = False  # the static content is the figure
+    begins: tuple[str, ...] = ()  # the methods that it can begin with
 
 
 def points(*sentences: str) -> str:
@@ -109,6 +110,7 @@ PIECES = {
             "AlphaEdit takes u = P k*, the part of k* outside of the directions that the kept keys use. They hardly move; "
             "but if k* lies among them, nothing is left of it and the edit does not take.",
         ),
+        begins=("rome", "plain", "alphaedit"),
     ),
     "codebook": Piece(
         "GRACE’s codebook in two dimensions",
@@ -138,6 +140,7 @@ PIECES = {
             "DPO and IDK move the probability to the refusal; where the questions share a direction, they do so in the kept "
             "question too, to a lesser degree.",
         ),
+        begins=("ga", "gd", "kl", "dpo", "idk"),
     ),
     "routing": Piece(
         "WISE’s router on a line",
@@ -156,15 +159,17 @@ PIECES = {
 
 
 class Explore(Directive):
-    """`{explore} NAME`: the figure NAME of `PIECES`, with the content as its caption."""
+    """`{explore} NAME [METHOD]`: the figure NAME of `PIECES`, with the content as its caption."""
 
-    required_arguments = 1
+    required_arguments, optional_arguments = 1, 1
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        name = self.arguments[0]
+        name, begin = (*self.arguments, "")[:2]
         if name not in PIECES:
             raise self.error(f"there is no figure {name!r} to explore; there are {', '.join(PIECES)}.")
+        if begin and begin not in PIECES[name].begins:
+            raise self.error(f"the figure {name!r} begins with one of {', '.join(PIECES[name].begins)}, not {begin!r}.")
         if not "".join(self.content).strip():
             raise self.error(f"the figure {name!r} needs a caption: the sentence that a reader should take away.")
         env, piece = self.state.document.settings.env, PIECES[name]
@@ -173,7 +178,7 @@ class Explore(Directive):
         self.state.nested_parse(self.content, self.content_offset, caption)
         kind = "eu-drawing" if piece.drawing else "eu-static"
         opening = (
-            f'<figure class="eu eu-explore" data-explore="{name}" aria-labelledby="{title}">'
+            f'<figure class="eu eu-explore" data-explore="{name}" data-begin="{begin}" aria-labelledby="{title}">'
             f'<p class="eu-title" id="{title}">{escape(piece.title)}</p>'
             f'<div class="{kind}">{piece.static}</div><figcaption>'
         )

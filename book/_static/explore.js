@@ -417,9 +417,9 @@
   const L2 = 0.05;
 
   function rankOneFigure(figure) {
-    const b = bench(figure, { kind: "rome", k: [1.6, 1.7], v: [-1.6, 1.4], threshold: 0.1 });
-    const C = covariance(KEPT), { values, vectors } = eigen(C);
     const kinds = { rome: "ROME (C⁻¹)", plain: "plain rank-one (C = I)", alphaedit: "AlphaEdit (null-space projection)" };
+    const b = bench(figure, { kind: figure.dataset.begin || "rome", k: [1.6, 1.7], v: [-1.6, 1.4], threshold: 0.1 });
+    const C = covariance(KEPT), { values, vectors } = eigen(C);
     b.select("Edit", "kind", Object.entries(kinds));
     b.range("Null-space threshold", "threshold", {
       min: -3, max: 1, step: 0.1, value: (x) => 10 ** x, place: Math.log10, when: (s) => s.kind === "alphaedit",
@@ -662,7 +662,7 @@
   const LOSSES = [["ga", "GA"], ["gd", "GD"], ["kl", "KL"], ["dpo", "DPO"], ["idk", "IDK"]];
 
   function trainingFigure(figure) {
-    const b = bench(figure, { loss: "ga", steps: 40, overlap: 0.5 });
+    const b = bench(figure, { loss: figure.dataset.begin || "ga", steps: 40, overlap: 0.5 });
     b.select("Method", "loss", LOSSES);
     b.range("Steps", "steps", { min: 0, max: 60, step: 1 });
     b.range("Overlap of the two questions", "overlap", { min: 0, max: 1, step: 0.05 });
