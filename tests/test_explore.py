@@ -45,7 +45,9 @@ def book(tmp_path_factory):
     begun = "```{explore} rank-one alphaedit\nThe point.\n```\n\n```{explore} training dpo\nThe point.\n```\n"
     (root / "book" / "begun.md").write_text(f"# Begun\n\n{begun}")
     (root / "book" / "plain.md").write_text("# No figure\n\nText.\n")
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/plain}, {file: book/begun}]\n")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters: [{file: book/plain}, {file: book/begun}]\n"
+    )
     run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return root / "_build" / "html"

@@ -27,6 +27,9 @@ MEGABYTE = 1_000_000
 # Right of the window and not inside something that scrolls by itself.
 WIDER = """() => [...document.querySelectorAll('.eu, .eu *')].filter(n => !n.closest('.eu-scroll table, svg')
   && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
+# Captions that one has to scroll to read.
+CUT = """() => [...document.querySelectorAll('.eu-scroll caption')]
+  .filter(c => c.getBoundingClientRect().width > c.closest('.eu-scroll').clientWidth + 1).map(c => c.textContent)"""
 
 
 @pytest.mark.parametrize("part", range(3))  # of the pages, so that the workers share them
@@ -39,6 +42,7 @@ def test_every_page_from_disk_on_a_phone(pages, visit, part):
         assert seen.errors == [], name
         assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
         assert seen.page.evaluate(WIDER) == [], name
+        assert seen.page.evaluate(CUT) == [], name
         seen.context.close()
         files = {path.removeprefix(str(pages)): Path(path) for path in seen.asked if path.startswith(str(pages))}
         loaded[name] = {short: path.stat().st_size for short, path in files.items() if path.is_file()}
