@@ -165,6 +165,8 @@ def cells(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Cell]:
             check_name("targets", cell.targets, TARGETS)
             if cell.mode is not None and cell.method in METHODS:
                 check_name(f"mode of {cell.method}", cell.mode, METHODS[cell.method].modes)
+                if cell.mode == METHODS[cell.method].modes[0]:  # said or not, it is the same run
+                    cell = dataclasses.replace(cell, mode=None)
             if cell.fact_token is not None:
                 check_name("fact_token", cell.fact_token, FACT_TOKENS)
                 if cell.method in REFERENCES or not METHODS[cell.method].merges:

@@ -13,6 +13,7 @@ import editunlearn_lib as eu
 from editunlearn_lib import attacks, study, study_pocket
 from editunlearn_lib.data import load_split
 from editunlearn_lib.evaluation import summarise
+from editunlearn_lib.methods import METHODS
 
 
 @pytest.fixture
@@ -117,6 +118,16 @@ def test_wrong_grids_say_what_is_wrong(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(eu.StoreError, match="Delete the file"):
         study.read(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_own_mode_said_or_not_is_one_cell(method):
+    """Two cells with the same columns would count every question twice."""
+    grid = {"model": "pocket", "dataset": "factual", "method": method, "n_forget": 2}
+    modes = METHODS[method].modes
+    found = study.cells({**grid, "mode": [None, *modes]})
+    assert len(found) == len(modes) and found[0] == study.cells(grid)[0]
+    assert len({tuple(study.columns(cell).values()) for cell in found}) == len(found)
 
 
 def test_another_preset_is_another_cell(monkeypatch):
