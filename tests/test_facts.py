@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 facts = pytest.importorskip("facts")
 METHODS = list(eu.METHODS)
-FIGURE = {
-    **dict.fromkeys(("ga", "gd", "kl", "dpo", "idk"), "training"),
-    **dict.fromkeys(("rome", "memit", "alphaedit"), "rank-one"),
+FIGURE = {  # and the method that it begins with, where it has several
+    **{name: f"training {name}" for name in ("ga", "gd", "kl", "dpo", "idk")},
+    **{name: f"rank-one {name}" for name in ("rome", "alphaedit")},
+    "memit": "rank-one",
     "grace": "codebook",
     "wise": "routing",
 }
