@@ -4,8 +4,9 @@
     The sentence that a hurried reader should take away.
     ```
 
-The second word, if there is one, is the method that the figure begins with. The content becomes the caption. What stands in the figure before the page's script runs (`book/_static/explore.js`), and
-stays where there is no script, makes the same point in words; `forgetting-as-editing` and `recipes` need no script.
+The second word is the method that the figure begins with; without it, the first of the figure's own. The content becomes
+the caption. What stands in the figure before the page's script runs (`book/_static/explore.js`), and stays where there is
+no script, makes the same point in words; `forgetting-as-editing` and `recipes` need no script.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Piece:
     title: str
     static: str
     drawing: bool = False  # the static content is the figure
-    begins: tuple[str, ...] = ()  # the methods that it can begin with
+    begins: tuple[str, ...] = ("",)  # the methods that it can begin with, the usual one first
 
 
 def points(*sentences: str) -> str:
@@ -165,14 +166,15 @@ class Explore(Directive):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        name, begin = (*self.arguments, "")[:2]
+        name = self.arguments[0]
         if name not in PIECES:
             raise self.error(f"there is no figure {name!r} to explore; there are {', '.join(PIECES)}.")
-        if begin and begin not in PIECES[name].begins:
-            raise self.error(f"the figure {name!r} begins with one of {', '.join(PIECES[name].begins)}, not {begin!r}.")
+        env, piece = self.state.document.settings.env, PIECES[name]
+        begin = self.arguments[1] if self.arguments[1:] else piece.begins[0]
+        if begin not in piece.begins:
+            raise self.error(f"the figure {name!r} begins with one of {', '.join(piece.begins)}, not {begin!r}.")
         if not "".join(self.content).strip():
             raise self.error(f"the figure {name!r} needs a caption: the sentence that a reader should take away.")
-        env, piece = self.state.document.settings.env, PIECES[name]
         title = f"explore-{env.new_serialno('explore')}-title"
         caption = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, caption)

@@ -403,7 +403,7 @@
       return node;
     };
     return make("table", {},
-      make("caption", {}, make("span", { textContent: caption })),
+      make("caption", { textContent: caption }),
       make("thead", {}, make("tr", {}, ...head.map((h, i) => make("th", { scope: "col", textContent: h, className: kind(i) })))),
       make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
   }
@@ -418,7 +418,7 @@
 
   function rankOneFigure(figure) {
     const kinds = { rome: "ROME (C⁻¹)", plain: "plain rank-one (C = I)", alphaedit: "AlphaEdit (null-space projection)" };
-    const b = bench(figure, { kind: figure.dataset.begin || "rome", k: [1.6, 1.7], v: [-1.6, 1.4], threshold: 0.1 });
+    const b = bench(figure, { kind: figure.dataset.begin, k: [1.6, 1.7], v: [-1.6, 1.4], threshold: 0.1 });
     const C = covariance(KEPT), { values, vectors } = eigen(C);
     b.select("Edit", "kind", Object.entries(kinds));
     b.range("Null-space threshold", "threshold", {
@@ -591,7 +591,7 @@
     // The token table, with inputs; built again when the answer changes.
     const body = make("tbody"), foot = make("tfoot");
     const head = ["token", "p", "rank, teacher-forced", "rank, free-running"];
-    const grid = make("table", { className: "eu-tokens" }, make("caption", {}, make("span", { textContent: "The answer’s tokens at each step (made-up numbers; edit p and rank)" })),
+    const grid = make("table", { className: "eu-tokens" }, make("caption", { textContent: "The answer’s tokens at each step (made-up numbers; edit p and rank)" }),
       make("thead", {}, make("tr", {}, ...head.map((h) => make("th", { scope: "col", textContent: h })))), body, foot);
     b.tableBox.append(grid);
     const later = make("div", { className: "eu-controls" });
@@ -662,7 +662,7 @@
   const LOSSES = [["ga", "GA"], ["gd", "GD"], ["kl", "KL"], ["dpo", "DPO"], ["idk", "IDK"]];
 
   function trainingFigure(figure) {
-    const b = bench(figure, { loss: figure.dataset.begin || "ga", steps: 40, overlap: 0.5 });
+    const b = bench(figure, { loss: figure.dataset.begin, steps: 40, overlap: 0.5 });
     b.select("Method", "loss", LOSSES);
     b.range("Steps", "steps", { min: 0, max: 60, step: 1 });
     b.range("Overlap of the two questions", "overlap", { min: 0, max: 1, step: 0.05 });
