@@ -110,6 +110,14 @@ def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[st
         yield Scored(logits[n:], target, logits[:n])
 
 
+def scored(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> Iterator[tuple[int, Scored]]:
+    """(index, `answer_logits`) of every prompt, in batches of answers of like length: not in their order."""
+    for part in batches([len(answer) for answer in answers], SCORED_AT_ONCE):
+        yield from zip(
+            part, answer_logits(model, tokenizer, [prompts[i] for i in part], [answers[i] for i in part]), strict=True
+        )
+
+
 class _Ranks(LogitsProcessor):
     """Writes down, at each step j of a generation, the rank of every row's answer token j. Changes nothing."""
 
@@ -195,17 +203,15 @@ def _score_batch(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, promp
     prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
     answers = [qa.answer for qa in qas]
     forced, ids, V = {}, {}, 0
-    for part in batches([len(answer) for answer in answers], SCORED_AT_ONCE):
-        found = answer_logits(model, tokenizer, [prompts[i] for i in part], [answers[i] for i in part])
-        for i, row in zip(part, found, strict=True):
-            ids[i], V = row.ids, row.logits.shape[1]
-            forced[i] = {
-                "probability": metrics.sequence_probability(row.logits, row.ids),
-                "probability_per_token": metrics.probability_per_token(row.logits, row.ids),
-                "mrr_teacher_forced": metrics.mrr(row.logits, row.ids),
-                "hit_rate_teacher_forced": metrics.hit_rate(row.logits, row.ids, top=TOP),
-                "pistol_confidence": metrics.pistol_confidence(row.prompt_logits, len(row.ids)),
-            }
+    for i, row in scored(model, tokenizer, prompts, answers):
+        ids[i], V = row.ids, row.logits.shape[1]
+        forced[i] = {
+            "probability": metrics.sequence_probability(row.logits, row.ids),
+            "probability_per_token": metrics.probability_per_token(row.logits, row.ids),
+            "mrr_teacher_forced": metrics.mrr(row.logits, row.ids),
+            "hit_rate_teacher_forced": metrics.hit_rate(row.logits, row.ids, top=TOP),
+            "pistol_confidence": metrics.pistol_confidence(row.prompt_logits, len(row.ids)),
+        }
     targets = [ids[i] for i in range(len(qas))]
     ranks = _Ranks(targets)
     outputs = _generate(model, tokenizer, prompts, max_new_tokens, ranks)

@@ -59,16 +59,19 @@ def ray(
     if started:
         address = address or os.environ.get("RAY_ADDRESS") or None
         own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        for last in [True] if address else [False, True]:  # Ray gives a machine that is busy 30 seconds: once more
+        tries = 1 if address else 2  # Ray gives a node on this machine 30 seconds to start, which a busy one exceeds
+        for left in reversed(range(tries)):
             try:
                 Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
                 break
             except Exception as error:  # a bare `Exception` where a node is slow
                 Ray.shutdown()
-                what = (
-                    f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
-                )
-                if last:
+                if not left:
+                    what = (
+                        f"no Ray cluster can be reached at {address!r}"
+                        if address
+                        else "Ray does not start on this machine"
+                    )
                     raise StudyError(f"{what} ({first_line(error)}).") from error
     try:
         yield from _Crew(Ray, work, cells, num_workers).run()

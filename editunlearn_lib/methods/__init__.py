@@ -286,7 +286,7 @@ def resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, see
 @torch.no_grad()
 def _report(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_format: str) -> None:
     """Did every edit take? What the model says before and after, and how likely its target is; a miss warns."""
-    from ..evaluation import SCORED_AT_ONCE, answer_logits, batches, generate
+    from ..evaluation import generate, scored
 
     questions = [request.question for request in requests]
     prompts = [prompt_text(tokenizer, question, prompt_format) for question in questions]
@@ -294,18 +294,14 @@ def _report(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_
     before = generate(model, tokenizer, questions, prompt_format=prompt_format)
     with patch.on(model):
         after = generate(model, tokenizer, questions, prompt_format=prompt_format)
-        for part in batches(
-            [len(prompt) + len(target) for prompt, target in zip(prompts, targets, strict=True)], SCORED_AT_ONCE
-        ):
-            found = answer_logits(model, tokenizer, [prompts[i] for i in part], [targets[i] for i in part])
-            for i, scored in zip(part, found, strict=True):
-                logp, truth = scored.logits.log_softmax(-1), scored.ids  # (T, V), (T,)
-                flipped = bool(logp[0].argmax() == truth[0])
-                patch.info["log"][i] |= {
-                    "question": questions[i], "target": targets[i], "before": before[i], "after": after[i],
-                    "nll_after": float(-logp.gather(1, truth[:, None]).mean()), "first_token_flipped": flipped,
-                    "greedy_share": float((logp.argmax(-1) == truth).float().mean()), "took": flipped,
-                }  # fmt: skip
+        for i, found in scored(model, tokenizer, prompts, targets):
+            logp, truth = found.logits.log_softmax(-1), found.ids  # (T, V), (T,)
+            flipped = bool(logp[0].argmax() == truth[0])
+            patch.info["log"][i] |= {
+                "question": questions[i], "target": targets[i], "before": before[i], "after": after[i],
+                "nll_after": float(-logp.gather(1, truth[:, None]).mean()), "first_token_flipped": flipped,
+                "greedy_share": float((logp.argmax(-1) == truth).float().mean()), "took": flipped,
+            }  # fmt: skip
     failed = [request for request, row in zip(requests, patch.info["log"], strict=True) if not row["took"]]
     if failed:
         shown = "; ".join(repr(request.question[:60]) for request in failed[:3])
