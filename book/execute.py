@@ -3,6 +3,7 @@
 For every `book/executed/NAME` in _toc.yml, notebooks/NAME.ipynb goes through papermill in a kernel of this Python, with
 the repository's root as working directory. A copy is kept as long as nothing that it depends on has changed: the
 notebook, the library with its data and weights, the committed results, the installed versions and the parameters.
+Two run at a time on a CPU, each with half of its cores.
 `book/executed/status.json` holds what each copy was made with, and how long it took. NAME may lie in a subfolder
 (`workshop/ex1_break`). A notebook with a cell tagged `exercise` has gaps for the reader to fill in: it is copied as it
 stands and not run.
@@ -20,11 +21,11 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import jupytext
@@ -216,17 +217,30 @@ def kernel_of_this_python() -> Iterator[None]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def device() -> str:
+def at_once(parameters: dict) -> int:
+    """How many notebooks run beside each other: two on a CPU (the pocket leaves half of it idle), else one.
+
+    With parameters they may hold a large model, of which there is room for one; so may a GPU.
+    """
+    import torch
+
+    return 1 if parameters or torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+
+
+def device(threads: int) -> str:
     """What the notebooks find when they are left to choose."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"CPU ({platform.machine()}, {threads} {'thread' if threads == 1 else 'threads'})"
 
 
 def run(notebook: Path, target: Path, parameters: dict) -> float:
-    """Execute one notebook into ``target``; the seconds it took. The target appears when all cells have run."""
+    """Execute one notebook into ``target``; the seconds it took. The target appears when all cells have run.
+
+    Raises RuntimeError with the cell's traceback if one fails.
+    """
     import papermill
 
     partial = target.parent / ".partial" / target.name
@@ -235,16 +249,15 @@ def run(notebook: Path, target: Path, parameters: dict) -> float:
     try:
         papermill.execute_notebook(
             str(notebook), str(partial), parameters=parameters, kernel_name="python3", cwd=str(ROOT),
-            progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1},
+            progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1, "disable": None},
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)
-        say(f"\n{lines}\n\n{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}")
-        sys.exit(
+        raise RuntimeError(
+            f"{lines}\n\n{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}\n"
             f"The cells up to there are in {partial.relative_to(ROOT)}; the copy that the book shows is unchanged."
-        )
+        ) from None
     os.replace(partial, target)
-    shutil.rmtree(partial.parent, ignore_errors=True)
     return time.monotonic() - started
 
 
@@ -271,6 +284,7 @@ def execute(names: Sequence[str], parameters: dict, *, force: bool = False) -> N
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 sys.exit(f"no notebook has a parameter {parameter!r}.{hint} Known: {', '.join(everything) or 'none'}.")
         given = {name: {p: v for p, v in parameters.items() if p in known[name]} for name in names}
+    status, fingerprints = read_status(executed / "status.json"), {}
     for name, notebook in notebooks.items():
         target = executed / f"{name}.ipynb"
         if is_exercise(jupytext.read(notebook)):
@@ -280,25 +294,46 @@ def execute(names: Sequence[str], parameters: dict, *, force: bool = False) -> N
                 say(f"{name}: an exercise, copied as it stands")
             continue
         fingerprint = digest(ROOT, notebook, given[name], versions)
-        status = read_status(executed / "status.json")
         last = status.get(name, {})
         if target.exists() and last.get("fingerprint") == fingerprint and not force:
             say(f"{name}: nothing has changed since {last['finished']}")
-            continue
+        else:
+            fingerprints[name] = fingerprint
+    jobs = at_once(parameters)
+    share = max(1, (os.cpu_count() or 1) // jobs)  # together the kernels use each core once
+    threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(share)).split(",")[0])
+
+    def one(name: str) -> tuple[str, float | str]:
+        last = status.get(name, {})
         expected = f" (the last time it took {last['seconds']:.0f} s)" if "seconds" in last else ""
         say(f"{name}: running {', '.join(f'{p}={v!r}' for p, v in given[name].items()) or 'as it stands'}{expected}")
-        with kernel_of_this_python():
-            seconds = run(notebook, target, given[name])
-        status[name] = {
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 1),
-            "parameters": given[name],
-            "device": device(),
-            "versions": versions,
-            "fingerprint": fingerprint,
-        }
-        replace(executed / "status.json", json.dumps(status, indent=1, default=str) + "\n")
-        say(f"{name}: done in {seconds:.0f} s")
+        try:
+            return name, run(notebooks[name], executed / f"{name}.ipynb", given[name])
+        except RuntimeError as error:  # told at the end, so that the others can finish
+            return name, str(error)
+
+    failed = []
+    with kernel_of_this_python(), ThreadPool(jobs) as pool:
+        for name, seconds in pool.imap_unordered(one, fingerprints):
+            if isinstance(seconds, str):
+                say(f"\n{seconds}")
+                failed.append(name)
+                continue
+            status[name] = {
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 1),
+                "parameters": given[name],
+                "device": device(threads),
+                "versions": versions,
+                "fingerprint": fingerprints[name],
+            }
+            replace(executed / "status.json", json.dumps(status, indent=1, default=str) + "\n")
+            say(f"{name}: done in {seconds:.0f} s")
+    for emptied in executed.rglob(".partial"):
+        with contextlib.suppress(OSError):  # what a failed run has left stays
+            emptied.rmdir()
+    if failed:
+        sys.exit(f"Not all notebooks ran: {', '.join(failed)} (what went wrong stands above).")
 
 
 def main() -> None:

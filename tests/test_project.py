@@ -236,7 +236,8 @@ def small(tmp_path, monkeypatch) -> Path:
     toc["parts"] = [{"chapters": [{"file": "book/other"}, {"file": "book/executed/page", "sections": []}]}]
     (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
     monkeypatch.setattr(execute, "ROOT", tmp_path)
-    monkeypatch.setattr(execute, "device", lambda: "a test")
+    monkeypatch.setattr(execute, "device", lambda threads: "a test")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, value in execute.QUIET.items():  # what execute() sets is taken back afterwards
         monkeypatch.setenv(name, value)
     return tmp_path
@@ -280,6 +281,26 @@ def test_an_error_in_a_cell_is_shown_and_the_old_copy_stays(small, capsys):
     assert "RuntimeError: a made-up error" in capsys.readouterr().err
     assert copy.read_text() == "the old copy"
     assert execute.read_status(copy.parent / "status.json") == {}
+
+
+def test_notebooks_run_two_at_a_time_and_one_that_fails_costs_the_others_nothing(small, capsys, monkeypatch):
+    """Each of the first two waits for the other: one after another they would wait in vain."""
+    meet = "\n# %%\nimport time\nPath('{mine}').touch()\nend = time.monotonic() + 60\nwhile not Path('{other}').exists():\n"
+    meet += "    assert time.monotonic() < end\n    time.sleep(0.05)\n"
+    for name, mine, other in (("page", "a", "b"), ("second", "b", "a"), ("third", "a", "b")):
+        source = PERCENT + "\n# %%\nfrom pathlib import Path\n" + meet.format(mine=mine, other=other)
+        (small / "notebooks" / f"{name}.py").write_text(source + ("1 / 0\n" if name == "page" else ""))
+    monkeypatch.setattr(execute, "at_once", lambda parameters: 2)
+    with pytest.raises(SystemExit, match="Not all notebooks ran: page "):
+        execute.execute(["page", "second", "third"], {})
+    folder = small / "book" / "executed"
+    assert sorted(path.name for path in folder.glob("*.ipynb")) == ["second.ipynb", "third.ipynb"]
+    assert sorted(execute.read_status(folder / "status.json")) == ["second", "third"]
+    assert "page.ipynb: cell" in capsys.readouterr().err and (folder / ".partial" / "page.ipynb").exists()
+
+
+def test_a_large_model_is_not_loaded_twice():
+    assert execute.at_once({"model": "mistralai/Mistral-7B-Instruct-v0.3"}) == 1
 
 
 def test_an_unknown_parameter_gets_the_nearest_name(small):

@@ -309,7 +309,14 @@ def times_lines(status: dict | None, cells: list[dict] | None) -> Iterator[str]:
     if status:
         devices = sorted({one["device"] for one in status.values()})
         took = sum(one["seconds"] for one in status.values())
-        rows.append(["make book", f"{len(status)} notebooks, then the pages", duration(took), "; ".join(devices)])
+        rows.append(
+            [
+                "make book",
+                f"{len(status)} notebooks (added up; two run at a time on a CPU), then the pages",
+                duration(took),
+                "; ".join(devices),
+            ]
+        )
     if cells:
         devices = sorted({one["device"] for one in cells})
         took = sum(one["cell_seconds"] for one in cells)
