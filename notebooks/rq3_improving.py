@@ -124,7 +124,8 @@ both = pd.concat([study.select(records, n_forget=20, dataset=d, targets=["refusa
 if dataset not in ("factual", "contracts") or n_forget != 20:
     both = study.select(records, n_forget=n_forget, dataset=dataset, targets=["refusal", "self-improved"])
 improved = set(both[both.targets == "self-improved"].method)
-both = both[both.method.isin(improved)]
+both = both[both.method.isin(improved)].sort_values("targets", kind="stable")
+both = both.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")  # the book's order
 summary = eu.summarise(both, by=("dataset", "targets", "method", "set"))
 for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved")):
     of_paper = PAPER[(PAPER.table == "table6") & (PAPER.stage == stage)]
@@ -144,17 +145,15 @@ rows = []
 for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "retain"])].groupby(["dataset", "method", "set"], sort=False):  # fmt: skip
     if group.targets.nunique() == 2:
         test = stats.compare(group, [("self-improved", "refusal")], column="targets").iloc[0]
-        rows.append({"dataset": d, "method": method, "set": which, "questions": test.n, "self-improved": test.mean_a,
-                     "vanilla": test.mean_b, "difference": test.difference, "p": test.p})  # fmt: skip
+        found = {"questions": test.n, "difference": test.difference, "p": test.p}
+        rows.append({"dataset": d, "method": method, "set": which, **found})
 if rows:
     tested = pd.DataFrame(rows)
     tested["p (Holm)"] = stats.holm(tested.p)
-    display(
-        tested.drop(columns="p")
-        .set_index(["dataset", "set", "method"])
-        .sort_index(level=[0, 1], sort_remaining=False)
-        .round(3)
+    shown = tested.assign(method=tested.method.map(lambda m: charts.style(m).label)).set_index(
+        ["dataset", "set", "method"]
     )
+    display(shown[["questions", "difference", "p (Holm)"]].sort_index(level=[0, 1], sort_remaining=False).round(3))
     clear = tested[tested["p (Holm)"] < 0.05]
     display(Markdown(f"**{len(clear)}** of {len(tested)} differences are more than chance at one in twenty."))
 
