@@ -140,7 +140,7 @@ for name, part in others.groupby("model"):
     few = summary[summary.dataset.isin(set(part.dataset)) & summary.method.isin(["base", *part.method])]
     if len(few):
         display(charts.table(
-            few, part, provenance=provenance, sets=("forget", "retain"), paper_label=f"paper, {name}", name=f"rq1-{name}",
+            few, part, provenance=provenance, sets=("forget", "retain"), name=f"rq1-{name}",
             caption=f"The same cells of {model} beside the paper's {name} (Table {part.table.iloc[0][-1]})",
         ))  # fmt: skip
 
@@ -206,9 +206,10 @@ charts.trade_off(summary, provenance=provenance)
 kinds = (
     shown[shown.set == "forget"].groupby(["dataset", "method"], sort=False).outcome.value_counts(normalize=True).unstack(fill_value=0)
 )  # fmt: skip
-kinds[[c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]].mul(100).round(0).astype(
-    int
-).add_suffix(" %")
+rows = [(d, m) for d in shown.dataset.unique() for m in (*study.REFERENCES, *eu.METHODS) if (d, m) in kinds.index]
+columns = [c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]
+percent = kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix(" %")
+percent.rename(index=lambda m: charts.style(m).label, level="method")
 
 # %% [markdown]
 # ## Which keys the covariance covers

@@ -164,7 +164,7 @@ if len(forty):
     if len(of_mistral):
         display(charts.table(
             eu.summarise(forty, by=("dataset", "method", "set")), of_mistral.replace({"dataset": {"pistol": "contracts"}}),
-            provenance=source_of(forty), sets=("forget", "rephrased", "retain", "factual"), name="table4-mistral", paper_label="paper, Mistral-7B",
+            provenance=source_of(forty), sets=("forget", "rephrased", "retain", "factual"), name="table4-mistral",
             caption="The same cells beside the paper's Mistral-7B",
         ))  # fmt: skip
 else:
@@ -196,7 +196,11 @@ for d in scored.dataset.unique():
     )
     tests = tests.rename(columns={"a": "best", "b": "compared with", "mean_a": "its score", "mean_b": "other's score"})
     display(Markdown(f"**{charts.DATASET_LABELS.get(d, d)}**, {one.seed.nunique()} forget set(s):"))
-    display(tests.drop(columns=["p"]).rename(columns={"p_holm": "p (Holm)", "n": "questions"}).round(4))
+    shown = tests.assign(
+        **{name: tests[name].map(lambda m: charts.style(m).label) for name in ("best", "compared with")}
+    )
+    shown = shown.drop(columns="p").rename(columns={"p_holm": "p (Holm)", "n": "questions"})
+    display(shown.set_index(["best", "compared with"]).round(4))
     clear = [charts.style(m).label for m, p in zip(tests["compared with"], tests.p_holm, strict=True) if p < 0.05]
     lines.append(f"- {charts.DATASET_LABELS.get(d, d)}: **{charts.style(best).label}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}.")  # fmt: skip
 display(Markdown("\n".join(lines) or "This run has fewer than two methods to compare."))

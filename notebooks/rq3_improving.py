@@ -315,16 +315,16 @@ display(scores.round(2))
 # %% tags=["hide-input"]
 size = 80 if len(study.select(records, dataset="factual", n_forget=80)) else n_merged
 keyed = study.select(
-    records, dataset="factual", n_forget=size, merge=study_pocket.MERGES,
+    records, dataset="factual", n_forget=size, merge=study_pocket.MERGES, method=joins,
     fact_token=["default", "question_last", "prompt_last"],
 )  # fmt: skip
-keyed = keyed[keyed["merge"].isin([*set(keyed[keyed.fact_token != "default"]["merge"]), *as_list(merges, int)]) & (keyed.method != "base")]  # fmt: skip
+keyed = keyed[keyed["merge"].isin([*set(keyed[keyed.fact_token != "default"]["merge"]), *as_list(merges, int)])]
 if len(keyed):
     choice = eu.summarise(keyed, by=("method", "merge", "fact_token", "set"))
     wide = choice.pivot_table(
         index=["method", "merge", "fact_token"], columns="set", values="rouge1_recall", sort=False
     )
-    display(wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename(index={"default": "subject_last (default)"}).round(2))  # fmt: skip
+    display(wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename(index={"default": "subject_last (default)", **{m: charts.style(m).label for m in joins}}).round(2))  # fmt: skip
 
 # %% [markdown]
 # ### Why it does what it does
