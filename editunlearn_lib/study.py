@@ -623,6 +623,12 @@ KEYS = (
 )
 
 
+def forget_sets(records: pd.DataFrame) -> str:
+    """How many forget sets (seeds) stand behind each cell of these rows: "3", or "1 to 3" where cells differ."""
+    counts = records.groupby([key for key in KEYS if key != "seed"], observed=True).seed.nunique()
+    return f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.max()}"
+
+
 def join(live: pd.DataFrame, committed: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     """All records of a live run and, for the cells that it did not run, committed ones; how many cells are of each."""
     keys = list(KEYS)

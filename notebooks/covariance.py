@@ -45,19 +45,12 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import covariance
+from editunlearn_lib import covariance, study
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 
 
-def as_list(value, kind):
-    """A list from a list, one value, or a text such as "100,300" (papermill -p passes texts)."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
-
-
-sizes = sorted(as_list(sizes, int))
+sizes = sorted(study.as_list(sizes, int))
 lm, tokenizer = eu.load_model(model, device=device, dtype=dtype)
 split = eu.load_split("factual", n_forget=int(n_forget), seed=int(seed))
 
@@ -142,7 +135,7 @@ else:
 # ## Other texts
 #
 # ```python
-# from editunlearn_lib import covariance
+# from editunlearn_lib import covariance, study
 #
 # eu.unlearn(model, tokenizer, split, "memit", covariance="corpus")  # or "corpus+subjects", "wikitext", "default"
 # eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.hub_source(3000))  # WikiText-2, more of it

@@ -76,10 +76,8 @@ def part(**wanted):
 
 
 def source_of(frame):
-    """Where the numbers of a figure come from, with how many forget sets each has."""
-    counts = frame.groupby(["dataset", "method", "n_forget"], observed=True).seed.nunique()
-    several = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.max()}"
-    return f"{several} forget set(s) a cell; {made}"
+    """Where the numbers of a figure come from."""
+    return f"{study.forget_sets(frame)} forget set(s) a cell; {made}"
 
 
 PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-7B'")

@@ -84,10 +84,8 @@ PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-
 
 
 def source_of(frame):
-    """Where the numbers of a figure come from, with how many forget sets each has."""
-    counts = frame.groupby(["dataset", "method", "n_forget", "targets", "merge"], observed=True).seed.nunique()
-    several = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.max()}"
-    return f"{several} forget set(s) a cell; {made}"
+    """Where the numbers of a figure come from."""
+    return f"{study.forget_sets(frame)} forget set(s) a cell; {made}"
 
 
 # %% [markdown]

@@ -262,3 +262,11 @@ def test_notes_of_stored_cells_come_before_those_of_a_results_file(grid, tmp_pat
 def test_many_commits_are_a_number(tmp_path, commits, text):
     (tmp_path / "r.json").write_text(json.dumps([{"commit": c} for c in commits + commits]))
     assert study.manifest_commits(tmp_path / "r.parquet") == text
+
+
+def test_forget_sets_are_counted_cell_by_cell():
+    cell = {**dict.fromkeys(study.KEYS, "x"), "merge": 1}
+    rows = [{**cell, "method": m, "seed": seed} for m, seeds in {"ga": (0, 1, 2), "gd": (0,)}.items() for seed in seeds]
+    records = pd.DataFrame(rows * 2)  # several questions a cell
+    assert study.forget_sets(records) == "1 to 3"
+    assert study.forget_sets(records[records.method == "ga"]) == "3"
