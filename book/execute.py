@@ -3,7 +3,7 @@
 For every `book/executed/NAME` in _toc.yml, notebooks/NAME.ipynb goes through papermill in a kernel of this Python, with
 the repository's root as working directory. A copy is kept as long as nothing that it depends on has changed: the
 notebook, the library with its data and weights, the committed results, the installed versions and the parameters.
-Two run at a time on a CPU, each with half of its cores.
+Without parameters two run at a time on a CPU, each with half of its cores.
 `book/executed/status.json` holds what each copy was made with, and how long it took. NAME may lie in a subfolder
 (`workshop/ex1_break`). A notebook with a cell tagged `exercise` has gaps for the reader to fill in: it is copied as it
 stands and not run.
