@@ -572,6 +572,61 @@ def sweep(
     )  # fmt: skip
 
 
+_GROWTH = {"n_forget": "questions to forget", "model": "weights of the model", "cells": "cells of the store"}
+_GROWTH_MEASURES = {"cpu_seconds": ("time", 1.0), "peak_bytes": ("memory", 1e-6)}  # seconds, MB
+_WORKS = {
+    "evaluate": Style("asking", "#0072B2", "square"),
+    "start": Style("finding stored cells", "#0072B2", "square"),
+    "load": Style("reading them", "#009E73", "diamond"),
+    "export": Style("writing one file", "#D55E00", "circle"),
+}
+
+
+def growth(rows: pd.DataFrame, exponents: pd.DataFrame, *, provenance: str, name: str = "growth") -> go.Figure:
+    """Time and memory over size on logarithmic axes, one line per work, one entry of the menu per sweep and measure.
+
+    `rows` has sweep, work, size, cpu_seconds and peak_bytes; `exponents` has sweep, work, measure and exponent
+    (``benchmarks/growth.py``). The dotted line grows in proportion to size.
+    """
+    _need(rows, ("sweep", "work", "size", *_GROWTH_MEASURES), "rows")
+    works, labels, values = list(dict.fromkeys(rows["work"])), [], []
+    for sweep_name in (known for known in _GROWTH if known in set(rows["sweep"])):
+        for measure, (what, unit) in _GROWTH_MEASURES.items():
+            part = rows[(rows["sweep"] == sweep_name) & (rows[measure] > 0)].sort_values("size")
+            if part.empty:
+                continue
+            lines = [part[part["work"] == work] for work in works]
+            x = [[int(size) for size in line["size"]] for line in lines]
+            y = [[float(f"{value * unit:.4g}") for value in line[measure]] for line in lines]
+            ends, first = sorted({part["size"].min(), part["size"].max()}), min(v[0] for v in y if v)
+            labels.append(f"{what} over {_GROWTH[sweep_name]}")
+            values.append({
+                "x": [*x, [int(end) for end in ends]], "y": [*y, [float(f"{first * end / ends[0]:.4g}") for end in ends]]
+            })  # fmt: skip
+    fig = go.Figure()
+    for i, work in enumerate([*works, None]):
+        look = _WORKS.get(work) or style(work) if work else Style("in proportion", "#808080", "x", "dot")
+        fig.add_scatter(
+            name=look.label, mode="lines+markers" if work else "lines", marker=_marker(look, 9),
+            line={"color": look.colour, "width": 2 if work else 1, "dash": look.dash}, cliponaxis=False,
+            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y}<extra></extra>", **_initial(values[0], i),
+        )  # fmt: skip
+    axis = {"type": "log", "dtick": 1, "zeroline": False}
+    fig.update_layout(
+        xaxis=axis | {"title": {"text": "size"}}, yaxis=axis | {"title": {"text": "seconds of one core, or MB"}},
+        updatemenus=_menu(labels, values, "Shown"),
+    )  # fmt: skip
+    said = ", ".join(
+        f"{_GROWTH_MEASURES[row.measure][0]} of {row.work} over {_GROWTH[row.sweep]} {row.exponent:.2f}"
+        for row in exponents.itertuples()
+    )
+    return _finish(
+        fig, title="How time and memory grow", provenance=provenance, csv=_csv(rows), name=name, height=460,
+        reading="As steep as the dotted line: twice as much costs twice as much. Flatter is better.",
+        alt=f"Line chart on logarithmic axes. Exponents (1: in proportion): {said}.",
+    )  # fmt: skip
+
+
 def pairs(
     summary: pd.DataFrame,
     sets: Sequence[str] = ("forget", "rephrased"),

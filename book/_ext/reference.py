@@ -280,12 +280,14 @@ def _ratios(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, st
 
 
 def benchmark_lines(name: str, document: dict) -> Iterator[str]:
-    """One benchmark's file as Markdown: its ``rows``, or else the ratios that it holds."""
+    """One benchmark's file as Markdown: its ``exponents`` or ``rows``, or else the ratios that it holds."""
     yield f"**{name}**: {document.get('what', 'no description')}."
     made_on = [f"{key} {document[key]}" for key in ("model", "device", "dtype", "threads") if key in document]
     if made_on:
         yield f"Measured on {', '.join(made_on)}."
-    if rows := document.get("rows"):
+    if document.get("note"):
+        yield f"While it was measured: {document['note']}."
+    if rows := document.get("exponents", document.get("rows")):
         head = list(dict.fromkeys(key for row in rows for key in row))
         yield from table(head, [[row.get(key, "") for key in head] for row in rows])
         return
@@ -301,6 +303,25 @@ class Benchmarks(FromFile):
         for path in self.files:
             yield from benchmark_lines(path.stem, read(path))
             yield ""
+
+
+class Growth(SphinxDirective):
+    """The figure of ``benchmarks/growth.json``; nothing where it was not measured."""
+
+    def run(self) -> list[nodes.Node]:
+        file = ROOT / "benchmarks" / "growth.json"
+        self.env.note_dependency(str(file))
+        if not file.exists():
+            return []
+        import pandas as pd
+
+        from editunlearn_lib import charts
+
+        document = read(file)
+        figure = charts.growth(
+            pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"]), provenance="benchmarks/growth.json"
+        )
+        return [nodes.raw("", charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"], format="html")]
 
 
 def times_lines(status: dict | None, cells: list[dict] | None) -> Iterator[str]:
@@ -502,6 +523,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("execution-status", ExecutionStatus)
     app.add_directive("results-status", ResultsStatus)
     app.add_directive("benchmarks", Benchmarks)
+    app.add_directive("growth", Growth)
     app.add_directive("run-times", RunTimes)
     app.add_directive("method-times", MethodTimes)
     app.add_directive("computed-memory", ComputedMemory)
