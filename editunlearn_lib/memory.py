@@ -140,7 +140,9 @@ def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covarianc
             found |= moments(m, edited)
     T, L = x["prompt"] + MAX_NEW_TOKENS, m.layers
     at_once = min(x["n"], max(1, TOKENS_AT_ONCE // T))
-    stored = 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)  # the sum in float32; the original is in main memory
+    adapters = {"wise": 4 * W, "grace": 4 * x["n"] * (m.d_ffn + m.d)}  # the side memory; keys and values
+    summed = 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)  # in float32; the original is in main memory
+    stored = adapters.get(method, summed)
     found["report"] = {
         "keys and values of the generation, and one layer's growing": (L + 1) * 2 * m.kv * m.bytes * at_once * T,
         "one pass": forward(m, at_once), "logits of a step": 4 * 4 * at_once * m.vocab, "the patch on": stored,
