@@ -361,7 +361,7 @@ def advice(job: Any, method: str) -> str:
     config, ways = job.config, []
     if getattr(config, "full", False):
         ways.append("LoRA (full: false)")
-    if not METHODS[method].edits and not config.gradient_checkpointing:
+    if not getattr(config, "gradient_checkpointing", True):
         ways.append("gradient_checkpointing: true")
     if hasattr(config, "batch_size") and job.mode != "sequential" and (config.batch_size or len(job.requests)) > 1:
         ways.append(f"a smaller batch_size ({config.batch_size or len(job.requests)} now)")
