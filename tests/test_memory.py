@@ -39,7 +39,7 @@ def benchmark():
 
 # a process each: the others are for `make soak`. ROME is 15.2 % off (24 MB, which is about what torch's own threads hold)
 BESIDE = [
-    "gd", "covariance", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ga", "gd", "kl", "dpo", "idk", "memit", "alphaedit", "wise")),
+    "grace", "covariance", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ga", "gd", "kl", "dpo", "idk", "memit", "alphaedit", "wise")),
 ]  # fmt: skip
 
 
