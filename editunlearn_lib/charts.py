@@ -572,8 +572,12 @@ def sweep(
     )  # fmt: skip
 
 
-_GROWTH = {"n_forget": "questions to forget", "model": "weights of the model", "cells": "cells of the store"}
-_GROWTH_MEASURES = {"cpu_seconds": ("time", 1.0), "peak_bytes": ("memory", 1e-6)}  # seconds, MB
+_GROWTH = {
+    "n_forget": "the questions to forget",
+    "model": "the weights of the model",
+    "cells": "the cells of the store",
+}
+_GROWTH_MEASURES = {"cpu_seconds": ("time (s)", 1.0), "peak_bytes": ("memory (MB)", 1e-6)}
 _WORKS = {
     "evaluate": Style("asking", "#0072B2", "square"),
     "start": Style("finding stored cells", "#0072B2", "square"),
@@ -582,27 +586,22 @@ _WORKS = {
 }
 
 
-def growth(rows: pd.DataFrame, exponents: pd.DataFrame, *, provenance: str, name: str = "growth") -> go.Figure:
-    """Time and memory over size on logarithmic axes, one line per work, one entry of the menu per sweep and measure.
+def growth(rows: pd.DataFrame, exponents: pd.DataFrame, sweep: str, *, provenance: str) -> go.Figure:
+    """Time and memory of one sweep over size on logarithmic axes, one line per work; the menu has the two measures.
 
     `rows` has sweep, work, size, cpu_seconds and peak_bytes; `exponents` has sweep, work, measure and exponent
     (``benchmarks/growth.py``). The dotted line grows in proportion to size.
     """
     _need(rows, ("sweep", "work", "size", *_GROWTH_MEASURES), "rows")
-    works, labels, values = list(dict.fromkeys(rows["work"])), [], []
-    for sweep_name in (known for known in _GROWTH if known in set(rows["sweep"])):
-        for measure, (what, unit) in _GROWTH_MEASURES.items():
-            part = rows[(rows["sweep"] == sweep_name) & (rows[measure] > 0)].sort_values("size")
-            if part.empty:
-                continue
-            lines = [part[part["work"] == work] for work in works]
-            x = [[int(size) for size in line["size"]] for line in lines]
-            y = [[float(f"{value * unit:.4g}") for value in line[measure]] for line in lines]
-            ends, first = sorted({part["size"].min(), part["size"].max()}), min(v[0] for v in y if v)
-            labels.append(f"{what} over {_GROWTH[sweep_name]}")
-            values.append({
-                "x": [*x, [int(end) for end in ends]], "y": [*y, [float(f"{first * end / ends[0]:.4g}") for end in ends]]
-            })  # fmt: skip
+    rows, what = rows[rows["sweep"] == sweep].sort_values("size", kind="stable"), _GROWTH[sweep]
+    works, values = list(dict.fromkeys(rows["work"])), []
+    ends = [int(rows["size"].min()), int(rows["size"].max())]
+    for measure, (_, unit) in _GROWTH_MEASURES.items():
+        lines = [rows[rows["work"] == work] for work in works]
+        y = [[float(f"{value * unit:.4g}") if value > 0 else None for value in line[measure]] for line in lines]
+        first = min(value for line in y for value in line[:1] if value) if any(line[0] for line in y) else None
+        y.append([first and float(f"{first * end / ends[0]:.4g}") for end in ends])
+        values.append({"x": [*([int(size) for size in line["size"]] for line in lines), ends], "y": y})
     fig = go.Figure()
     for i, work in enumerate([*works, None]):
         look = _WORKS.get(work) or style(work) if work else Style("in proportion", "#808080", "x", "dot")
@@ -613,17 +612,17 @@ def growth(rows: pd.DataFrame, exponents: pd.DataFrame, *, provenance: str, name
         )  # fmt: skip
     axis = {"type": "log", "dtick": 1, "zeroline": False}
     fig.update_layout(
-        xaxis=axis | {"title": {"text": "size"}}, yaxis=axis | {"title": {"text": "seconds of one core, or MB"}},
-        updatemenus=_menu(labels, values, "Shown"),
+        xaxis=axis | {"title": {"text": what}}, yaxis=axis | {"title": {"text": "seconds of one core, or MB"}},
+        updatemenus=_menu([label for label, _ in _GROWTH_MEASURES.values()], values, "Shown"),
     )  # fmt: skip
     said = ", ".join(
-        f"{_GROWTH_MEASURES[row.measure][0]} of {row.work} over {_GROWTH[row.sweep]} {row.exponent:.2f}"
-        for row in exponents.itertuples()
+        f"{_GROWTH_MEASURES[row.measure][0]} of {row.work} {row.exponent:.2f}"
+        for row in exponents[exponents["sweep"] == sweep].itertuples()
     )
     return _finish(
-        fig, title="How time and memory grow", provenance=provenance, csv=_csv(rows), name=name, height=460,
+        fig, title=f"Growth with {what}", provenance=provenance, csv=_csv(rows), name=f"growth-{sweep}", height=460,
         reading="As steep as the dotted line: twice as much costs twice as much. Flatter is better.",
-        alt=f"Line chart on logarithmic axes. Exponents (1: in proportion): {said}.",
+        alt=f"Line chart on logarithmic axes over {what}. Exponents (1: in proportion): {said}.",
     )  # fmt: skip
 
 

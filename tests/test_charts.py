@@ -317,18 +317,16 @@ def test_the_edit_report_shows_what_did_not_take_first():
         charts.edit_report([{"question": "Q?"}], provenance=LIVE)
 
 
-def test_growth_has_an_entry_for_each_sweep_and_measure_and_a_line_in_proportion():
-    points = [("n_forget", "ga", 10, 2.0, 4e6), ("n_forget", "ga", 100, 30.0, 0), ("cells", "load", 10, 1.0, 1e6), ("cells", "load", 1000, 100.0, 2e6)]  # fmt: skip
+def test_growth_has_both_measures_and_a_line_in_proportion():
+    points = [("n_forget", "ga", 10, 2.0, 4e6), ("n_forget", "ga", 100, 30.0, 0), ("n_forget", "evaluate", 10, 1.0, 1e6), ("cells", "load", 10, 1.0, 1e6)]  # fmt: skip
     rows = pd.DataFrame(points, columns=["sweep", "work", "size", "cpu_seconds", "peak_bytes"])
-    exponents = pd.DataFrame([{"sweep": "cells", "work": "load", "measure": "cpu_seconds", "exponent": 1.0}])
-    fig = charts.growth(rows, exponents, provenance="made up")
-    assert [trace.name for trace in fig.data] == ["GA", "reading them", "in proportion"]
+    exponents = pd.DataFrame([{"sweep": "n_forget", "work": "ga", "measure": "cpu_seconds", "exponent": 1.18}])
+    fig = charts.growth(rows, exponents, "n_forget", provenance="made up")
+    assert [trace.name for trace in fig.data] == ["GA", "asking", "in proportion"]
     buttons = {button.label: button.args[0] for button in fig.layout.updatemenus[0].buttons}
-    assert list(buttons) == [
-        "time over questions to forget", "memory over questions to forget", "time over cells of the store", "memory over cells of the store",
-    ]  # fmt: skip
-    assert buttons["time over questions to forget"]["y"] == [[2.0, 30.0], [], [2.0, 20.0]]  # ten times 2 s
-    assert buttons["memory over questions to forget"]["y"] == [[4.0], [], [4.0]]  # what was not measured has no point
-    assert buttons["time over cells of the store"]["x"] == [[], [10, 1000], [10, 1000]]
+    assert list(buttons) == ["time (s)", "memory (MB)"]
+    assert buttons["time (s)"]["y"] == [[2.0, 30.0], [1.0], [1.0, 10.0]]  # from the cheapest: ten times 1 s
+    assert buttons["memory (MB)"]["y"] == [[4.0, None], [1.0], [1.0, 10.0]]  # what was not measured has no point
+    assert buttons["time (s)"]["x"] == [[10, 100], [10], [10, 100]]
     assert list(fig.data[0].y) == [2.0, 30.0] and fig.layout.xaxis.type == fig.layout.yaxis.type == "log"
-    assert "time of load over cells of the store 1.00" in fig.layout.meta["alt"]
+    assert "time (s) of ga 1.18" in fig.layout.meta["alt"] and "load" not in fig.layout.meta["alt"]

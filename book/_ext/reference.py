@@ -306,7 +306,7 @@ class Benchmarks(FromFile):
 
 
 class Growth(SphinxDirective):
-    """The figure of ``benchmarks/growth.json``; nothing where it was not measured."""
+    """The figures of ``benchmarks/growth.json``, one a sweep; nothing where it was not measured."""
 
     def run(self) -> list[nodes.Node]:
         file = ROOT / "benchmarks" / "growth.json"
@@ -317,11 +317,13 @@ class Growth(SphinxDirective):
 
         from editunlearn_lib import charts
 
-        document = read(file)
-        figure = charts.growth(
-            pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"]), provenance="benchmarks/growth.json"
-        )
-        return [nodes.raw("", charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"], format="html")]
+        rows, exponents = (pd.DataFrame(read(file)[name]) for name in ("rows", "exponents"))
+        figures = [
+            charts.growth(rows, exponents, sweep, provenance="benchmarks/growth.json")
+            for sweep in ("n_forget", "model", "cells") if sweep in set(rows.sweep)
+        ]  # fmt: skip
+        show = charts.BookRenderer().to_mimebundle
+        return [nodes.raw("", show(figure.to_dict())["text/html"], format="html") for figure in figures]
 
 
 def times_lines(status: dict | None, cells: list[dict] | None) -> Iterator[str]:
