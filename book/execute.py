@@ -299,6 +299,8 @@ def execute(names: Sequence[str], parameters: dict, *, force: bool = False) -> N
             say(f"{name}: nothing has changed since {last['finished']}")
         else:
             fingerprints[name] = fingerprint
+    if not fingerprints:
+        return
     jobs = at_once(parameters)
     share = max(1, (os.cpu_count() or 1) // jobs)  # together the kernels use each core once
     threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(share)).split(",")[0])

@@ -583,6 +583,7 @@ _WORKS = {
     "start": Style("finding stored cells", "#0072B2", "square"),
     "load": Style("reading them", "#009E73", "diamond"),
     "export": Style("writing one file", "#D55E00", "circle"),
+    None: Style("in proportion", "#808080", "x", "dot"),
 }
 
 
@@ -599,12 +600,14 @@ def growth(rows: pd.DataFrame, exponents: pd.DataFrame, sweep: str, *, provenanc
     for measure, (_, unit) in _GROWTH_MEASURES.items():
         lines = [rows[rows["work"] == work] for work in works]
         y = [[float(f"{value * unit:.4g}") if value > 0 else None for value in line[measure]] for line in lines]
-        first = min(value for line in y for value in line[:1] if value) if any(line[0] for line in y) else None
-        y.append([first and float(f"{first * end / ends[0]:.4g}") for end in ends])
+        least = min(
+            (line[0] for line in y if line[0]), default=None
+        )  # of the smallest size: there the dotted line begins
+        y.append([least and float(f"{least * end / ends[0]:.4g}") for end in ends])
         values.append({"x": [*([int(size) for size in line["size"]] for line in lines), ends], "y": y})
     fig = go.Figure()
     for i, work in enumerate([*works, None]):
-        look = _WORKS.get(work) or style(work) if work else Style("in proportion", "#808080", "x", "dot")
+        look = _WORKS[work] if work in _WORKS else style(work)
         fig.add_scatter(
             name=look.label, mode="lines+markers" if work else "lines", marker=_marker(look, 9),
             line={"color": look.colour, "width": 2 if work else 1, "dash": look.dash}, cliponaxis=False,

@@ -135,7 +135,7 @@ else:
 # ## Other texts
 #
 # ```python
-# from editunlearn_lib import covariance, study
+# from editunlearn_lib import covariance
 #
 # eu.unlearn(model, tokenizer, split, "memit", covariance="corpus")  # or "corpus+subjects", "wikitext", "default"
 # eu.unlearn(model, tokenizer, split, "memit", covariance=covariance.hub_source(3000))  # WikiText-2, more of it

@@ -22,8 +22,6 @@ SEVEN = LlamaConfig(
     hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
     vocab_size=32000, tie_word_embeddings=False, name_or_path="Llama2-7B",
 )  # fmt: skip
-
-
 SHORT = {"num_epochs": 1, "batch_size": 2}
 
 
@@ -69,8 +67,8 @@ def test_sums_of_the_covariance_by_hand():
     assert found == {"sums": 5 * 8 * 11008**2, "keys": 100 * 11008 * (8 + 2 * 2), "hidden vectors": 3 * 100 * 4096 * 2}
 
 
-def total(method: str, model=SEVEN, **options) -> float:
-    return sum(memory.estimate(model, method, **options).values())
+def total(method: str, **options) -> float:
+    return sum(memory.estimate(SEVEN, method, **options).values())
 
 
 @pytest.mark.parametrize("method", memory.COMPUTED)

@@ -311,13 +311,14 @@ class Growth(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         file = ROOT / "benchmarks" / "growth.json"
         self.env.note_dependency(str(file))
-        if not file.exists():
+        document = read(file)
+        if document is None:
             return []
         import pandas as pd
 
         from editunlearn_lib import charts
 
-        rows, exponents = (pd.DataFrame(read(file)[name]) for name in ("rows", "exponents"))
+        rows, exponents = pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"])
         figures = [
             charts.growth(rows, exponents, sweep, provenance="benchmarks/growth.json")
             for sweep in ("n_forget", "model", "cells") if sweep in set(rows.sweep)
