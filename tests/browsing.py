@@ -66,6 +66,15 @@ def slider_figure() -> go.Figure:
     return go.Figure(go.Scatter(x=[0, 1], y=[10, 20]), {"sliders": [slider], "meta": {"alt": "Slider"}})
 
 
+def gap_figure() -> go.Figure:
+    """The first trace has no points before another entry of the menu is chosen."""
+    traces = [
+        go.Scatter(x=[], y=[], name="later", mode="markers", marker={"symbol": "square"}),
+        go.Scatter(x=[1], y=[2], name="now", mode="markers", marker={"symbol": "diamond"}),
+    ]
+    return go.Figure(traces, {"meta": {"alt": "Gap"}})
+
+
 def sample_notebook() -> nbformat.NotebookNode:
     """An executed notebook as papermill leaves it, with every kind of output."""
     live = {"provenance": "committed results, 0123abc"}
@@ -93,6 +102,7 @@ def sample_notebook() -> nbformat.NotebookNode:
         ),  # fmt: skip
     ]
     bundles += [item._repr_mimebundle_() for item in shown]
+    bundles.append(charts.BookRenderer().to_mimebundle(gap_figure().to_dict()))
     cells = [
         nbformat.v4.new_markdown_cell("# A page of made-up figures\n\nInline $1 - R$ and\n\n$$s = 1 - R_f + R_r$$"),
         nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"], "papermill": {"duration": 1}}),

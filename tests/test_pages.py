@@ -129,6 +129,13 @@ def test_a_legend_key_shows_its_methods_mark(sample_book, visit):
     assert len(marks) == len(set(marks)) == len(charts.STYLES)
 
 
+def test_a_key_of_a_trace_without_points_has_its_own_mark(sample_book, visit):
+    keys = visit(sample_book).page.locator(".eu-figure").last.locator(".eu-keys button")
+    assert keys.all_inner_texts() == ["later", "now"]
+    shapes = keys.evaluate_all("bs => bs.map(b => b.querySelector('.legendpoints path').getAttribute('d'))")
+    assert shapes[0] != shapes[1]
+
+
 def test_dark_and_light_change_without_reload(sample_book, visit):
     page = visit(sample_book).page
     fill = "getComputedStyle(document.querySelector('.eu-plot .angularaxistick text, .eu-plot text')).fill"

@@ -154,7 +154,9 @@
     const { updatemenus = [], sliders = [], ...rest } = layout;
     const legend = data.length > 1 && rest.showlegend !== false;
     plot.replaceChildren();
-    await Plotly.newPlot(plot, data, { ...rest, autosize: true, showlegend: legend, legend: { itemsizing: "trace" } }, {
+    // A trace without points has no mark in Plotly's legend, from which the keys are made; one with a gap has.
+    const traces = data.map((trace) => (trace.x && !trace.x.length ? { ...trace, x: [null], y: [null] } : trace));
+    await Plotly.newPlot(plot, traces, { ...rest, autosize: true, showlegend: legend, legend: { itemsizing: "trace" } }, {
       displaylogo: false, modeBarButtons: [["toImage"]], responsive: false,
     });
     addControls(plot, box, updatemenus, sliders);
