@@ -1,6 +1,6 @@
 """Build the book from executed notebooks: `python book/build.py`.
 
-Copies the two vendored scripts, tidies the executed notebooks and runs Jupyter Book with warnings as errors.
+Copies the vendored scripts, tidies the executed notebooks and runs Jupyter Book with warnings as errors.
 What is up to date is left alone, so a second run is quick. Notebooks are not executed here.
 """
 
@@ -27,9 +27,10 @@ FRONT = """<!doctype html>
 
 
 def vendored() -> dict[str, Path]:
-    """The scripts that every page shares and the installed files they come from."""
+    """The scripts that pages share and the files they come from; the whole Plotly is for traces the small one lacks."""
     plotly = importlib.util.find_spec("plotly")
     return {
+        "plotly-small.min.js": HERE / "plotly" / "plotly-small.min.js",
         "plotly.min.js": Path(plotly.origin).parent / "package_data" / "plotly.min.js",
         "tex-svg.js": _packaged("sphinx-mathjax-offline", "tex-svg.js"),
     }

@@ -29,6 +29,9 @@ FLAGS = [
 ]  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "book/executed/rq1_methods.html"
+PLAIN = "book/executed/rq2_robustness.html"  # in the sample book: figures that stand alone
+EXPLORERS = "book/executed/rq3_improving.html"  # in the sample book: what has a state in the address
+OTHER = "book/executed/covariance.html"  # in the sample book: a trace that the book itself does not use
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
@@ -75,45 +78,19 @@ def gap_figure() -> go.Figure:
     return go.Figure(traces, {"meta": {"alt": "Gap"}})
 
 
-def sample_notebook() -> nbformat.NotebookNode:
-    """An executed notebook as papermill leaves it, with every kind of output."""
-    live = {"provenance": "committed results, 0123abc"}
-    figures = [charts.radar(summary(), **live), charts.trade_off(summary(), **live), slider_figure()]
-    attacked = summary().rename(columns={"set": "attack"})
-    figures += [
-        charts.pairs(summary(), title="Pairs", reading="Left is better.", **live),
-        charts.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
-        charts.sweep(summary().query("dataset == 'factual'"), "n", title="Sweep", x_title="n", **live),
-    ]
-    bundles = [charts.BookRenderer().to_mimebundle(figure.to_dict()) for figure in figures]
-    shown = [
-        charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
-        charts.side_by_side(records(), questions=2, **live),
-        explorer.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
-        explorer.stops(
-            pd.concat([summary().query("dataset == 'factual'").assign(merge=m) for m in (1, 2, 5)]),
-            pd.concat([records().query("dataset == 'factual'").assign(merge=m) for m in (1, 2, 5)]),
-            "merge",
-            title="Stops",
-            reading="Move it.",
-            label="m",
-            cost={("memit", 2): "seven edits"},
-            **live,
-        ),  # fmt: skip
-    ]
-    bundles += [item._repr_mimebundle_() for item in shown]
-    bundles.append(charts.BookRenderer().to_mimebundle(gap_figure().to_dict()))
+def notebook(title: str, shown: list) -> nbformat.NotebookNode:
+    """An executed notebook as papermill leaves it, with a part for everything that is shown."""
     cells = [
-        nbformat.v4.new_markdown_cell("# A page of made-up figures\n\nInline $1 - R$ and\n\n$$s = 1 - R_f + R_r$$"),
+        nbformat.v4.new_markdown_cell(f"# {title}\n\nInline $1 - R$ and\n\n$$s = 1 - R_f + R_r$$"),
         nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"], "papermill": {"duration": 1}}),
         nbformat.v4.new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]}),
     ]
-    for i, bundle in enumerate(bundles):
+    for i, item in enumerate(shown):
+        figure = isinstance(item, go.Figure)
+        bundle = charts.BookRenderer().to_mimebundle(item.to_dict()) if figure else item._repr_mimebundle_()
         output = nbformat.v4.new_output("execute_result", bundle, execution_count=i)
         cells.append(nbformat.v4.new_markdown_cell(f"## Part {i + 1}"))
         cells.append(nbformat.v4.new_code_cell(f"show({i})", outputs=[output], execution_count=i))
-    # The first figure as papers have it: numbered, with a caption.
-    cells[4].metadata["mystnb"] = {"figure": {"name": "fig-sample", "caption": "A radar of made-up values."}}
     metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3"},
         "language_info": {"name": "python", "pygments_lexer": "ipython3"},
@@ -122,8 +99,48 @@ def sample_notebook() -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
+def sample_notebooks() -> dict[str, nbformat.NotebookNode]:
+    """Every kind of output, on four pages, so that a test loads little besides what it asks about."""
+    live = {"provenance": "committed results, 0123abc"}
+    attacked, factual = summary().rename(columns={"set": "attack"}), summary().query("dataset == 'factual'")
+    answers = records().query("dataset == 'factual'")
+    first = notebook(
+        "A page of made-up figures",
+        [
+            charts.radar(summary(), **live),
+            charts.trade_off(summary(), **live),
+            slider_figure(),
+            charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
+            gap_figure(),
+        ],
+    )
+    # The first figure as papers have it: numbered, with a caption.
+    first.cells[4].metadata["mystnb"] = {"figure": {"name": "fig-sample", "caption": "A radar of made-up values."}}
+    plain = [
+        charts.pairs(summary(), title="Pairs", reading="Left is better.", **live),
+        charts.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
+        charts.sweep(factual, "n", title="Sweep", x_title="n", **live),
+    ]
+    explorers = [
+        charts.side_by_side(records(), questions=2, **live),
+        explorer.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
+        explorer.stops(
+            pd.concat([factual.assign(merge=m) for m in (1, 2, 5)]),
+            pd.concat([answers.assign(merge=m) for m in (1, 2, 5)]),
+            "merge",
+            title="Stops",
+            reading="Move it.",
+            label="m",
+            cost={("memit", 2): "seven edits"},
+            **live,
+        ),
+    ]
+    other = notebook("Other", [go.Figure(go.Violin(y=[1, 2, 4], name="a violin"), {"meta": {"alt": "Violin"}})])
+    return {PAGE: first, PLAIN: notebook("Plain", plain), EXPLORERS: notebook("Explorers", explorers), OTHER: other}
+
+
 def make_book(root: Path) -> Path:
-    """The real book with the sample notebook in place of RQ1, empty ones in place of the others; its built pages."""
+    """The real book with the sample notebooks in place of four, empty ones in place of the others; its built pages."""
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("executed", "vendor", "__pycache__"))
     for name in ("_config.yml", "_toc.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root)
@@ -138,7 +155,8 @@ def make_book(root: Path) -> Path:
         copy = executed / notebook.relative_to(ROOT / "notebooks")
         copy.parent.mkdir(exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=[title]), copy)
-    nbformat.write(sample_notebook(), executed / "rq1_methods.ipynb")
+    for page, sample in sample_notebooks().items():
+        nbformat.write(sample, root / Path(page).with_suffix(".ipynb"))
     run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return root / "_build" / "html"

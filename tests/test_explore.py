@@ -35,10 +35,10 @@ WAIT = 250  # ms: the status line speaks when the hand rests
 def book(tmp_path_factory):
     """A page with every figure and a page with none, built with the real configuration; warnings are errors."""
     root = tmp_path_factory.mktemp("explore")
-    (root / "book").mkdir()
+    (root / "book" / "plotly").mkdir(parents=True)
     for folder in ("_ext", "_static"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder, ignore=shutil.ignore_patterns("vendor"))
-    for name in ("book/build.py", "book/references.bib", "_config.yml"):
+    for name in ("book/build.py", "book/plotly/plotly-small.min.js", "book/references.bib", "_config.yml"):
         shutil.copy(ROOT / name, root / name)
     figures = [f"## {name}\n\n```{{explore}} {name}\nThe *point* of {name}.\n```\n" for name in PIECES]
     (root / "book" / "index.md").write_text("# Figures\n\n" + "\n".join(figures))

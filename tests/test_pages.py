@@ -1,17 +1,21 @@
 """The built book in a real browser: offline, drawn, reachable by keyboard, legible, and as narrow as a phone.
 
-A small book is built from the real configuration, style and page script with a notebook of made-up figures; if the
-real book lies in `_build/html`, it is opened too.
+A small book is built from the real configuration, style and page script with notebooks of made-up figures; if
+the real book lies in `_build/html`, it is opened too.
 """
 
+import functools
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import plotly.offline
 import pytest
-from browsing import CONTRASTS, PAGE, PHONE, ROOT, html_pages, needs_browser
+from browsing import CONTRASTS, DESKTOP, EXPLORERS, OTHER, PAGE, PHONE, PLAIN, ROOT, html_pages, needs_browser
 from sample_records import ATTACK
 
 from editunlearn_lib import charts
@@ -24,6 +28,8 @@ pytestmark = needs_browser
 
 
 MEGABYTE = 1_000_000
+# The pages where axe-core is asked everything at a desk, too: the bars beside a page are on all.
+AT_A_DESK = ("book/index.html", "book/methods/rome.html", EXPLORERS)
 # Right of the window and not inside something that scrolls by itself.
 WIDER = """() => [...document.querySelectorAll('.eu, .eu *')].filter(n => !n.closest('.eu-scroll table, svg')
   && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
@@ -32,17 +38,85 @@ CUT = """() => [...document.querySelectorAll('.eu-scroll caption')]
   .filter(c => c.getBoundingClientRect().width > c.closest('.eu-scroll').clientWidth + 1).map(c => c.textContent)"""
 
 
-@pytest.mark.parametrize("part", range(3))  # of the pages, so that the workers share them
-def test_every_page_from_disk_on_a_phone(pages, visit, part):
-    """Nothing leaves the machine or goes wrong, nothing is too wide, and a page loads a megabyte besides what all share."""
+@functools.cache
+def axe() -> str:
+    """axe-core's script, from the installed package, which is not imported."""
+    try:
+        files = importlib.metadata.files("axe-core-python") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("axe-core-python is not installed")
+    return Path(next(f for f in files if f.name == "axe.min.js").locate()).read_text(encoding="utf-8")
+
+
+# Marks up to three visible texts of each look: of the same colour and size on the same grounds. axe-core measures contrast
+# text by text, and on a long page it would measure the same thousands of times.
+LOOKS = """() => {
+  const grounds = new Map([[null, '']]), looks = new Map();
+  const ground = node => {
+    if (!grounds.has(node)) {
+      const { backgroundColor: colour, backgroundImage: image, opacity } = getComputedStyle(node);
+      const plain = colour === 'rgba(0, 0, 0, 0)' && image === 'none' && opacity === '1';
+      grounds.set(node, ground(node.parentElement) + (plain ? '' : [colour, image, opacity] + ';'));
+    }
+    return grounds.get(node);
+  };
+  document.querySelectorAll('[data-look]').forEach(n => n.removeAttribute('data-look'));
+  for (const n of document.querySelectorAll('body *')) {
+    if (!n.getClientRects().length || ![...n.childNodes].some(c => c.nodeType === 3 && c.textContent.trim())) continue;
+    const style = getComputedStyle(n);
+    if (style.visibility !== 'visible') continue;
+    const look = [style.color, style.fontSize, style.fontWeight, ground(n)].join();
+    looks.set(look, (looks.get(look) || 0) + 1);
+    if (looks.get(look) <= 3) n.dataset.look = '';
+  }
+}"""
+
+
+def violations(page, only_width: bool = False) -> list[tuple]:
+    """Serious and critical violations: rule, where, what to do; or only of what another width can change."""
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(axe())
+    page.evaluate(LOOKS)
+    found = page.evaluate(
+        """async narrow => {
+          const kept = { resultTypes: ['violations'] };
+          const colour = { ...kept, runOnly: { type: 'rule', values: ['color-contrast'] } };
+          const rest = narrow
+            ? { ...kept, runOnly: { type: 'rule', values: ['link-in-text-block', 'scrollable-region-focusable'] } }
+            : { ...kept, rules: { 'color-contrast': { enabled: false } } };
+          const runs = [await axe.run({ include: ['[data-look]'] }, colour), await axe.run(document, rest)];
+          return runs.flatMap(run => run.violations);
+        }""",
+        only_width,
+    )
+    return [
+        (v["id"], node["target"], node["html"][:120], node.get("failureSummary", "")[:200])
+        for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [0, pytest.param(1, marks=pytest.mark.slow)])  # each page in its other theme, too
+@pytest.mark.parametrize("part", range(4))  # of the pages, so that the workers share them
+def test_every_page_from_disk_on_a_phone(pages, visit, part, other):
+    """Nothing leaves the machine or goes wrong, nothing is too wide, axe-core finds no serious fault, and a page loads a
+    megabyte besides what all share. Light and dark in turn: of what a page is made, its neighbours are made, too."""
     loaded = {}
-    for name in html_pages(pages)[part::3]:
-        seen = visit(pages, name, size=PHONE)
-        assert seen.away == [], name
-        assert seen.errors == [], name
-        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
-        assert seen.page.evaluate(WIDER) == [], name
-        assert seen.page.evaluate(CUT) == [], name
+    for number, name in enumerate(html_pages(pages)[part::4]):
+        scheme = ("light", "dark")[(number + other) % 2]
+        seen = visit(pages, name, size=PHONE, scheme=scheme)
+        page, where = seen.page, f"{name}, {scheme}"
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert seen.away == [] and seen.errors == [], where
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
+        assert page.evaluate(WIDER) == [] and page.evaluate(CUT) == [], where
+        if name == "index.html":  # leads on to another at once
+            seen.context.close()
+            continue
+        assert violations(page) == [], where
+        if other or name in AT_A_DESK or page.locator(".eu-figure").count():
+            page.set_viewport_size(DESKTOP)
+            page.wait_for_timeout(300)  # figures are drawn anew
+            assert violations(page, only_width=not other and name not in AT_A_DESK) == [], f"{where}, at a desk"
         seen.context.close()
         files = {path.removeprefix(str(pages)): Path(path) for path in seen.asked if path.startswith(str(pages))}
         loaded[name] = {short: path.stat().st_size for short, path in files.items() if path.is_file()}
@@ -57,15 +131,21 @@ def test_every_page_from_disk_on_a_phone(pages, visit, part):
     assert {name: size for name, size in weights.items() if size > MEGABYTE} == {}
 
 
+def test_a_fault_is_found(sample_book, visit):
+    page = visit(sample_book, "book/index.html").page
+    page.evaluate(
+        "document.querySelector('article').insertAdjacentHTML('beforeend', '<img src=\"x.png\"><p style=\"color:#ccc;background:#fff\">pale</p>')"
+    )
+    assert {"image-alt", "color-contrast"} <= {rule for rule, *_ in violations(page)}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_legible(pages, visit, scheme):
-    found = visit(pages, scheme=scheme).page.evaluate(CONTRASTS)
+@pytest.mark.parametrize("name", [PAGE, PLAIN, EXPLORERS])
+def test_figures_are_drawn_and_legible(pages, visit, name, scheme):
+    seen = visit(pages, name, scheme=scheme).page
+    found = seen.evaluate(CONTRASTS)
     assert any(svg for _, _, svg in found) and len(found) > 30
     assert [row for row in found if row[0] < 4.5] == []
-
-
-def test_figures_are_drawn(pages, visit):
-    seen = visit(pages).page
     sizes = seen.evaluate(
         """() => [...document.querySelectorAll('.eu-plot')].map(p => {
              const box = p.querySelector('svg.main-svg').getBoundingClientRect();
@@ -159,7 +239,7 @@ def shown_case(page) -> str:
 
 
 def test_side_by_side_by_keyboard_with_its_state_in_the_address(sample_book, visit):
-    first = visit(sample_book)
+    first = visit(sample_book, EXPLORERS)
     page = first.page
     assert page.locator("#side-by-side .eu-case:visible").count() == 1
     before = shown_case(page)
@@ -188,14 +268,14 @@ def test_side_by_side_by_keyboard_with_its_state_in_the_address(sample_book, vis
     state = page.evaluate("location.hash")
     assert "find=ADA+PLACEHOLDER" in state
 
-    again = visit(sample_book, PAGE + state).page
+    again = visit(sample_book, EXPLORERS + state).page
     assert shown_case(again) == case
     again.locator("#side-by-side").get_by_label("Find").fill("nobody says this")
     assert "No question fits" in again.locator("#side-by-side .eu-count").inner_text()
 
 
 def test_one_choice_moves_radar_dots_table_and_outputs(sample_book, visit):
-    page = visit(sample_book).page
+    page = visit(sample_book, EXPLORERS).page
     view = page.locator("#explorer")
     method, data = (
         view.locator(":scope > .eu-controls select").nth(1),
@@ -226,14 +306,14 @@ def test_one_choice_moves_radar_dots_table_and_outputs(sample_book, visit):
 
 def test_a_link_to_an_explorer_restores_its_state(sample_book, visit, serve):
     address = serve(sample_book)
-    page = visit(address, f"{PAGE}#explorer?data=contracts&method=gd").page
+    page = visit(address, f"{EXPLORERS}#explorer?data=contracts&method=gd").page
     page.wait_for_function("document.querySelector('#explorer tr[data-chosen] th')?.textContent === 'GD'")
-    page = visit(address, f"{PAGE}#stops?method=memit&at=5").page
+    page = visit(address, f"{EXPLORERS}#stops?method=memit&at=5").page
     assert page.locator("#stops .eu-stop:visible .eu-question").inner_text() == "MEMIT, m = 5"
 
 
 def test_the_slider_moves_numbers_cost_and_outputs_by_keyboard(sample_book, visit):
-    page = visit(sample_book).page
+    page = visit(sample_book, EXPLORERS).page
     view = page.locator("#stops")
     view.locator("select").select_option("memit")
     slider = view.locator("input[type=range]")
@@ -251,7 +331,7 @@ def test_the_slider_moves_numbers_cost_and_outputs_by_keyboard(sample_book, visi
 def test_without_a_script_the_answers_are_still_there(sample_book, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{sample_book.as_uri()}/{PAGE}")
+    page.goto(f"{sample_book.as_uri()}/{EXPLORERS}")
     assert page.locator("#side-by-side details").count() == 12
     assert page.locator("#stops details").count() == 36
     assert "Radar chart" in page.locator(".eu-plot").first.inner_text()
@@ -259,15 +339,28 @@ def test_without_a_script_the_answers_are_still_there(sample_book, browser):
 
 
 def test_a_planted_script_stays_text(sample_book, visit):
-    seen = visit(sample_book)
+    seen = visit(sample_book, EXPLORERS)
     assert seen.page.evaluate("window.planted") is None
     assert seen.page.locator(".eu-output script, .eu-output img").count() == 0
     assert ATTACK in seen.page.locator("#side-by-side li[data-method=wise]:visible .eu-output").inner_text()
 
 
-def test_plotly_is_loaded_only_where_there_are_figures(sample_book, visit):
-    assert visit(sample_book).page.evaluate("typeof Plotly") == "object"
+def test_a_page_loads_no_more_of_plotly_than_its_figures_need(sample_book, visit):
+    """Nothing, the small part, or the whole."""
     assert visit(sample_book, "book/how_to_read.html").page.evaluate("typeof Plotly") == "undefined"
+    for page, script in ((PAGE, "plotly-small.min.js"), (OTHER, "plotly.min.js")):
+        seen = visit(sample_book, page)
+        assert [Path(path).name for path in seen.asked if "plotly" in path] == [script]
+        assert seen.page.locator(".eu-plot .trace").count() > 0
+
+
+def test_the_small_plotly_is_of_the_pinned_version_and_has_the_traces_that_are_asked_of_it(sample_book, visit):
+    page = visit(sample_book).page
+    assert page.evaluate("Plotly.version") == plotly.offline.get_plotlyjs_version(), "run book/plotly/make.sh"
+    (asked,) = re.findall(
+        r"SMALL = new Set\((.*?)\)", (ROOT / "book" / "_static" / "book.js").read_text(encoding="utf-8")
+    )
+    assert sorted(page.evaluate("Object.keys(Plotly.PlotSchema.get().traces)")) == sorted(json.loads(asked))
 
 
 def test_formulas_are_set(sample_book, visit):

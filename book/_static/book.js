@@ -1,8 +1,9 @@
 /* The page script of the book: draws the figures, gives them native controls, runs the side-by-side view.
-   No dependency but plotly.min.js, which is loaded only on pages that have figures. */
+   No dependency but Plotly, which is loaded only on pages that have figures. */
 (() => {
   "use strict";
-  const PLOTLY = new URL("vendor/plotly.min.js", document.currentScript.src).href;
+  const VENDOR = new URL("vendor/", document.currentScript.src).href;
+  const SMALL = new Set(["scatter", "scatterpolar", "bar", "heatmap"]); // the traces in plotly-small.min.js
   const NARROW = 520; // px: a phone
 
   /** An element with properties and children; text is never parsed as HTML. */
@@ -147,8 +148,7 @@
     box.append(make("label", { className: "eu-tickbox" }, tick, make("span", { textContent: "with the paper's values" })));
   }
 
-  async function draw(figure) {
-    const { data, layout } = JSON.parse(figure.querySelector(":scope > script").textContent);
+  async function draw(figure, { data, layout }) {
     const plot = figure.querySelector(".eu-plot");
     const box = figure.querySelector(".eu-controls");
     const { updatemenus = [], sliders = [], ...rest } = layout;
@@ -186,8 +186,10 @@
   function drawAll() {
     const figures = [...document.querySelectorAll(".eu-figure")];
     if (!figures.length) return;
-    const script = make("script", { src: PLOTLY });
-    script.addEventListener("load", async () => { for (const figure of figures) await draw(figure); });
+    const read = figures.map((figure) => [figure, JSON.parse(figure.querySelector(":scope > script").textContent)]);
+    const small = read.every(([, { data }]) => data.every(({ type = "scatter" }) => SMALL.has(type)));
+    const script = make("script", { src: VENDOR + (small ? "plotly-small.min.js" : "plotly.min.js") });
+    script.addEventListener("load", async () => { for (const [figure, drawing] of read) await draw(figure, drawing); });
     document.head.append(script); // if it is missing, the alt text stays
   }
 
