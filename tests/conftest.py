@@ -62,6 +62,13 @@ SIZES = {
 }  # d_ffn is no multiple of d, so that the two are not mixed up
 
 
+def slow_but(cases: list, kept: list) -> list:
+    """Cases to parametrize with, of which only some belong to the usual suite; `make soak` runs the others, too."""
+    assert all(case in cases for case in kept)
+    given = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [case if case in kept else pytest.param(*values, marks=pytest.mark.slow) for case, values in given]
+
+
 # ---------------------------------------------------------------- tokenizers
 
 

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer, same, weights
+from conftest import make_model, make_tokenizer, same, slow_but, weights
 from split_devices import Placed, place, two_devices
 from test_methods import EDITING, QUICK, TRAINED, acts, options
 
@@ -19,7 +19,6 @@ from editunlearn_lib.methods import METHODS, locate, training
 from editunlearn_lib.models import devices, down_name
 
 VARIANTS = [(method, False) for method in METHODS] + [(method, True) for method in TRAINED]
-named = pytest.mark.parametrize("method, full", VARIANTS, ids=[f"{m}-full" if f else m for m, f in VARIANTS])
 
 
 def half(**changes):
@@ -29,11 +28,13 @@ def half(**changes):
 # ---------------------------------------------------------------- half precision
 
 
-@named
-@pytest.mark.parametrize(
-    "tied, kv_heads", [(True, 1), (False, 4)], ids=["tied, one head of keys", "untied, a head each"]
-)
+HALVES = [(*variant, *heads) for heads in ((True, 1), (False, 4)) for variant in VARIANTS]
+USUAL = [*HALVES[: len(VARIANTS)], ("gd", True, False, 4), ("memit", False, False, 4)]
+
+
+@pytest.mark.parametrize("method, full, tied, kv_heads", slow_but(HALVES, USUAL))
 def test_every_method_in_bfloat16_with_every_attack(split, logits, method, full, tied, kv_heads):
+    """With tied embeddings and one head of keys for all, or with neither."""
     model, tokenizer = half(tie_word_embeddings=tied, num_key_value_heads=kv_heads), make_tokenizer()
     base, before = weights(model), logits(model)
     more = options(method, full)
@@ -141,9 +142,14 @@ def test_training_makes_no_second_copy(tiny, split, monkeypatch, method):
 # ---------------------------------------------------------------- gradient checkpointing
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("method", TRAINED)
+CHECKPOINTED = [
+    (method, full, family) for family in ("llama", "gpt2", "gemma2") for full in (False, True) for method in TRAINED
+]
+
+
+@pytest.mark.parametrize(
+    "method, full, family", slow_but(CHECKPOINTED, [c for i, c in enumerate(CHECKPOINTED) if i % 4 == 0])
+)
 def test_gradient_checkpointing_changes_no_gradient(split, method, full, family):
     model, tokenizer = make_model(family), make_tokenizer()
     modes = {name: module.training for name, module in model.named_modules()}
@@ -193,7 +199,9 @@ def test_the_made_up_devices_do_not_mix():
         assert a[torch.zeros(1, dtype=torch.long)].device == a.device
 
 
-@named
+@pytest.mark.parametrize(
+    "method, full", slow_but(VARIANTS, [("gd", False), ("dpo", True), ("memit", False), ("grace", False)])
+)
 def test_every_method_on_two_devices(split, method, full, monkeypatch):
     """The same patch and answers as on one device, bit for bit; nothing meets what lies on the other one."""
     tokenizer, found, chosen = make_tokenizer(), [], options(method, full)

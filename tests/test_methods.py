@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SIZES, TOKENIZERS, make_model, make_tokenizer, qas, same, weights
+from conftest import SIZES, TOKENIZERS, make_model, make_tokenizer, qas, same, slow_but, weights
 
 import editunlearn_lib as eu
 from editunlearn_lib import losses, metrics
@@ -181,8 +181,12 @@ def test_a_saved_patch_acts_the_same(tiny, split, logits, tmp_path, method, full
         assert torch.equal(logits(model), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["idk", *EDITING])
+FAMILY_CASES = [(method, family) for method in ("idk", *EDITING) for family in FAMILIES]
+# ROME and AlphaEdit find their way through a model with MEMIT's own code.
+FAMILY_USUAL = [case for case in FAMILY_CASES if case[0] not in ("rome", "alphaedit") or case[1] == "gpt2"]
+
+
+@pytest.mark.parametrize("method, family", slow_but(FAMILY_CASES, FAMILY_USUAL))
 def test_every_family(family, method, split, logits):
     model, tokenizer = make_model(family), make_tokenizer()
     base, expected = weights(model), state(model)
@@ -207,7 +211,7 @@ def test_every_tokenizer(name, method, split):
     assert acts(found[0]) and same(found[0].tensors(), found[1].tensors())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but([*METHODS], ["idk", *EDITING]))
 def test_sixty_four_requests(tiny, method):
     model, tokenizer = tiny
     rows = tuple(
@@ -223,7 +227,7 @@ def test_sixty_four_requests(tiny, method):
         assert len(patch.info["log"]) == 64
 
 
-@pytest.mark.parametrize("n", [4, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", EDITING)
 def test_single_requests_flip_on_the_pocket(pocket, method, n):
     """Nine of ten single requests turn into a refusal, of the target's words or others; what did not is printed."""
@@ -238,7 +242,7 @@ def test_single_requests_flip_on_the_pocket(pocket, method, n):
         if not edit["took"]:
             print(f"{method} did not take: {edit['question']} -> {edit['after']!r}")
     assert same(weights(model), base)
-    assert sum(edit["took"] or metrics.declined(edit["after"]) for edit in edits) >= n - 1
+    assert sum(edit["took"] or metrics.declined(edit["after"]) for edit in edits) >= 0.9 * n
     assert not any(metrics.declined(edit["before"]) for edit in edits)
 
 
@@ -429,8 +433,13 @@ def test_a_template_that_strips_the_question(tiny, split):
         torch.testing.assert_close(patch.delta(name), expected.delta(name), rtol=1e-5, atol=1e-7)
 
 
-@named
-@pytest.mark.parametrize("prompt_format", ["chat", "raw"])
+WORDINGS = [(*variant, prompt_format) for prompt_format in ("chat", "raw") for variant in VARIANTS]
+
+
+@pytest.mark.parametrize(
+    "method, full, prompt_format",
+    slow_but(WORDINGS, [*WORDINGS[: len(VARIANTS)], ("gd", True, "raw"), ("memit", False, "raw")]),
+)
 def test_spaces_around_a_target_change_nothing(tiny, split, method, full, prompt_format):
     found = [
         eu.unlearn(*tiny, split, method, targets=[t] * 4, prompt_format=prompt_format, **options(method, full))
