@@ -402,6 +402,7 @@ def test_a_ray_that_is_slow_to_start_is_tried_once_more(own, tmp_path, monkeypat
     assert len(tries) == 3
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_half_way_changes_nothing(own, tmp_path, cluster, one_thread, caplog):
     grid = [{**own, "method": ["base", "grace"], "seed": [0, 1, 2]}, {**own, "n_forget": 4, "method": "gd"}]
     records, stored = disturbed(grid, tmp_path / "ray", cluster)
