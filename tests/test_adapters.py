@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SIZES, make_model, make_tokenizer, qas, same, weights
+from conftest import SIZES, make_model, make_tokenizer, qas, same, slow_but, weights
 from torch import nn
 
 import editunlearn_lib as eu
@@ -559,7 +559,7 @@ def test_bfloat16(method):
         assert logits_of(full, texts[0]).isfinite().all()
 
 
-@BOTH
+@pytest.mark.parametrize("method", slow_but(["grace", "wise"], ["grace"]))
 def test_compiled(method):
     model, patch = made(method)
     text = prompts(qas(1))[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model, same, weights
+from conftest import make_model, same, slow_but, weights
 from transformers import LlamaConfig
 
 import editunlearn_lib as eu
@@ -36,9 +36,7 @@ def benchmark():
 # ---------------------------------------------------------------- computed beside measured
 
 # a process each: the others are for `make soak`. ROME is 15.2 % off (24 MB, which is about what torch's own threads hold)
-BESIDE = [
-    "grace", "covariance", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ga", "gd", "kl", "dpo", "idk", "memit", "alphaedit", "wise")),
-]  # fmt: skip
+BESIDE = slow_but(["grace", "covariance", "ga", "gd", "kl", "dpo", "idk", "memit", "alphaedit", "wise"], ["covariance"])
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")

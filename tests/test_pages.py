@@ -216,6 +216,24 @@ def test_a_key_of_a_trace_without_points_has_its_own_mark(sample_book, visit):
     assert shapes[0] != shapes[1]
 
 
+def test_an_image_of_a_figure_has_its_title_and_its_keys(sample_book, visit):
+    """They are text on the page; the image stands alone."""
+    page = visit(sample_book).page
+    page.evaluate(
+        "() => { const save = Plotly.downloadImage; Plotly.downloadImage = (f, o) => { window.saved = f.layout; return save(f, o); }; }"
+    )
+    button = page.locator(".eu-figure").nth(0).locator(".modebar-btn")
+    with page.expect_download() as download:
+        button.focus()
+        page.keyboard.press("Enter")
+    title, saved = page.locator(".eu-title").first.inner_text(), page.evaluate("window.saved")
+    assert download.value.suggested_filename == f"{title}.png"
+    assert saved["title"]["text"] == title and "0123abc" in saved["title"]["subtitle"]["text"] and saved["showlegend"]
+    assert page.evaluate("document.querySelector('.eu-plot').layout.showlegend") is False  # the page is as it was
+    header = Path(download.value.path()).read_bytes()[:24]
+    assert int.from_bytes(header[16:20], "big") == 2 * saved["width"] > 1000
+
+
 def test_dark_and_light_change_without_reload(sample_book, visit):
     page = visit(sample_book).page
     fill = "getComputedStyle(document.querySelector('.eu-plot .angularaxistick text, .eu-plot text')).fill"

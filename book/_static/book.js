@@ -72,6 +72,16 @@
     };
   }
 
+  /** A copy with changes by path, as Plotly.relayout takes them: so a figure has its looks when it is drawn first. */
+  function changed(layout, changes) {
+    const copy = structuredClone(layout);
+    for (const [path, value] of Object.entries(changes)) {
+      const steps = path.match(/[^.[\]]+/g), last = steps.pop();
+      steps.reduce((at, step) => (at[step] ??= {}), copy)[last] = value;
+    }
+    return copy;
+  }
+
   function run(plot, step) {
     const args = structuredClone(step.args || []); // Plotly may keep and change what it is given
     if (step.method !== "skip") return Plotly[step.method || "restyle"](plot, ...args);
@@ -148,6 +158,19 @@
     box.append(make("label", { className: "eu-tickbox" }, tick, make("span", { textContent: "with the paper's values" })));
   }
 
+  /** An image stands alone: on a ground, with the title, the source and the keys, which on the page are text. */
+  function saveImage(figure, plot, legend) {
+    const text = (name) => (figure.querySelector(name) || {}).textContent || "";
+    const [title, source] = [text(".eu-title"), text(".eu-provenance")].map((t) => t.replace(/</g, "&lt;"));
+    const { height, margin } = plot.layout;
+    const layout = changed(plot.layout, {
+      paper_bgcolor: themeColours().ground, showlegend: legend, legend: { orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", itemsizing: "trace" },
+      title: { text: title, subtitle: { text: source }, x: 0.02, xanchor: "left" }, "margin.t": margin.t + 70, "margin.b": margin.b + (legend ? 60 : 0),
+    });
+    const size = { width: 900, height: height + (legend ? 130 : 70) };
+    Plotly.downloadImage({ data: plot.data, layout: { ...layout, ...size } }, { format: "png", scale: 2, ...size, filename: title || "figure" });
+  }
+
   async function draw(figure, { data, layout }) {
     const plot = figure.querySelector(".eu-plot");
     const box = figure.querySelector(".eu-controls");
@@ -156,20 +179,23 @@
     plot.replaceChildren();
     // A trace without points has no mark in Plotly's legend, from which the keys are made; one with a gap has.
     const traces = data.map((trace) => (trace.x && !trace.x.length ? { ...trace, x: [null], y: [null] } : trace));
-    await Plotly.newPlot(plot, traces, { ...rest, autosize: true, showlegend: legend, legend: { itemsizing: "trace" } }, {
-      displaylogo: false, modeBarButtons: [["toImage"]], responsive: false,
-    });
-    addControls(plot, box, updatemenus, sliders);
-    if (legend) addLegend(plot, box);
-    addPaper(plot, box);
     const cells = data.map((trace, i) => (trace.type === "heatmap" ? i : -1)).filter((i) => i >= 0);
+    for (const i of cells) traces[i] = changed(traces[i], { "textfont.color": themeColours().ink });
+    const looks = { ...themed(rest), ...fitted(rest, plot.clientWidth), autosize: true, showlegend: legend, "legend.itemsizing": "trace" };
+    const image = { name: "image", title: "Download as an image", icon: Plotly.Icons.camera, click: () => saveImage(figure, plot, legend) };
+    await Plotly.newPlot(plot, traces, changed(rest, looks), { displaylogo: false, modeBarButtons: [[image]], responsive: false });
+    addControls(plot, box, updatemenus, sliders);
+    if (legend) {
+      addLegend(plot, box);
+      await Plotly.relayout(plot, { showlegend: false });
+    }
+    addPaper(plot, box);
     const dress = async () => {
-      await Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth), showlegend: false });
+      await Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth) });
       if (!cells.length) return;
       await Plotly.restyle(plot, { "textfont.color": themeColours().ink }, cells);
       await Plotly.redraw(plot); // a cell's number keeps the colour that it was drawn with
     };
-    await dress();
     new MutationObserver(dress).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
     // Also when a tab or a fold-out shows the figure for the first time.
     let width = plot.clientWidth;
