@@ -1035,6 +1035,9 @@ def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: st
     )
 
 
+WORDS = ' class="eu-text"'  # may stand in several lines
+
+
 def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *, head: bool = False) -> str:
     if values.empty:
         return ""
@@ -1045,8 +1048,9 @@ def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *
     )
     rows = []
     for record in values.itertuples(index=False):
-        first, *rest = (_shown(v) for v in record)
-        rows.append(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{v}</td>" for v in rest)}</tr>')
+        first, *rest = record
+        cells = "".join(f"<td{WORDS if isinstance(v, str) else ''}>{_shown(v)}</td>" for v in rest)
+        rows.append(f'<tr><th scope="row">{_shown(first)}</th>{cells}</tr>')
     return (
         f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
         + (f"<caption>{escape(caption)}</caption>" if head else "")

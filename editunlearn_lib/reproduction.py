@@ -245,7 +245,7 @@ def _run_cell(row: Mapping, name: str) -> str:
     value, low, high, sets = (_number(row.get(c)) for c in (name, f"{name} low", f"{name} high", f"{name} forget sets"))
     if value is None:
         return "<td>–</td>"
-    of = "" if sets is None else f"; {sets:.0f} set{'s' if sets > 1 else ''}"
+    of = "" if sets is None else f"; <wbr>{sets:.0f} set{'s' if sets > 1 else ''}"
     return f"<td>{_plain(value)}<small>{'' if low is None else f'{low:.2f}–{high:.2f}'}{of}</small></td>"
 
 

@@ -129,7 +129,7 @@ def say(table):
 if len(agree):
     for name, part in agree.groupby("run", sort=False):
         shown = pd.DataFrame({
-            "rows": [f"Table {t[-1]}: {r}" for t, r in zip(part.table, part.rows, strict=True)], "paper": part.paper,
+            "rows": [f"Table {t[-1]}, {m}: {r}" for t, m, r in zip(part.table, part.paper, part.rows, strict=True)],
             "rank; correlation": part.rho.round(2), "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
             "first; paper": part["first"], "first; ours": part.ours_first,
         })  # fmt: skip
