@@ -132,7 +132,7 @@ if len(agree):
             "rows": [f"Table {t[-1]}, {m}: {r}" for t, m, r in zip(part.table, part.paper, part.rows, strict=True)],
             "rank; correlation": part.rho.round(2), "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
             "first; paper": part["first"], "first; ours": part.ours_first,
-        })  # fmt: skip
+        }).replace(" = ", "\u00a0=\u00a0", regex=True)  # fmt: skip
         display(claims.plain_table(shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"))  # fmt: skip
         clear, same = (part.p < 0.05).sum(), (part["first"] == part.ours_first).sum()
         big = part[part.table == "table1"].rho
