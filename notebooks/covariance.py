@@ -45,10 +45,10 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import covariance, study
+from editunlearn_lib import claims, covariance, study
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-
+LIVE = f"run live: {n_forget} facts, one forget set"
 
 sizes = sorted(study.as_list(sizes, int))
 lm, tokenizer = eu.load_model(model, device=device, dtype=dtype)
@@ -97,7 +97,9 @@ rows = [
      "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}", **results[n]}
     for n, (_, change) in edits.items()
 ]  # fmt: skip
-pd.DataFrame(rows).set_index("texts")
+claims.plain_table(
+    pd.DataFrame(rows), "Texts that C is the mean over, and what MEMIT's edit does", provenance=LIVE, name="texts"
+)
 
 # %% [markdown]
 # ## Which keys
@@ -109,16 +111,20 @@ pd.DataFrame(rows).set_index("texts")
 
 # %% tags=["hide-input"]
 if getattr(lm.config, "pocket", None):
-    n, rows = 1000, []
+    n, rows = 1000, []  # texts
     for keys in covariance.KEYS:
         source = covariance.named_source(keys, lm, tokenizer, n)
         known = n in edits and source == sources[n]
         patch, change = edits[n] if known else edit(source)
         rows.append({
-            "keys": keys, "texts": f"{n:,}", "subjects": len(source.requests), "norm of ΔW": f"{change.norm():.1f}",
+            "keys": keys, "subjects": len(source.requests), "norm of ΔW": f"{change.norm():.1f}",
             **(results[n] | scores(patch, ["unseen"]) if known else scores(patch, ["forget", "retain", "unseen"])),
         })  # fmt: skip
-    display(pd.DataFrame(rows).set_index("keys"))
+    display(
+        claims.plain_table(
+            pd.DataFrame(rows), f"Keys that C is the mean over, {n:,} texts", provenance=LIVE, name="keys"
+        )
+    )
 else:
     display(Markdown("The training text of this model is not at hand, so there is no such choice."))
 
