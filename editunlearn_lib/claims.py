@@ -1061,7 +1061,7 @@ def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return "–" if pd.isna(value) else num(value)
-    return "–" if value is None else escape(str(value))
+    return "–" if value is None else escape(str(value)).replace("–", "–&NoBreak;")  # an interval stays in one line
 
 
 def details(checked: Sequence[tuple[Claim, Checked]], *, provenance: str) -> Html:
