@@ -246,11 +246,21 @@ def run(notebook: Path, target: Path, parameters: dict) -> float:
     partial = target.parent / ".partial" / target.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    try:
+
+    def execute() -> None:
         papermill.execute_notebook(
             str(notebook), str(partial), parameters=parameters, kernel_name="python3", cwd=str(ROOT),
             progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1, "disable": None},
         )  # fmt: skip
+
+    try:
+        try:
+            execute()
+        except RuntimeError as error:  # a port that was free a moment ago may be taken: nothing has been run yet
+            if "before replying" not in str(error):
+                raise
+            say(f"{notebook.stem}: its kernel did not start; once more")
+            execute()
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)
         raise RuntimeError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import papermill
 import pytest
 import yaml
 
@@ -297,6 +298,23 @@ def test_notebooks_run_two_at_a_time_and_one_that_fails_costs_the_others_nothing
     assert sorted(path.name for path in folder.glob("*.ipynb")) == ["second.ipynb", "third.ipynb"]
     assert sorted(execute.read_status(folder / "status.json")) == ["second", "third"]
     assert "page.ipynb: cell" in capsys.readouterr().err and (folder / ".partial" / "page.ipynb").exists()
+
+
+def test_a_kernel_that_does_not_start_is_tried_once_more(small, capsys, monkeypatch):
+    """Of what two kernels and other programs ask of a machine at once, a port may be taken in between."""
+    tries, real = [], papermill.execute_notebook
+
+    def taken(*args, **options):
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return real(*args, **options)
+
+    monkeypatch.setattr(papermill, "execute_notebook", taken)
+    (small / "notebooks" / "page.py").write_text(PERCENT)
+    execute.execute(["page"], {})
+    assert len(tries) == 2 and "page: its kernel did not start; once more" in capsys.readouterr().err
+    assert (small / "book" / "executed" / "page.ipynb").exists()
 
 
 def test_a_large_model_is_not_loaded_twice():
