@@ -237,7 +237,8 @@ def device(threads: int) -> str:
 
 
 def run(notebook: Path, target: Path, parameters: dict) -> float:
-    """Execute one notebook into ``target``; the seconds it took. The target appears when all cells have run.
+    """Execute one notebook into ``target``, in the working directory; the seconds it took. The target appears when all
+    cells have run.
 
     Raises RuntimeError with the cell's traceback if one fails.
     """
@@ -249,7 +250,7 @@ def run(notebook: Path, target: Path, parameters: dict) -> float:
 
     def execute() -> None:
         papermill.execute_notebook(
-            str(notebook), str(partial), parameters=parameters, kernel_name="python3", cwd=str(ROOT),
+            str(notebook), str(partial), parameters=parameters, kernel_name="python3",
             progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1, "disable": None},
         )  # fmt: skip
 
@@ -325,7 +326,8 @@ def execute(names: Sequence[str], parameters: dict, *, force: bool = False) -> N
             return name, str(error)
 
     failed = []
-    with kernel_of_this_python(), ThreadPool(jobs) as pool:
+    # The folder belongs to the process, so it is changed once, and not by each of two notebooks (papermill's `cwd`).
+    with contextlib.chdir(ROOT), kernel_of_this_python(), ThreadPool(jobs) as pool:
         for name, seconds in pool.imap_unordered(one, fingerprints):
             if isinstance(seconds, str):
                 say(f"\n{seconds}")

@@ -302,9 +302,10 @@ def test_notebooks_run_two_at_a_time_and_one_that_fails_costs_the_others_nothing
 
 def test_a_kernel_that_does_not_start_is_tried_once_more(small, capsys, monkeypatch):
     """Of what two kernels and other programs ask of a machine at once, a port may be taken in between."""
-    tries, real = [], papermill.execute_notebook
+    tries, real, here = [], papermill.execute_notebook, Path.cwd()
 
     def taken(*args, **options):
+        assert Path.cwd() == small and "cwd" not in options  # which would change the folder of the notebook beside it
         tries.append(1)
         if len(tries) == 1:
             raise RuntimeError("Kernel died before replying to kernel_info")
@@ -313,6 +314,7 @@ def test_a_kernel_that_does_not_start_is_tried_once_more(small, capsys, monkeypa
     monkeypatch.setattr(papermill, "execute_notebook", taken)
     (small / "notebooks" / "page.py").write_text(PERCENT)
     execute.execute(["page"], {})
+    assert Path.cwd() == here
     assert len(tries) == 2 and "page: its kernel did not start; once more" in capsys.readouterr().err
     assert (small / "book" / "executed" / "page.ipynb").exists()
 
