@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import datetime
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -248,20 +249,18 @@ def run(notebook: Path, target: Path, parameters: dict) -> float:
     partial.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
 
-    def execute() -> None:
-        papermill.execute_notebook(
-            str(notebook), str(partial), parameters=parameters, kernel_name="python3",
-            progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1, "disable": None},
-        )  # fmt: skip
-
+    run_all = functools.partial(
+        papermill.execute_notebook, str(notebook), str(partial), parameters=parameters, kernel_name="python3",
+        progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1, "disable": None},
+    )  # fmt: skip
     try:
         try:
-            execute()
+            run_all()
         except RuntimeError as error:  # a port that was free a moment ago may be taken: nothing has been run yet
             if "before replying" not in str(error):
                 raise
             say(f"{notebook.stem}: its kernel did not start; once more")
-            execute()
+            run_all()
     except papermill.PapermillExecutionError as error:
         lines = "\n".join(error.traceback)
         raise RuntimeError(
