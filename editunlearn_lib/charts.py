@@ -600,9 +600,8 @@ def growth(rows: pd.DataFrame, exponents: pd.DataFrame, sweep: str, *, provenanc
     for measure, (_, unit) in _GROWTH_MEASURES.items():
         lines = [rows[rows["work"] == work] for work in works]
         y = [[float(f"{value * unit:.4g}") if value > 0 else None for value in line[measure]] for line in lines]
-        least = min(
-            (line[0] for line in y if line[0]), default=None
-        )  # of the smallest size: there the dotted line begins
+        # Of the smallest size: there the dotted line begins.
+        least = min((line[0] for line in y if line[0]), default=None)
         y.append([least and float(f"{least * end / ends[0]:.4g}") for end in ends])
         values.append({"x": [*([int(size) for size in line["size"]] for line in lines), ends], "y": y})
     fig = go.Figure()

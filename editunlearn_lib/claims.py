@@ -1035,7 +1035,7 @@ def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: st
     )
 
 
-WORDS = ' class="eu-text"'  # may stand in several lines
+_WORDS = ' class="eu-text"'  # may stand in several lines
 
 
 def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *, head: bool = False) -> str:
@@ -1049,7 +1049,7 @@ def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *
     rows = []
     for record in values.itertuples(index=False):
         first, *rest = record
-        cells = "".join(f"<td{WORDS if isinstance(v, str) else ''}>{_shown(v)}</td>" for v in rest)
+        cells = "".join(f"<td{_WORDS if isinstance(v, str) else ''}>{_shown(v)}</td>" for v in rest)
         rows.append(f'<tr><th scope="row">{_shown(first)}</th>{cells}</tr>')
     return (
         f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'

@@ -117,6 +117,7 @@ def test_every_page_from_disk_on_a_phone(pages, visit, part, other):
             page.set_viewport_size(DESKTOP)
             page.wait_for_timeout(300)  # figures are drawn anew
             assert violations(page, only_width=not other and name not in AT_A_DESK) == [], f"{where}, at a desk"
+            assert seen.away == [] and seen.errors == [], f"{where}, at a desk"
         seen.context.close()
         files = {path.removeprefix(str(pages)): Path(path) for path in seen.asked if path.startswith(str(pages))}
         loaded[name] = {short: path.stat().st_size for short, path in files.items() if path.is_file()}

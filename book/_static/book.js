@@ -181,9 +181,10 @@
     const traces = data.map((trace) => (trace.x && !trace.x.length ? { ...trace, x: [null], y: [null] } : trace));
     const cells = data.map((trace, i) => (trace.type === "heatmap" ? i : -1)).filter((i) => i >= 0);
     for (const i of cells) traces[i] = changed(traces[i], { "textfont.color": themeColours().ink });
-    const looks = { ...themed(rest), ...fitted(rest, plot.clientWidth), autosize: true, showlegend: legend, "legend.itemsizing": "trace" };
+    const looks = () => ({ ...themed(rest), ...fitted(rest, plot.clientWidth) });
+    const first = { ...looks(), autosize: true, showlegend: legend, "legend.itemsizing": "trace" };
     const image = { name: "image", title: "Download as an image", icon: Plotly.Icons.camera, click: () => saveImage(figure, plot, legend) };
-    await Plotly.newPlot(plot, traces, changed(rest, looks), { displaylogo: false, modeBarButtons: [[image]], responsive: false });
+    await Plotly.newPlot(plot, traces, changed(rest, first), { displaylogo: false, modeBarButtons: [[image]], responsive: false });
     addControls(plot, box, updatemenus, sliders);
     if (legend) {
       addLegend(plot, box);
@@ -191,7 +192,7 @@
     }
     addPaper(plot, box);
     const dress = async () => {
-      await Plotly.relayout(plot, { ...themed(rest), ...fitted(rest, plot.clientWidth) });
+      await Plotly.relayout(plot, looks());
       if (!cells.length) return;
       await Plotly.restyle(plot, { "textfont.color": themeColours().ink }, cells);
       await Plotly.redraw(plot); // a cell's number keeps the colour that it was drawn with
