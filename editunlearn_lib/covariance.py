@@ -21,7 +21,6 @@ import logging
 import os
 import random
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from .methods.hooks import hooked
 from .methods.locate import Request, keys
 from .models import down, down_weight, encode, fingerprint, template_hash
 from .progress import progress
+from .store import whole
 
 log = logging.getLogger(__name__)
 
@@ -221,14 +221,8 @@ def _store(path: Path, name: str, matrix: torch.Tensor) -> None:
 
     A cache is a convenience: where it cannot be written the matrix is simply computed again next time.
     """
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, SafetensorError), whole(path) as temporary:
         save_file({name: matrix.cpu().contiguous()}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError):
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- which texts

@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import sys
 import time
 import types
@@ -27,6 +26,7 @@ from torch import nn
 
 from .errors import PatchError
 from .models import down, down_name, down_weight, fingerprint, n_layers
+from .store import whole
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -216,18 +216,14 @@ class Patch:
         `load_patch`. Raises `PatchError` where it cannot be written (a full disk, …): the patch is still in memory.
         """
         folder = Path(folder)
-        temporary = folder / f".patch-{os.getpid()}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self._tensors, temporary)
-            document = {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info,
-                        "shapes": self.shapes, "sha256": _sha256(temporary)}  # fmt: skip
-            os.replace(temporary, folder / "patch.safetensors")
-            temporary.write_text(json.dumps(document), encoding="utf-8")
-            os.replace(temporary, folder / "patch.json")
+            with whole(folder / "patch.safetensors") as temporary:
+                save_file(self._tensors, temporary)
+                document = {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info,
+                            "shapes": self.shapes, "sha256": _sha256(temporary)}  # fmt: skip
+            with whole(folder / "patch.json") as temporary:
+                temporary.write_text(json.dumps(document), encoding="utf-8")
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise PatchError(
                 f"{folder}: the patch could not be saved ({error}). It is still in memory: make room, or save it elsewhere."
             ) from error

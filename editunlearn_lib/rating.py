@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import numbers
-import os
 import random
 import re
 import secrets
@@ -26,7 +25,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
-from . import metrics
+from . import metrics, store
 from .data import QA
 from .errors import RatingError
 from .models import prompt_text
@@ -195,11 +194,7 @@ def _check_value(name: str, value: Any, *, missing: bool = False, where: str = "
 
 
 def _write(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    store.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 # ---------------------------------------------------------------- what came out
@@ -215,9 +210,7 @@ def export_csv(folder: str | Path, file: str | Path) -> Path:
         document = read_ratings(path, known)
         rows += [{"rater": document["rater"], **rating} for rating in document["ratings"]]
     frame = pd.DataFrame(rows, columns=["rater", "item", "showing", *SCALES]).astype(dict.fromkeys(SCALES, "Int64"))
-    temporary = Path(file).with_name(f".{Path(file).name}.{os.getpid()}")
-    frame.to_csv(temporary, index=False)
-    os.replace(temporary, file)
+    store.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
     return Path(file)
 
 
@@ -323,16 +316,15 @@ def automatic(records: pd.DataFrame, qas: Sequence[QA], model=None, tokenizer=No
 
 
 def _fluent(model, tokenizer, rows: pd.DataFrame) -> list[bool]:
-    from .evaluation import answer_logits, batches
+    from .evaluation import scored
 
     texts = list(zip(rows["question"], rows["output"].astype(str), strict=True))
     unique = [pair for pair in dict.fromkeys(texts) if pair[1].strip()]
     found: dict[tuple[str, str], bool] = {}
-    for part in batches([len(o) for _, o in unique], 64):
-        prompts = [prompt_text(tokenizer, unique[i][0]) for i in part]
-        for i, row in zip(part, answer_logits(model, tokenizer, prompts, [unique[i][1] for i in part]), strict=True):
-            logp = row.logits.log_softmax(-1).gather(1, row.ids[:, None]).flatten()  # (T,)
-            found[unique[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
+    prompts = [prompt_text(tokenizer, question) for question, _ in unique]
+    for i, row in scored(model, tokenizer, prompts, [output for _, output in unique]):
+        logp = row.logits.log_softmax(-1).gather(1, row.ids[:, None]).flatten()  # (T,)
+        found[unique[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
     return [found.get(pair, False) for pair in texts]
 
 

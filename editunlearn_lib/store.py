@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,22 @@ def names(store: str | Path | RemotePath) -> set[str]:
     return {name for name in found if CELL.fullmatch(name.replace(FAILED, ".json"))}
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` if the block ends well: whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two machines may have a process of the same number
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
 def write(path: Path | RemotePath, text: str) -> None:
-    """Write a file whole or not at all: locally by a temporary file of its own name, remotely by one put."""
+    """Write a file whole or not at all: locally by `whole`, remotely by one put."""
     if not isinstance(path, Path):
         try:
             path.fs.makedirs(path.parent.path, exist_ok=True)
@@ -94,17 +109,12 @@ def write(path: Path | RemotePath, text: str) -> None:
                 f"{path.name} could not be stored in {path.parent}: {type(error).__name__}: {first_line(error)}."
             ) from error
         return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two machines may have a process of the same number
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
+        with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise StoreError(f"{path.name} could not be stored in {path.parent}: {error.strerror or error}.") from error
 
 

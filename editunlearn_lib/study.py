@@ -536,17 +536,13 @@ def export(store: str | Path, file: str | Path) -> Path:
         if frame[name].dtype == object or str(frame[name].dtype).startswith("str"):
             frame[name] = frame[name].astype("category")
     file = Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     slim = [{"cell": d["cell"], "key": name.removesuffix(".json"), **{k: v for k, v in d["info"].items() if k != "patch"},
              "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")}}
             for name, d in zip(found, documents, strict=True)]  # fmt: skip
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(temporary, compression="zstd", index=False)
-        os.replace(temporary, file)
+        with places.whole(file) as temporary:
+            frame.to_parquet(temporary, compression="zstd", index=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise StoreError(f"{file} cannot be written ({error.strerror or error}); the store is as it was.") from error
     text = json.dumps(slim, indent=None, separators=(",", ":")).replace('{"cell"', '\n{"cell"') + "\n"
     places.write(file.with_suffix(".json"), text)

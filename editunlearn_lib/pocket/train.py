@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import random
 import shutil
 import time
@@ -27,6 +26,7 @@ from ..data import refusals
 from ..models import fingerprint
 from ..patch import DENSE, Patch, Stopwatch
 from ..progress import progress
+from ..store import write
 from . import corpus
 
 log = logging.getLogger(__name__)
@@ -230,9 +230,7 @@ def save_checkpoint(folder: Path, model, optimiser: Optimiser, status: dict) -> 
         {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, new / "model.safetensors"
     )
     save_file(optimiser.state(), new / "optimiser.safetensors")
-    temporary = new / "status.json.tmp"
-    temporary.write_text(json.dumps(status))
-    os.replace(temporary, new / "status.json")  # written last: a checkpoint without it does not count
+    write(new / "status.json", json.dumps(status))  # written last: a checkpoint without it does not count
     for old in folder.glob("checkpoint-*"):
         if old != new:
             for file in old.iterdir():

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..data import ForgetSplit, load_split
 from ..evaluation import evaluate, summarise
 from ..methods import METHODS, unlearn
 from ..models import fingerprint, load_model
+from ..store import write
 
 HERE = Path(__file__).parent
 SEED = 100
@@ -116,9 +116,7 @@ def main() -> None:
     present = {fingerprint(load_model(name)[0]) for name in KNOWLEDGE}  # trials of earlier weights do not count
     for row in sorted((d for d in done if d["weights"] in present), key=lambda d: d["score"]):
         best.setdefault(row["model"], {})[row["method"]] = row["hparams"]
-    temporary = HERE / "presets.json.tmp"
-    temporary.write_text(json.dumps(best, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, HERE / "presets.json")
+    write(HERE / "presets.json", json.dumps(best, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
