@@ -1,253 +1,55 @@
 """Figures and tables from records and summaries: what the book shows and what a live notebook shows.
 
-Nothing here touches a model. Two Plotly figures (`radar`, `trade_off`) and two HTML objects (`side_by_side`,
-`table`) take data frames and return something that a notebook displays. Each carries a provenance line, alt text
-and a link to its data as CSV. `use_book_renderer()` makes Plotly figures appear in JupyterLab and in the offline
-book alike; in the book, `book/_static/book.js` turns menus into native controls.
+Nothing here touches a model. Plotly figures (`radar`, `trade_off`, …) and HTML objects (`side_by_side`, `table`, …)
+take data frames and return something that a notebook displays. Each carries a provenance line, alt text and a link to
+its data as CSV. `use_book_renderer()` makes Plotly figures appear in JupyterLab and in the offline book alike; in the
+book, `book/_static/book.js` turns menus into native controls.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io as pio
-from plotly.io.base_renderers import MimetypeRenderer
+
+from . import page
+from .page import (  # noqa: F401 (some are only offered here: `charts` is what a notebook imports)
+    DATASET_LABELS,
+    GONE,
+    OUTCOMES,
+    STYLES,
+    WANTED,
+    BookRenderer,
+    Html,
+    Style,
+    style,
+    use_book_renderer,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How each method looks, everywhere
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one method is drawn: Okabe-Ito colour, marker symbol, line dash."""
-
-    label: str
-    colour: str
-    symbol: str
-    dash: str = "solid"
-
-
-# Seven legible Okabe-Ito hues cannot tell twelve methods apart, so the shape does: editing methods are filled and
-# solid, training methods open and dashed, references grey. Colour is a help, never the only cue. Yellow and black
-# are left out: one vanishes on white, the other on a dark page.
-STYLES: dict[str, Style] = {
-    "base": Style("Base model", "#808080", "x", "dot"),
-    "retrained": Style("Retrained", "#808080", "star", "dot"),
-    "ga": Style("GA", "#D55E00", "circle-open", "dash"),
-    "gd": Style("GD", "#56B4E9", "square-open", "dash"),
-    "kl": Style("KL", "#009E73", "diamond-open", "dash"),
-    "dpo": Style("DPO", "#CC79A7", "triangle-up-open", "dash"),
-    "idk": Style("IDK fine-tuning", "#E69F00", "triangle-down-open", "dash"),
-    "rome": Style("ROME", "#E69F00", "triangle-up"),
-    "memit": Style("MEMIT", "#56B4E9", "triangle-down"),
-    "grace": Style("GRACE", "#CC79A7", "diamond"),
-    "wise": Style("WISE", "#0072B2", "square"),
-    "alphaedit": Style("AlphaEdit", "#D55E00", "circle"),
-}
-
-DATASET_LABELS = {
-    "factual": "Factual (pretrained knowledge)",
-    "contracts": "Contracts (finetuned knowledge)",
-    "pistol": "PISTOL (finetuned knowledge)",
-    "tofu-facts": "TOFU facts (pretrained knowledge)",
-}
-
-WANTED = {
-    "forget": "to be forgotten: the answer should be gone",
-    "rephrased": "a forgotten fact asked in other words: the answer should be gone",
-    "retain": "to be kept: the answer should still come",
-    "unseen": "kept, and never shown to any method: the answer should still come",
-}
-GONE = ("forget", "rephrased")  # the sets whose answers should be gone; everywhere else they should stay
-OUTCOMES = ("correct", "refusal", "other answer", "garbled")
-
-
-def style(method: str) -> Style:
-    """The style of a method; one that is not built in gets a neutral one under its own name."""
-    return STYLES.get(method, Style(method, "#808080", "hexagon"))
-
-
-def _ordered(methods: Iterable[str]) -> list[str]:
-    """References first, then training, then editing methods; unknown ones last, by name."""
-    rank = {name: i for i, name in enumerate(STYLES)}
-    return sorted(set(methods), key=lambda m: (rank.get(m, len(rank)), m))
-
-
-def _dataset_label(name: str) -> str:
-    return DATASET_LABELS.get(name, name)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Objects that a notebook displays
-
-
-@dataclass(frozen=True)
-class Html:
-    """A piece of HTML with a plain-text fallback for terminals and screen logs."""
-
-    html: str
-    text: str
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/html": self.html, "text/plain": self.text}
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-class BookRenderer(MimetypeRenderer):
-    """Plotly figures for JupyterLab (its own MIME type), for the offline book (HTML) and for terminals (alt text).
-
-    The HTML holds the figure as JSON and no script: the book's page script finds it and draws it with the one copy
-    of plotly.js that all pages share.
-    """
-
-    def to_mimebundle(self, fig_dict: dict) -> dict[str, Any]:
-        figure = json.loads(pio.to_json(fig_dict, validate=False, remove_uids=False))
-        meta = figure["layout"].get("meta") or {}
-        title = (figure["layout"].get("title") or {}).get("text", "")
-        alt = meta.get("alt") or title or "Figure"
-        html = _figure_html(figure, meta, alt)
-        return {"application/vnd.plotly.v1+json": figure, "text/html": html, "text/plain": alt}
-
-
-def use_book_renderer() -> None:
-    """Make `BookRenderer` the default renderer of Plotly; on Colab, which has no JupyterLab, leave Plotly's own."""
-    pio.renderers["book"] = BookRenderer()
-    if "google.colab" not in sys.modules:
-        pio.renderers.default = "book"
-
-
-def _figure_html(figure: dict, meta: dict, alt: str) -> str:
-    layout = {key: value for key, value in figure["layout"].items() if key != "meta"}
-    head = ""
-    if meta.get("title"):  # the title moves out of the drawing: HTML wraps on a phone, SVG text does not
-        head = f'<p class="eu-title">{escape(meta["title"])}</p><p class="eu-reading">{escape(meta["reading"])}</p>'
-        layout.pop("title", None)
-    data = _json_for_script({"data": figure["data"], "layout": layout})
-    return (
-        f'<div class="eu eu-figure" role="group" aria-label="{escape(alt)}">{head}<div class="eu-controls"></div>'
-        f'<div class="eu-plot"><p>{escape(alt)}</p></div><script type="application/json">{data}</script>'
-        f"{_note(meta.get('provenance', ''), meta.get('csv', ''), meta.get('name', 'figure'))}</div>"
-    )
-
-
-def _json_for_script(value: Any) -> str:
-    """JSON that cannot end the <script> element it lies in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _note(provenance: str, csv: str, name: str) -> str:
-    """The line under a figure: where the numbers come from, and the numbers themselves."""
-    parts = [f'<span class="eu-provenance">Source: {escape(provenance)}</span>'] if provenance else []
-    if csv:
-        address = "data:text/csv;charset=utf-8," + quote(csv)
-        parts.append(f'<a href="{address}" download="{escape(name)}.csv">Download CSV</a>')
-    return f'<p class="eu-note">{" · ".join(parts)}</p>' if parts else ""
-
-
-def _finish(
-    fig: go.Figure,
-    *,
-    title: str,
-    reading: str,
-    alt: str,
-    provenance: str,
-    csv: str,
-    name: str,
-    height: int,
-    left: int = 60,
-) -> go.Figure:
-    """What all figures share. `reading` says which direction is good; it stands under the title."""
-    fig.update_layout(
-        template=go.layout.Template(),  # an empty template: the default one alone is 7 kB a figure
-        title={"text": title, "x": 0, "xref": "paper", "subtitle": {"text": f"{reading}<br>Source: {provenance}"}},
-        meta={"title": title, "reading": reading, "alt": alt, "provenance": provenance, "csv": csv, "name": name},
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#222832"},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        height=height,
-        margin={"l": left, "r": 30, "t": 110, "b": 60},
-        dragmode=False,  # a finger on the figure scrolls the page
-        hoverlabel={"align": "left"},
-    )
-    return fig
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks on what comes in
-
-
-def _need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    missing = [c for c in columns if c not in frame.columns]
-    if missing:
-        raise ValueError(f"{what} lacks {', '.join(missing)}; its columns are {', '.join(map(str, frame.columns))}")
-    if frame.empty:
-        raise ValueError(f"{what} has no rows")
-
-
-def _one_per(frame: pd.DataFrame, keys: Sequence[str], what: str) -> None:
-    """Refuse to draw two values for one mark: the caller has to say which of them is meant."""
-    double = frame[frame.duplicated(list(keys), keep=False)]
-    if double.empty:
-        return
-    first = double.iloc[0]
-    same = double[(double[list(keys)] == first[list(keys)]).all(axis=1)]
-    cell = ("model", "n_forget", "targets", "merge", "mode", "seed", "table", "stage", "metric")
-    vary = [f"{c} ({', '.join(map(str, same[c].unique()))})" for c in cell if c in same and same[c].nunique() > 1]
-    where = ", ".join(f"{k}={first[k]!r}" for k in keys)
-    raise ValueError(f"{what} has {len(same)} rows for {where}. Select one value of: {'; '.join(vary) or 'the row'}.")
-
-
-def _number(value: Any) -> float | None:
-    """A float for JSON, None where there is none."""
-    return None if value is None or pd.isna(value) else round(float(value), 4)
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    """The download of a figure. Texts that a spreadsheet would run as a formula get an apostrophe in front."""
-    return frame.map(_no_formula).to_csv(index=False, lineterminator="\n")
-
-
-def _no_formula(cell: Any) -> Any:
-    if not isinstance(cell, str):
-        return cell
-    cell = cell.replace("\r\n", "\n").replace(
-        "\r", "\n"
-    )  # the csv module does not quote a lone \r: it would end the row
-    formula = cell.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(cell)
-    return "'" + cell if formula else cell
-
-
-_SIGNED = re.compile(r"[+-][0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")  # a number with its sign stays one
+# A summary, looked up
 
 
 class _Summary:
     """Look-up of a summary by data set, method and set; ROUGE-1 recall and its interval."""
 
     def __init__(self, summary: pd.DataFrame, methods: Sequence[str] | None):
-        _need(summary, ("dataset", "method", "set", "rouge1_recall", "score"), "summary")
+        page.need(summary, ("dataset", "method", "set", "rouge1_recall", "score"), "summary")
         if methods is not None:
             summary = summary[summary["method"].isin(list(methods))]
-            _need(summary, (), f"summary, for the methods {', '.join(methods)},")
-        _one_per(summary, ("dataset", "method", "set"), "summary")
+            page.need(summary, (), f"summary, for the methods {', '.join(methods)},")
+        page.one_per(summary, ("dataset", "method", "set"), "summary")
         self.frame = summary
         self.datasets = list(dict.fromkeys(summary["dataset"]))
-        self.methods = list(methods) if methods is not None else _ordered(summary["method"])
+        self.methods = list(methods) if methods is not None else page.ordered(summary["method"])
         self._rows = {(r["dataset"], r["method"], r["set"]): r for r in summary.to_dict("records")}
 
     def get(self, dataset: str, method: str, which: str, column: str = "rouge1_recall") -> float | None:
-        return _number(self._rows.get((dataset, method, which), {}).get(column))
+        return page.number(self._rows.get((dataset, method, which), {}).get(column))
 
     def interval(self, dataset: str, method: str, which: str, metric: str = "rouge1_recall") -> tuple:
         """Value, low, high; without an interval both ends are the value."""
@@ -263,7 +65,9 @@ class _Summary:
         """The scores of one data set, best first: the part of the alt text that carries the finding."""
         scores = {m: s for m in self.methods if (s := self.score(dataset, m)) is not None}
         ranked = sorted(scores, key=lambda m: -scores[m])
-        return f"{_dataset_label(dataset)}, score: " + ", ".join(f"{style(m).label} {scores[m]:.2f}" for m in ranked)
+        return f"{page.dataset_label(dataset)}, score: " + ", ".join(
+            f"{style(m).label} {scores[m]:.2f}" for m in ranked
+        )
 
 
 def _flip(value: float | None) -> float | None:
@@ -273,28 +77,6 @@ def _flip(value: float | None) -> float | None:
 
 def _span(value: float | None, low: float | None, high: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f} ({low:.2f}–{high:.2f})"
-
-
-def _marker(look: Style, size: int) -> dict[str, Any]:
-    """A filled mark has a thin grey edge, seen on white and on black; an open one is all edge, in its own colour."""
-    edge = {"width": 2 if "open" in look.symbol else 1, "color": "#808080"}
-    return {"symbol": look.symbol, "size": size, "color": look.colour, "line": edge}
-
-
-def _menu(labels: Sequence[str], values: Sequence[dict[str, list]], name: str = "Data set") -> list[dict]:
-    """A menu that puts each entry's values into the same traces, so that the legend's choices stay."""
-    if len(labels) < 2:
-        return []
-    buttons = [
-        {"label": _dataset_label(label), "method": "restyle", "args": [update]}
-        for label, update in zip(labels, values, strict=True)
-    ]
-    return [{"name": name, "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
-
-
-def _initial(values: dict[str, list], i: int) -> dict[str, Any]:
-    """The i-th trace's share of a restyle update; `error_x.array` becomes `error_x_array`."""
-    return {key.replace(".", "_"): column[i] for key, column in values.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,7 +102,7 @@ def radar(
     dotted outlines, off at first; the book's page offers a box to tick.
     """
     table = _Summary(summary, methods)
-    theirs = _paper_values(paper, "rouge1_recall")
+    theirs = paper_values(paper, "rouge1_recall")
     values = [_radar_values(table, dataset, theirs) for dataset in table.datasets]
     fig = go.Figure()
     for i, method in enumerate(table.methods):
@@ -329,11 +111,11 @@ def radar(
             name=look.label,
             mode="lines+markers",
             line={"color": look.colour, "width": 2, "dash": look.dash},
-            marker=_marker(look, 9),
+            marker=page.marker(look, 9),
             hovertemplate="<b>%{fullData.name}</b><br>%{theta}: %{customdata}<extra></extra>",
             connectgaps=False,
             meta=method,
-            **_initial(values[0], i),
+            **page.initial(values[0], i),
         )
     for i, method in enumerate(table.methods if theirs else (), len(table.methods)):
         look = style(method)
@@ -347,7 +129,7 @@ def radar(
             visible=False,
             showlegend=False,
             meta=f"paper {method}",
-            **_initial(values[0], i),
+            **page.initial(values[0], i),
         )
     fig.update_layout(
         polar={
@@ -356,16 +138,16 @@ def radar(
             "radialaxis": {"range": [0, 1], "tickvals": [0.25, 0.5, 0.75, 1], "tickangle": 90, "angle": 90},
             "angularaxis": {"rotation": 90, "direction": "clockwise"},
         },
-        updatemenus=_menu(table.datasets, values),
+        updatemenus=page.menu(table.datasets, values),
     )
     about = "Radar chart; on each of three axes (forget, retain, generalize) further out is better."
-    return _finish(
+    return page.finish(
         fig,
         title=title,
         reading="Further out is better on every axis.",
         alt=alt or f"{about} {'. '.join(map(table.in_words, table.datasets))}.",
         provenance=provenance,
-        csv=_csv(table.frame),
+        csv=page.csv(table.frame),
         name=name,
         height=480,
     )
@@ -385,7 +167,7 @@ def _radar_values(table: _Summary, dataset: str, theirs: dict[tuple[str, str, st
                 if flip:
                     value, low, high = _flip(value), _flip(high), _flip(low)
                 points.append(value)
-                words.append(_plain(value) if is_paper else _span(value, low, high))
+                words.append(page.plain(value) if is_paper else _span(value, low, high))
             r.append([*points, points[0]])  # back to the first axis: the outline closes
             text.append([*words, words[0]])
     return {"r": r, "theta": [[*labels, labels[0]]] * len(r), "customdata": text}
@@ -414,11 +196,11 @@ def trade_off(
     for i, method in enumerate(table.methods):
         look = style(method)
         bars = {"type": "data", "symmetric": False, "color": look.colour, "thickness": 1, "width": 0}
-        mine = {key: value for key, value in _initial(values[0], i).items() if not key.startswith("error")}
+        mine = {key: value for key, value in page.initial(values[0], i).items() if not key.startswith("error")}
         fig.add_scatter(
             name=look.label,
             mode="markers",
-            marker=_marker(look, 12),
+            marker=page.marker(look, 12),
             error_x=bars | {"array": values[0]["error_x.array"][i], "arrayminus": values[0]["error_x.arrayminus"][i]},
             error_y=bars | {"array": values[0]["error_y.array"][i], "arrayminus": values[0]["error_y.arrayminus"][i]},
             hovertemplate="<b>%{fullData.name}</b><br>%{customdata}<extra></extra>",
@@ -431,16 +213,16 @@ def trade_off(
         yaxis=axis | {"title": {"text": "Retained: ROUGE-1, retain set →"}, "showline": True},
         shapes=[_iso_line(score) for score in _ISO_SCORES],
         annotations=[_iso_label(score) for score in _ISO_SCORES],
-        updatemenus=_menu(table.datasets, values),
+        updatemenus=page.menu(table.datasets, values),
     )
     about = "Scatter plot of how much was forgotten against how much was retained; the upper right corner is ideal."
-    return _finish(
+    return page.finish(
         fig,
         title=title,
         reading="Up and to the right is better; dotted lines join equal scores; bars are intervals.",
         alt=alt or f"{about} {'. '.join(map(table.in_words, table.datasets))}.",
         provenance=provenance,
-        csv=_csv(table.frame),
+        csv=page.csv(table.frame),
         name=name,
         height=520,
     )
@@ -514,10 +296,10 @@ def sweep(
     `summary` has one row per method, set and value of `x`; `paper` (the columns of `paper_tables()`) joins as dashed
     lines with open marks. Bars are 95 % intervals.
     """
-    _need(summary, ("method", "set", x, "rouge1_recall"), "summary")
-    _one_per(summary, ("method", "set", x), "summary")
+    page.need(summary, ("method", "set", x, "rouge1_recall"), "summary")
+    page.one_per(summary, ("method", "set", x), "summary")
     theirs = paper[paper["metric"] == "rouge1_recall"] if paper is not None else None
-    methods = _ordered(summary["method"])
+    methods = page.ordered(summary["method"])
     sets = [s for s in sets if s in set(summary["set"])]
     layers = [(which, False) for which in sets] + ([(which, True) for which in sets if which in set(theirs["set"])] if theirs is not None else [])  # fmt: skip
     values = []
@@ -527,9 +309,9 @@ def sweep(
             source = theirs if is_paper else summary
             rows = source[(source["method"] == method) & (source["set"] == which)].sort_values(x).to_dict("records")
             column = "value" if is_paper else "rouge1_recall"
-            y = [_number(row[column]) for row in rows]
+            y = [page.number(row[column]) for row in rows]
             low, high = (
-                [_number(row.get(f"rouge1_recall_{end}", row[column])) for row in rows] for end in ("low", "high")
+                [page.number(row.get(f"rouge1_recall_{end}", row[column])) for row in rows] for end in ("low", "high")
             )
             update["x"].append([int(row[x]) for row in rows])
             update["y"].append(y)
@@ -556,7 +338,7 @@ def sweep(
     fig.update_layout(
         xaxis={"title": {"text": x_title}, "tickvals": [int(t) for t in ticks], "zeroline": False, "showgrid": False},
         yaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
-        updatemenus=_menu([style(m).label for m in methods], values, "Method"),
+        updatemenus=page.menu([style(m).label for m in methods], values, "Method"),
     )  # fmt: skip
     ends = []
     for method in methods:
@@ -566,8 +348,8 @@ def sweep(
             for which in sets
         )
         ends.append(f"{style(method).label}: {'; '.join(said)}")
-    return _finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=_csv(summary), name=name, height=480,
+    return page.finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(summary), name=name, height=480,
         alt=alt or f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(ends)}.",
     )  # fmt: skip
 
@@ -593,7 +375,7 @@ def growth(rows: pd.DataFrame, exponents: pd.DataFrame, sweep: str, *, provenanc
     `rows` has sweep, work, size, cpu_seconds and peak_bytes; `exponents` has sweep, work, measure and exponent
     (``benchmarks/growth.py``). The dotted line grows in proportion to size.
     """
-    _need(rows, ("sweep", "work", "size", *_GROWTH_MEASURES), "rows")
+    page.need(rows, ("sweep", "work", "size", *_GROWTH_MEASURES), "rows")
     rows, what = rows[rows["sweep"] == sweep].sort_values("size", kind="stable"), _GROWTH[sweep]
     works, values = list(dict.fromkeys(rows["work"])), []
     ends = [int(rows["size"].min()), int(rows["size"].max())]
@@ -608,21 +390,21 @@ def growth(rows: pd.DataFrame, exponents: pd.DataFrame, sweep: str, *, provenanc
     for i, work in enumerate([*works, None]):
         look = _WORKS[work] if work in _WORKS else style(work)
         fig.add_scatter(
-            name=look.label, mode="lines+markers" if work else "lines", marker=_marker(look, 9),
+            name=look.label, mode="lines+markers" if work else "lines", marker=page.marker(look, 9),
             line={"color": look.colour, "width": 2 if work else 1, "dash": look.dash}, cliponaxis=False,
-            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y}<extra></extra>", **_initial(values[0], i),
+            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y}<extra></extra>", **page.initial(values[0], i),
         )  # fmt: skip
     axis = {"type": "log", "dtick": 1, "zeroline": False}
     fig.update_layout(
         xaxis=axis | {"title": {"text": what}}, yaxis=axis | {"title": {"text": "seconds of one core, or MB"}},
-        updatemenus=_menu([label for label, _ in _GROWTH_MEASURES.values()], values, "Shown"),
+        updatemenus=page.menu([label for label, _ in _GROWTH_MEASURES.values()], values, "Shown"),
     )  # fmt: skip
     said = ", ".join(
         f"{_GROWTH_MEASURES[row.measure][0]} of {row.work} {row.exponent:.2f}"
         for row in exponents[exponents["sweep"] == sweep].itertuples()
     )
-    return _finish(
-        fig, title=f"Growth with {what}", provenance=provenance, csv=_csv(rows), name=f"growth-{sweep}", height=460,
+    return page.finish(
+        fig, title=f"Growth with {what}", provenance=provenance, csv=page.csv(rows), name=f"growth-{sweep}", height=460,
         reading="As steep as the dotted line: twice as much costs twice as much. Flatter is better.",
         alt=f"Line chart on logarithmic axes over {what}. Exponents (1: in proportion): {said}.",
     )  # fmt: skip
@@ -644,7 +426,7 @@ def pairs(
     The paper's values, where `paper` has them, are small crosses above ours.
     """
     table = _Summary(summary, None)
-    theirs = _paper_values(paper, "rouge1_recall")
+    theirs = paper_values(paper, "rouge1_recall")
     labels = [style(m).label for m in table.methods]
     values = []
     for dataset in table.datasets:
@@ -660,7 +442,7 @@ def pairs(
             ))  # fmt: skip
         for which in sets:
             found = [theirs.get((dataset, m, which)) for m in table.methods]
-            rows.append((found, labels, [f"{which} {_plain(v)} in the paper" for v in found], [], []))
+            rows.append((found, labels, [f"{which} {page.plain(v)} in the paper" for v in found], [], []))
         for row in rows:
             for key, value in zip(update, row, strict=True):
                 update[key].append(value)
@@ -686,17 +468,17 @@ def pairs(
     fig.update_layout(
         xaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
         yaxis={"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels},
-        updatemenus=_menu([_dataset_label(d) for d in table.datasets], values),
+        updatemenus=page.menu([page.dataset_label(d) for d in table.datasets], values),
     )  # fmt: skip
     said = []
     for dataset in table.datasets:
         each = (
-            f"{style(m).label} {' and '.join(_plain(table.get(dataset, m, which)) for which in sets)}"
+            f"{style(m).label} {' and '.join(page.plain(table.get(dataset, m, which)) for which in sets)}"
             for m in table.methods
         )
-        said.append(f"{_dataset_label(dataset)}: {', '.join(each)}")
-    return _finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=_csv(table.frame), name=name, height=540, left=118,
+        said.append(f"{page.dataset_label(dataset)}: {', '.join(each)}")
+    return page.finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(table.frame), name=name, height=540, left=118,
         alt=alt or f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(said)}.",
     )  # fmt: skip
 
@@ -717,16 +499,16 @@ def matrix(
     Each data set is an entry of the menu. The order of rows and columns is that of the frame; what was not measured is
     empty.
     """
-    _need(frame, ("dataset", rows, columns, "rouge1_recall"), "frame")
-    _one_per(frame, ("dataset", rows, columns), "frame")
+    page.need(frame, ("dataset", rows, columns, "rouge1_recall"), "frame")
+    page.one_per(frame, ("dataset", rows, columns), "frame")
     datasets = list(dict.fromkeys(frame["dataset"]))
     down, across = list(dict.fromkeys(frame[rows])), list(dict.fromkeys(frame[columns]))
     found = {(r["dataset"], r[rows], r[columns]): r for r in frame.to_dict("records")}
     values = []
     for dataset in datasets:
         cells = [[found.get((dataset, a, b), {}) for b in across] for a in down]
-        z = [[_number(c.get("rouge1_recall")) for c in line] for line in cells]
-        spans = [[_span(v, *(_number(c.get(f"rouge1_recall_{end}", v)) for end in ("low", "high"))) for v, c in zip(vs, line, strict=True)]
+        z = [[page.number(c.get("rouge1_recall")) for c in line] for line in cells]
+        spans = [[_span(v, *(page.number(c.get(f"rouge1_recall_{end}", v)) for end in ("low", "high"))) for v, c in zip(vs, line, strict=True)]
                  for vs, line in zip(z, cells, strict=True)]  # fmt: skip
         text = [
             ["" if v is None else "1.0" if v >= 0.995 else f"{v:.2f}"[1:] for v in line] for line in z
@@ -738,23 +520,25 @@ def matrix(
         x=across, y=labels, zmin=0, zmax=1, xgap=2, ygap=2, texttemplate="%{text}", textfont={"size": 11},
         colorscale=[[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]],  # a tint: the theme's text stays legible on it
         showscale=False, hoverongaps=False,
-        hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>", **_initial(values[0], 0),
+        hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>", **page.initial(values[0], 0),
     )  # fmt: skip
     fig.update_layout(
         xaxis={"side": "top", "tickangle": -45, "showgrid": False, "fixedrange": True},
         yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True},
-        updatemenus=_menu([_dataset_label(d) for d in datasets], values),
+        updatemenus=page.menu([page.dataset_label(d) for d in datasets], values),
     )
     said = []
     for dataset in datasets:
         lines = (
             f"{style(str(a)).label} "
-            + ", ".join(f"{b} {_plain(_number(found.get((dataset, a, b), {}).get('rouge1_recall')))}" for b in across)
+            + ", ".join(
+                f"{b} {page.plain(page.number(found.get((dataset, a, b), {}).get('rouge1_recall')))}" for b in across
+            )
             for a in down
         )
-        said.append(f"{_dataset_label(dataset)}: {'; '.join(lines)}")
-    return _finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=_csv(frame), name=name, height=180 + 30 * len(down), left=118,
+        said.append(f"{page.dataset_label(dataset)}: {'; '.join(lines)}")
+    return page.finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(frame), name=name, height=180 + 30 * len(down), left=118,
         alt=alt or f"Matrix of ROUGE-1 recall. {'. '.join(said)}.",
     )  # fmt: skip
 
@@ -793,18 +577,18 @@ def side_by_side(
     (set, id, variant). Without a page script each question is a fold-out; in the book the page script puts a question
     selector and filters by method, outcome and word in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
     """
-    _need(records, ("method", "set", "id", "question", "answer", "output", "outcome"), "records")
+    page.need(records, ("method", "set", "id", "question", "answer", "output", "outcome"), "records")
     records = records.assign(
         dataset=records.get("dataset", ""),
         variant=records["variant"].fillna(0).astype(int) if "variant" in records else 0,
     )
-    methods = list(methods) if methods is not None else _ordered(records["method"])
+    methods = list(methods) if methods is not None else page.ordered(records["method"])
     if "base" in set(records["method"]):
         methods = ["base", *(m for m in methods if m != "base")]  # the output before unlearning is always there
     records = records[records["method"].isin(methods)]
-    _need(records, (), f"records, for the methods {', '.join(methods)},")
+    page.need(records, (), f"records, for the methods {', '.join(methods)},")
     keys = ["dataset", "set", "id", "variant"]
-    _one_per(records, [*keys, "method"], "records")
+    page.one_per(records, [*keys, "method"], "records")
 
     chosen = _choose(records, keys, questions, sets)
     rank = {method: i for i, method in enumerate(methods)}
@@ -822,7 +606,7 @@ def side_by_side(
         {
             "key": "/".join(map(str, key[1:] if not many else key)),
             "dataset": str(key[0]),
-            "group": (f"{_dataset_label(key[0])}: " if many else "") + str(key[1]),
+            "group": (f"{page.dataset_label(key[0])}: " if many else "") + str(key[1]),
             "question": str(rows[0]["question"]),
             "outcomes": sorted({row["outcome"] for row in rows}),
         }
@@ -840,8 +624,8 @@ def side_by_side(
             f'<section class="eu eu-sbs" id="{escape(name)}" aria-label="{escape(title)}">'
             f'<p class="eu-title">{escape(title)}</p><p class="eu-reading">{marked}</p>'
             f'<div class="eu-controls"></div><p class="eu-count" role="status"></p>{cases}'
-            f'<script type="application/json">{_json_for_script(about)}</script>'
-            f"{_note(provenance, _csv(pd.DataFrame(flat)[columns]), name)}</section>"
+            f'<script type="application/json">{page.json_for_script(about)}</script>'
+            f"{page.note(provenance, page.csv(pd.DataFrame(flat)[columns]), name)}</section>"
         ),
         text=f"{title}\n\n{text}\n\nSource: {provenance}",
     )
@@ -929,7 +713,7 @@ def table(
     """
     ours = _Summary(summary, methods)
     sets = [s for s in sets if s in set(ours.frame["set"])]
-    theirs = _paper_values(paper, metric)
+    theirs = paper_values(paper, metric)
     spoken = {s for _, _, s in theirs}
     columns: list[tuple[str, str]] = []  # (set or "score", "ours" or "paper")
     for which in [*sets, "score"]:
@@ -955,9 +739,9 @@ def table(
             lines.append(
                 f'<tr data-method="{escape(method)}"><th scope="row">{escape(style(method).label)}</th>{"".join(cells)}</tr>'
             )
-            shown = (f"{w} {o} {_plain(row[f'{w}_{o}'])}" for w, o in columns)
-            text.append(f"{_dataset_label(dataset)}, {style(method).label}: {', '.join(shown)}")
-        group = f'<tr><th scope="rowgroup" colspan="{len(columns) + 1}">{escape(_dataset_label(dataset))}</th></tr>'
+            shown = (f"{w} {o} {page.plain(row[f'{w}_{o}'])}" for w, o in columns)
+            text.append(f"{page.dataset_label(dataset)}, {style(method).label}: {', '.join(shown)}")
+        group = f'<tr><th scope="rowgroup" colspan="{len(columns) + 1}">{escape(page.dataset_label(dataset))}</th></tr>'
         body.append(f'<tbody data-dataset="{escape(dataset)}">{group}{"".join(lines)}</tbody>')
 
     head = _table_head(columns, [*sets, "score"], paper_label)
@@ -967,7 +751,7 @@ def table(
             '<div class="eu eu-table">'
             f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
             f"<table><caption>{escape(caption)}</caption>{head}{''.join(body)}</table></div>"
-            f"{_note(provenance, _csv(frame), name)}</div>"
+            f"{page.note(provenance, page.csv(frame), name)}</div>"
         ),
         text="\n".join([caption, *text, f"Source: {provenance}"]),
     )
@@ -982,7 +766,7 @@ def edit_report(
     target's. Loss: that of the value optimisation at its end. ‖δ‖: how far the value was moved.
     """
     frame = pd.DataFrame(list(log))
-    _need(frame, ("question", "target", "before", "after", "took", "loss"), "log")
+    page.need(frame, ("question", "target", "before", "after", "took", "loss"), "log")
     frame = frame.assign(delta_norm=frame.get("delta_norm"))[
         ["question", "target", "before", "after", "took", "loss", "delta_norm"]
     ]
@@ -992,7 +776,7 @@ def edit_report(
     body, text = [], []
     for row in shown.to_dict("records"):
         verdict = "took" if row["took"] else '<strong class="eu-miss">did not take</strong>'
-        numbers = [_plain(_number(row["loss"])), _plain(_number(row["delta_norm"]))]
+        numbers = [page.plain(page.number(row["loss"])), page.plain(page.number(row["delta_norm"]))]
         said = [escape(str(row[k])) for k in ("target", "before", "after")]
         body.append(
             f'<tr><th scope="row">{escape(str(row["question"]))}</th>'
@@ -1007,19 +791,19 @@ def edit_report(
         html=(
             f'<div class="eu eu-table eu-edits"><div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
             f"<table><caption>{escape(caption)}</caption>{head}<tbody>{''.join(body)}</tbody></table></div>"
-            f"{_note(provenance, _csv(frame), name)}</div>"
+            f"{page.note(provenance, page.csv(frame), name)}</div>"
         ),
         text="\n".join([caption, *text, f"Source: {provenance}"]),
     )
 
 
-def _paper_values(paper: pd.DataFrame | None, metric: str) -> dict[tuple[str, str, str], float]:
+def paper_values(paper: pd.DataFrame | None, metric: str) -> dict[tuple[str, str, str], float]:
     if paper is None:
         return {}
-    _need(paper, ("dataset", "method", "set", "metric", "value"), "paper")
+    page.need(paper, ("dataset", "method", "set", "metric", "value"), "paper")
     paper = paper[paper["metric"] == metric]
-    _one_per(paper, ("dataset", "method", "set"), "paper")
-    values = {(r["dataset"], r["method"], r["set"]): _number(r["value"]) for r in paper.to_dict("records")}
+    page.one_per(paper, ("dataset", "method", "set"), "paper")
+    values = {(r["dataset"], r["method"], r["set"]): page.number(r["value"]) for r in paper.to_dict("records")}
     values = {key: value for key, value in values.items() if value is not None}
     if metric == "rouge1_recall":  # the score is defined on ROUGE-1 only
         for dataset, method in {key[:2] for key in values}:
@@ -1045,8 +829,4 @@ def _table_head(columns: list[tuple[str, str]], groups: Sequence[str], paper_lab
 
 def _cell(value: float | None, low: float | None, high: float | None, whose: str) -> str:
     small = "" if low is None or high is None else f"<small>{low:.2f}–{high:.2f}</small>"
-    return f'<td class="eu-{whose}">{_plain(value)}{small}</td>'
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return f'<td class="eu-{whose}">{page.plain(value)}{small}</td>'

@@ -15,7 +15,8 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from .charts import Html, _csv, _finish, _marker, _note, _number, style
+from . import page
+from .page import Html, style
 from .paper import paper_tables, paper_text
 
 HOLDS, IN_PART, FAILS, UNCHECKED = "holds", "holds in part", "does not hold", "cannot be checked"
@@ -1019,7 +1020,7 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
             '<div class="eu eu-table"><div class="eu-scroll" role="region" tabindex="0" '
             f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption><thead><tr><th scope="col">By its tables</th>'
             '<th scope="col" style="text-align: left">The paper says</th></tr></thead>'
-            f"<tbody>{body}</tbody></table></div>{_note(provenance, _csv(frame), name)}</div>"
+            f"<tbody>{body}</tbody></table></div>{page.note(provenance, page.csv(frame), name)}</div>"
         ),
         text="\n".join(
             [caption, *(f"{c.section}: “{c.quote}”: {r.verdict}" for c, r in checked), f"Source: {provenance}"]
@@ -1030,7 +1031,7 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
 def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: str) -> Html:
     """Any table of a few columns, its first column as the heads of its rows; numbers with two or three decimals."""
     return Html(
-        html=f'<div class="eu eu-table">{_values_html(values, caption, head=True)}{_note(provenance, _csv(values), name)}</div>',
+        html=f'<div class="eu eu-table">{_values_html(values, caption, head=True)}{page.note(provenance, page.csv(values), name)}</div>',
         text="\n".join([caption, values.to_string(index=False), f"Source: {provenance}"]),
     )
 
@@ -1072,7 +1073,7 @@ def details(checked: Sequence[tuple[Claim, Checked]], *, provenance: str) -> Htm
         for c, r in checked
     )
     text = "\n\n".join(f"“{c.quote}” ({c.section})\n  {r.verdict}: {r.arithmetic}" for c, r in checked)
-    return Html(html=f'<div class="eu">{folds}{_note(provenance, "", "claims")}</div>', text=text)
+    return Html(html=f'<div class="eu">{folds}{page.note(provenance, "", "claims")}</div>', text=text)
 
 
 def scores(tables: pd.DataFrame) -> pd.DataFrame:
@@ -1106,7 +1107,7 @@ def score_dots(summary: pd.DataFrame, *, provenance: str, title: str, reading: s
     for m in methods:
         mine = one[one["method"] == m]
         fig.add_scatter(
-            name=label(m), mode="markers", marker=_marker(style(m), 12), x=[_number(v) for v in mine["score"]], y=mine["dataset"].tolist(),
+            name=label(m), mode="markers", marker=page.marker(style(m), 12), x=[page.number(v) for v in mine["score"]], y=mine["dataset"].tolist(),
             hovertemplate="<b>%{fullData.name}</b>, %{y}: %{x:.2f}<extra></extra>", cliponaxis=False,
         )  # fmt: skip
     fig.update_layout(
@@ -1120,8 +1121,8 @@ def score_dots(summary: pd.DataFrame, *, provenance: str, title: str, reading: s
         said.append(
             f"{s}: {', '.join(f'{label(m)} {v:.2f}' for m, v in zip(ranked['method'], ranked['score'], strict=True))}"
         )
-    return _finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=_csv(one), name=name, height=180 + 46 * len(settings), left=150,
+    return page.finish(
+        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(one), name=name, height=180 + 46 * len(settings), left=150,
         alt=f"Dot plot of scores. {'. '.join(said)}.",
     )  # fmt: skip
 
@@ -1136,8 +1137,8 @@ def _lines(frame: pd.DataFrame, across: pd.Series, *, x_title: str, title: str, 
     traces += [(f"{label(m)}, unmerged", style(m), [places[0], places[-1]], [v, v], "dot") for m, v in across.items()]
     for name, look, x, y, dash in traces:
         fig.add_scatter(
-            name=name, mode="lines+markers", x=[int(v) for v in x], y=[_number(v) for v in y], cliponaxis=False,
-            line={"color": look.colour, "width": 1.5 if dash == "dot" else 2.5, "dash": dash}, marker=_marker(look, 10),
+            name=name, mode="lines+markers", x=[int(v) for v in x], y=[page.number(v) for v in y], cliponaxis=False,
+            line={"color": look.colour, "width": 1.5 if dash == "dot" else 2.5, "dash": dash}, marker=page.marker(look, 10),
             hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y:.3f}<extra></extra>",
         )  # fmt: skip
     fig.update_layout(
@@ -1146,8 +1147,8 @@ def _lines(frame: pd.DataFrame, across: pd.Series, *, x_title: str, title: str, 
     )
     said = (f"{name}: " + ", ".join(f"{a} {b:.3f}" for a, b in zip(x, y, strict=True)) for name, _, x, y, _ in traces)
     reading = "Higher is better; 2 is ideal, 1 is nothing or everything forgotten."
-    return _finish(
-        fig, title=title, reading=reading, alt=f"Line chart of the score over {what}. {'. '.join(said)}.", csv=_csv(frame), height=460, **shown
+    return page.finish(
+        fig, title=title, reading=reading, alt=f"Line chart of the score over {what}. {'. '.join(said)}.", csv=page.csv(frame), height=460, **shown
     )  # fmt: skip
 
 

@@ -13,25 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from .charts import (
-    GONE,
-    BookRenderer,
-    Html,
-    _csv,
-    _json_for_script,
-    _need,
-    _note,
-    _number,
-    _ordered,
-    _paper_values,
-    _plain,
-    output_html,
-    pairs,
-    radar,
-    side_by_side,
-    style,
-    table,
-)
+from . import page
+from .charts import output_html, pairs, paper_values, radar, side_by_side, table
+from .page import GONE, BookRenderer, Html, style
 
 
 def linked(
@@ -70,7 +54,7 @@ def linked(
     outputs = side_by_side(
         records, provenance=provenance, questions=questions, name=f"{name}-outputs", title="What it said"
     )
-    methods = [[m, style(m).label] for m in _ordered(summary["method"])]
+    methods = [[m, style(m).label] for m in page.ordered(summary["method"])]
     about = {"datasets": list(dict.fromkeys(summary["dataset"])), "methods": methods}
     return Html(
         html=(
@@ -79,7 +63,7 @@ def linked(
             '<p class="eu-reading">Choose above, or click a mark or a row; everything below follows.</p>'
             '<div class="eu-controls"></div><p class="eu-chosen" role="status"></p>'
             f'<div class="eu-pair">{figures[0]["text/html"]}{figures[1]["text/html"]}</div>{numbers.html}{outputs.html}'
-            f'<script type="application/json">{_json_for_script(about)}</script></section>'
+            f'<script type="application/json">{page.json_for_script(about)}</script></section>'
         ),
         text="\n\n".join([title, *(bundle["text/plain"] for bundle in figures), numbers.text, outputs.text]),
     )
@@ -106,14 +90,14 @@ def stops(
     each stop (a column ``note`` is shown beside an output); ``cost`` is a sentence for each (method, value); ``paper``
     sets a tick on each bar. Intervals are those of the summary.
     """
-    _need(summary, ("method", "set", x, "rouge1_recall", "score"), "summary")
-    _need(records, ("method", "set", x, "id", "question", "answer", "output", "outcome"), "records")
-    methods, values = _ordered(summary["method"]), sorted({int(v) for v in summary[x]})
+    page.need(summary, ("method", "set", x, "rouge1_recall", "score"), "summary")
+    page.need(records, ("method", "set", x, "id", "question", "answer", "output", "outcome"), "records")
+    methods, values = page.ordered(summary["method"]), sorted({int(v) for v in summary[x]})
     rows = {(r["method"], int(r[x]), r["set"]): r for r in summary.to_dict("records")}
     theirs: dict[int, dict] = {}
     if paper is not None:
         for value, part in paper.groupby(x):
-            theirs[int(value)] = _paper_values(part, "rouge1_recall")
+            theirs[int(value)] = paper_values(part, "rouge1_recall")
     first = records[records["method"].isin(methods)].drop_duplicates(["set", "id", "variant"])
     asked = [(r.set, r.id, r.variant) for which in sets for r in first[first["set"] == which].head(questions).itertuples()]  # fmt: skip
     outputs = {(r["method"], int(r[x]), r["set"], r["id"], r["variant"]): r for r in records.to_dict("records")}
@@ -144,10 +128,10 @@ def stops(
                 f"{f'<p class=eu-cost>{escape(price)}</p>' if price else ''}"
                 f'<ul role="list">{"".join(map(_output, shown))}</ul></details>'
             )
-            numbers = ", ".join(f"{w} {_plain(_number(r['rouge1_recall']))}" for w, r in found.items())
-            text.append(f"{head}: score {_plain(_number(score))}, {numbers}. {price}".strip())
-            flat.append({"method": method, x: value, "score": _number(score),
-                         **{f"{w}{end}": _number(r.get(f"rouge1_recall{end}")) for w, r in found.items() for end in ("", "_low", "_high")},
+            numbers = ", ".join(f"{w} {page.plain(page.number(r['rouge1_recall']))}" for w, r in found.items())
+            text.append(f"{head}: score {page.plain(page.number(score))}, {numbers}. {price}".strip())
+            flat.append({"method": method, x: value, "score": page.number(score),
+                         **{f"{w}{end}": page.number(r.get(f"rouge1_recall{end}")) for w, r in found.items() for end in ("", "_low", "_high")},
                          "cost": price})  # fmt: skip
     about = {"groups": [[m, style(m).label] for m in methods], "stops": values, "label": label}
     return Html(
@@ -155,8 +139,8 @@ def stops(
             f'<section class="eu eu-stops" id="{escape(name)}" aria-label="{escape(title)}">'
             f'<p class="eu-title">{escape(title)}</p><p class="eu-reading">{escape(reading)}</p>'
             f'<div class="eu-controls"></div><div class="eu-shown" aria-live="polite">{"".join(body)}</div>'
-            f'<script type="application/json">{_json_for_script(about)}</script>'
-            f"{_note(provenance, _csv(pd.DataFrame(flat)), name)}</section>"
+            f'<script type="application/json">{page.json_for_script(about)}</script>'
+            f"{page.note(provenance, page.csv(pd.DataFrame(flat)), name)}</section>"
         ),
         text="\n".join([title, *text, f"Source: {provenance}"]),
     )
@@ -164,13 +148,13 @@ def stops(
 
 def _bar(name: str, value: Any, low: Any, high: Any, paper: float | None, full: float) -> str:
     """A measure as a bar, its interval as a line on it, the paper's value as a tick."""
-    value, low, high = (_number(v) for v in (value, low, high))
+    value, low, high = (page.number(v) for v in (value, low, high))
     share = {"v": value, "lo": low, "hi": high, "paper": paper}
     place = ";".join(f"--{key}:{100 * v / full:.1f}%" for key, v in share.items() if v is not None)
     good = "lower is better" if name in GONE else "higher is better"
     marks = '<i class="eu-span"></i>' if low is not None and high is not None else ""
     marks += '<i class="eu-tick"></i>' if paper is not None else ""
-    words = _plain(value) + (f" ({low:.2f}–{high:.2f})" if marks.startswith('<i class="eu-span') else "")
+    words = page.plain(value) + (f" ({low:.2f}–{high:.2f})" if marks.startswith('<i class="eu-span') else "")
     words += f", paper {paper:.2f}" if paper is not None else ""
     kind = "score" if name == "score" else "gone" if name in GONE else "kept"
     return (

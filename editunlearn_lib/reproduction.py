@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from . import study
-from .charts import Html, _csv, _finish, _menu, _note, _number, _plain, style
+from . import page, study
 from .errors import StoreError, check_name
 from .evaluation import summarise
+from .page import Html, style
 
 TABLES = {
     "table1": "General performance",
@@ -199,7 +199,7 @@ def table(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *
     return Html(
         html=(
             f"<style>@supports selector(:has(*)) {{ {hide} {views} }}</style>"
-            f'<div class="eu eu-table eu-repro">{choose}{"".join(parts)}{_note(provenance, _csv(pd.concat(frames)), name)}</div>'
+            f'<div class="eu eu-table eu-repro">{choose}{"".join(parts)}{page.note(provenance, page.csv(pd.concat(frames)), name)}</div>'
         ),
         text="\n".join([*texts, f"Source: {provenance}"]),
     )
@@ -242,11 +242,13 @@ def _paper_number(value: float) -> str:
 
 
 def _run_cell(row: Mapping, name: str) -> str:
-    value, low, high, sets = (_number(row.get(c)) for c in (name, f"{name} low", f"{name} high", f"{name} forget sets"))
+    value, low, high, sets = (
+        page.number(row.get(c)) for c in (name, f"{name} low", f"{name} high", f"{name} forget sets")
+    )
     if value is None:
         return "<td>–</td>"
     of = "" if sets is None else f"; <wbr>{sets:.0f} set{'s' if sets > 1 else ''}"
-    return f"<td>{_plain(value)}<small>{'' if low is None else f'{low:.2f}–{high:.2f}'}{of}</small></td>"
+    return f"<td>{page.plain(value)}<small>{'' if low is None else f'{low:.2f}–{high:.2f}'}{of}</small></td>"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,8 +336,8 @@ def dots(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *,
             style(m).label + (f", m = {k}" if merged else "")
             for m, k in zip(part["method"], part["merge"], strict=True)
         ]
-        updates.append({"x": [[_number(v) for v in part[c]] for c in sources], "y": [labels] * len(sources)})
-        said += [f"{title}, {c}: " + ", ".join(f"{m} {_plain(_number(v))}" for m, v in zip(labels, part[c], strict=True)) for c in sources]  # fmt: skip
+        updates.append({"x": [[page.number(v) for v in part[c]] for c in sources], "y": [labels] * len(sources)})
+        said += [f"{title}, {c}: " + ", ".join(f"{m} {page.plain(page.number(v))}" for m, v in zip(labels, part[c], strict=True)) for c in sources]  # fmt: skip
     fig = go.Figure()
     for i, source in enumerate(sources):
         theirs = source.startswith("paper: ")
@@ -355,11 +357,11 @@ def dots(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *,
     fig.update_layout(
         xaxis={"title": {"text": word}, "range": [float(low), float(high)], "zeroline": False},
         yaxis={"autorange": "reversed"},
-        updatemenus=_menu(titles, updates, "Rows"),
+        updatemenus=page.menu(titles, updates, "Rows"),
     )
     reading = "Further right is better."
     reading += " A score of 2 is ideal, 1 is nothing or everything forgotten." if word == "score" else ""
-    return _finish(
-        fig, title=f"Table {name[-1]}: the paper against ours", reading=reading, provenance=provenance, csv=_csv(values), name=f"{name}-dots",
+    return page.finish(
+        fig, title=f"Table {name[-1]}: the paper against ours", reading=reading, provenance=provenance, csv=page.csv(values), name=f"{name}-dots",
         height=200 + 32 * rows, left=118, alt=f"Dot plot of {word}. {'. '.join(said)}.",
     )  # fmt: skip

@@ -16,11 +16,12 @@ import torch
 
 from . import metrics
 from .attacks import ATTACKS
-from .charts import OUTCOMES, answer_words
+from .charts import answer_words
 from .data import QA, ForgetSplit, load_split
 from .hparams import resolve
 from .methods import METHODS, locate
 from .models import down
+from .page import OUTCOMES
 from .patch import Patch
 from .recipes.query_merging import merge_requests
 

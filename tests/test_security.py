@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from sample_records import paper, records, summary
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, explorer
+from editunlearn_lib import charts, explorer, page
 from editunlearn_lib.data import contracts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,7 +218,7 @@ def test_a_download_has_no_formula(cell):
 
 def test_numbers_with_a_sign_stay_numbers():
     frame = pd.DataFrame({"x": [-1.5, 2.0], "n": [-3, 4], "said": ["-12", "-1e5"], "none": [None, float("nan")]})
-    assert charts._csv(frame) == "x,n,said,none\n-1.5,-3,-12,\n2.0,4,-1e5,\n"
+    assert page.csv(frame) == "x,n,said,none\n-1.5,-3,-12,\n2.0,4,-1e5,\n"
 
 
 # ---------------------------------------------------------------- texts
