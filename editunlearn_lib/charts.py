@@ -757,6 +757,71 @@ def table(
     )
 
 
+def plain_table(
+    values: pd.DataFrame, caption: str, *, provenance: str, name: str, group: str | None = None, head: str = "method"
+) -> Html:
+    """Any table of a few columns: numbers with two or three decimals, methods and data sets by their labels.
+
+    The column `head` (else the first) names the rows; each value of `group`, in the order of the rows, stands over its
+    own. Columns "x low" and "x high" are the interval of "x" and stand small under it. The download holds `values` as they are. Raises ValueError if there are no rows, or no such `group`.
+    """
+    page.need(values, () if group is None else (group,), f"the table {name!r}")
+    return Html(
+        html=f'<div class="eu eu-table">{values_html(values, caption, group, head, captioned=True)}{page.note(provenance, page.csv(values), name)}</div>',
+        text="\n".join([caption, values.to_string(index=False), f"Source: {provenance}"]),
+    )
+
+
+def values_html(
+    values: pd.DataFrame, caption: str, group: str | None = None, head: str = "method", *, captioned: bool = False
+) -> str:
+    """The table itself. A column "product; forget" has its name in two lines; empty without rows."""
+    if values.empty:
+        return ""
+    ends = {c: (f"{c} low", f"{c} high") for c in values if f"{c} low" in values and f"{c} high" in values}
+    columns = [c for c in values if c != group and c not in {end for pair in ends.values() for end in pair}]
+    first = head if head in columns else columns[0]
+    columns = [first, *(c for c in columns if c != first)]
+    words = {c: _WORDS for c in columns[1:] if any(isinstance(v, str) and v[:1].isalpha() for v in values[c])}
+    names = ""
+    for c in columns:
+        above, _, below = str(c).rpartition("; ")
+        small = f"<small>{escape(below)}</small>" if above else ""
+        names += f'<th scope="col"{words.get(c, "")}>{escape(above or below)}{small}</th>'
+    body = []
+    for title, rows in [("", values)] if group is None else values.groupby(group, sort=False):
+        body.append("<tbody>")
+        if group is not None:
+            body.append(f'<tr><th scope="rowgroup" colspan="{len(columns)}">{_value(title, group)}</th></tr>')
+        for row in rows.to_dict("records"):
+            cells = (
+                f"<td{words.get(c, '')}>{_value(row[c], c)}{_interval(row, *ends.get(c, ()))}</td>" for c in columns[1:]
+            )
+            body.append(f'<tr><th scope="row">{_value(row[first], first)}</th>{"".join(cells)}</tr>')
+        body.append("</tbody>")
+    return (
+        f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        + (f"<caption>{escape(caption)}</caption>" if captioned else "")
+        + f"<thead><tr>{names}</tr></thead>{''.join(body)}</table></div>"
+    )
+
+
+_WORDS = ' class="eu-text"'  # stands on the left, in several lines where there is no room for one
+
+
+def _interval(row: dict, *ends: str) -> str:
+    low_high = [page.number(row[end]) for end in ends]
+    return f"<small>{'–'.join(map(page.plain, low_high))}</small>" if low_high and None not in low_high else ""
+
+
+def _value(value: object, column: str) -> str:
+    if column in ("method", "dataset"):
+        return escape(style(value).label if column == "method" else page.dataset_label(value))
+    if isinstance(value, float):
+        return "–" if pd.isna(value) else page.num(value)
+    return "–" if value is None else escape(str(value)).replace("–", "–&NoBreak;")  # an interval stays in one line
+
+
 def edit_report(
     log: Sequence[dict], *, provenance: str, caption: str = "The edits", limit: int = 12, name: str = "edits"
 ) -> Html:
@@ -780,13 +845,14 @@ def edit_report(
         said = [escape(str(row[k])) for k in ("target", "before", "after")]
         body.append(
             f'<tr><th scope="row">{escape(str(row["question"]))}</th>'
-            f'{"".join(f"<td class=eu-said>{x}</td>" for x in said)}<td>{verdict}</td>'
+            f'{"".join(f"<td{_WORDS}>{x}</td>" for x in said)}<td>{verdict}</td>'
             f'{"".join(f"<td>{x}</td>" for x in numbers)}</tr>'
         )  # fmt: skip
         text.append(f"{'took' if row['took'] else 'DID NOT TAKE'}: {row['question']} -> {row['after']}")
     caption = f"{caption}: {took} of {len(frame)} took" + (f", {len(shown)} shown" if len(shown) < len(frame) else "")
-    heads = ("Request", "Target", "Said before", "Says now", "First token", "Loss", "‖δ‖")
-    head = "<thead><tr>" + "".join(f'<th scope="col">{h}</th>' for h in heads) + "</tr></thead>"
+    words, numbers = ("Request", "Target", "Said before", "Says now"), ("First token", "Loss", "‖δ‖")
+    heads = [f'<th scope="col"{_WORDS}>{h}</th>' for h in words] + [f'<th scope="col">{h}</th>' for h in numbers]
+    head = f"<thead><tr>{''.join(heads)}</tr></thead>"
     return Html(
         html=(
             f'<div class="eu eu-table eu-edits"><div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'

@@ -16,7 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from . import page
-from .page import Html, style
+from .charts import values_html
+from .page import Html, num, style
 from .paper import paper_tables, paper_text
 
 HOLDS, IN_PART, FAILS, UNCHECKED = "holds", "holds in part", "does not hold", "cannot be checked"
@@ -96,12 +97,6 @@ def before(text: pd.DataFrame, dataset: str, model: str) -> float:
 def stated(text: pd.DataFrame, method: str) -> float:
     """A score that stands in Obs6."""
     return float(text[(text["metric"] == "score") & (text["method"] == method)]["value"].item())
-
-
-def num(value: float) -> str:
-    """Three decimals, the last dropped where it is 0: 0.3 gives 0.30, 1.636 gives 1.636."""
-    short = f"{value:.3f}".replace("-", "−")
-    return short[:-1] if short.endswith("0") else short
 
 
 def label(methods: str | Sequence[str]) -> str:
@@ -1028,48 +1023,11 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     )
 
 
-def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: str) -> Html:
-    """Any table of a few columns, its first column as the heads of its rows; numbers with two or three decimals."""
-    return Html(
-        html=f'<div class="eu eu-table">{_values_html(values, caption, head=True)}{page.note(provenance, page.csv(values), name)}</div>',
-        text="\n".join([caption, values.to_string(index=False), f"Source: {provenance}"]),
-    )
-
-
-_WORDS = ' class="eu-text"'  # may stand in several lines
-
-
-def _values_html(values: pd.DataFrame, caption: str = "The values that enter", *, head: bool = False) -> str:
-    if values.empty:
-        return ""
-    heads = (str(c).rpartition("; ") for c in values)  # "product; forget" stands in two lines
-    columns = "".join(
-        f'<th scope="col">{escape(above or below)}{f"<small>{escape(below)}</small>" if above else ""}</th>'
-        for above, _, below in heads
-    )
-    rows = []
-    for record in values.itertuples(index=False):
-        first, *rest = record
-        cells = "".join(f"<td{_WORDS if isinstance(v, str) else ''}>{_shown(v)}</td>" for v in rest)
-        rows.append(f'<tr><th scope="row">{_shown(first)}</th>{cells}</tr>')
-    return (
-        f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        + (f"<caption>{escape(caption)}</caption>" if head else "")
-        + f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if pd.isna(value) else num(value)
-    return "–" if value is None else escape(str(value)).replace("–", "–&NoBreak;")  # an interval stays in one line
-
-
 def details(checked: Sequence[tuple[Claim, Checked]], *, provenance: str) -> Html:
     """One fold-out per claim: the quotation and its verdict; inside, the arithmetic and the values that enter."""
     folds = "".join(
         f'<details class="eu-case"><summary>“{escape(c.quote)}” <small>({escape(c.section)})</small> {_badge(r.verdict)}</summary>'
-        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{_values_html(r.values)}</details>'
+        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{values_html(r.values, "The values that enter")}</details>'
         for c, r in checked
     )
     text = "\n\n".join(f"“{c.quote}” ({c.section})\n  {r.verdict}: {r.arithmetic}" for c, r in checked)

@@ -208,6 +208,12 @@ def number(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else round(float(value), 4)
 
 
+def num(value: float) -> str:
+    """Three decimals, the last dropped where it is 0: 0.3 gives 0.30, 1.636 gives 1.636."""
+    short = f"{round(value, 3) + 0.0:.3f}".replace("-", "−")  # no negative zero
+    return short[:-1] if short.endswith("0") else short
+
+
 def csv(frame: pd.DataFrame) -> str:
     """The download of a figure. Texts that a spreadsheet would run as a formula get an apostrophe in front."""
     return frame.map(_no_formula).to_csv(index=False, lineterminator="\n")

@@ -45,7 +45,7 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import claims, covariance, study
+from editunlearn_lib import charts, covariance, study
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 LIVE = f"run live: {n_forget} facts, one forget set"
@@ -97,7 +97,7 @@ rows = [
      "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}", **results[n]}
     for n, (_, change) in edits.items()
 ]  # fmt: skip
-claims.plain_table(
+charts.plain_table(
     pd.DataFrame(rows), "Texts that C is the mean over, and what MEMIT's edit does", provenance=LIVE, name="texts"
 )
 
@@ -121,7 +121,7 @@ if getattr(lm.config, "pocket", None):
             **(results[n] | scores(patch, ["unseen"]) if known else scores(patch, ["forget", "retain", "unseen"])),
         })  # fmt: skip
     display(
-        claims.plain_table(
+        charts.plain_table(
             pd.DataFrame(rows), f"Keys that C is the mean over, {n:,} texts", provenance=LIVE, name="keys"
         )
     )

@@ -171,7 +171,7 @@ measures = {
 }  # fmt: skip
 shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
 shown = shown.loc[order].round(2).rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
-claims.plain_table(
+charts.plain_table(
     shown, "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",
     name="probabilities",

@@ -37,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, claims, reproduction, study_pocket
+from editunlearn_lib import charts, reproduction, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 charts.use_book_renderer()
@@ -92,7 +92,7 @@ for name, records in before.items():
     rows += [{"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
              for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()]  # fmt: skip
 display(
-    claims.plain_table(
+    charts.plain_table(
         pd.DataFrame(rows).round(2), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"
     )
 )
@@ -133,7 +133,7 @@ if len(agree):
             "rank; correlation": part.rho.round(2), "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
             "first; paper": part["first"], "first; ours": part.ours_first,
         }).replace(" = ", "\u00a0=\u00a0", regex=True)  # fmt: skip
-        display(claims.plain_table(shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"))  # fmt: skip
+        display(charts.plain_table(shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"))  # fmt: skip
         clear, same = (part.p < 0.05).sum(), (part["first"] == part.ours_first).sum()
         big = part[part.table == "table1"].rho
         verdict = (

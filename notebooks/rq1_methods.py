@@ -88,12 +88,14 @@ display(Markdown(
 if len(committed):
     both = live.merge(committed, on=[*KEYS, "set", "id", "variant"], suffixes=("", "_committed"))
     if len(both):
+        both["identical"] = both.output == both.output_committed
         same = both.groupby(["dataset", "method", "set"], sort=False)[
-            ["rouge1_recall", "rouge1_recall_committed"]
+            ["rouge1_recall", "rouge1_recall_committed", "identical"]
         ].mean()
-        equal = (both.output == both.output_committed).groupby([both.dataset, both.method, both.set], sort=False).mean()
-        display(same.assign(same_outputs=equal).rename(columns={
-            "rouge1_recall": "live", "rouge1_recall_committed": "committed", "same_outputs": "identical outputs"}).round(3))  # fmt: skip
+        same.columns = ["live", "committed", "outputs; identical"]
+        display(charts.plain_table(
+            same.round(3).reset_index(), "The same cells, run live and committed", provenance=provenance, name="agreement", group="dataset"
+        ))  # fmt: skip
     else:
         display(Markdown("This run has no cell in common with the committed results."))
 else:
@@ -208,8 +210,10 @@ kinds = (
 )  # fmt: skip
 rows = [(d, m) for d in shown.dataset.unique() for m in (*study.REFERENCES, *eu.METHODS) if (d, m) in kinds.index]
 columns = [c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]
-percent = kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix(" %")
-percent.rename(index=lambda m: charts.style(m).label, level="method")
+percent = kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix("; %").reset_index()
+charts.plain_table(
+    percent, "Answers to the forgotten questions, by kind", provenance=provenance, name="outcomes", group="dataset"
+)
 
 # %% [markdown]
 # ## Which keys the covariance covers
@@ -226,7 +230,12 @@ if editing.covariance.nunique() > 1:
         index=["dataset", "method", "covariance"], columns="set", values="rouge1_recall", sort=False
     )
     names = {"default": "corpus and subjects", "corpus": "corpus"}
-    display(wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names).round(2))
+    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names).round(2)
+    wide = wide.rename_axis(["dataset", "method", "keys"]).reset_index()
+    wide = wide.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
+    display(charts.plain_table(
+        wide, "ROUGE-1 recall with either covariance", provenance=provenance, name="covariances", group="dataset",
+    ))  # fmt: skip
 else:
     display(
         Markdown(
@@ -258,9 +267,11 @@ for cell, info in study.notes([study.path_of(place, c) for c in study.cells(grid
 if len(committed):
     took = study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'")
     took = took[[main_cells.get(d) == n for d, n in zip(took.dataset, took.n_forget, strict=True)]]
-    display(took.drop(columns="covariance").round(2))
-    display(Markdown(f"Committed results ({commit}): share of the edits that took, seconds for all of them, and what a patch "
-                     "weighs, mean over the seeds. Training methods have no single edits to check."))  # fmt: skip
+    display(charts.plain_table(
+        took.drop(columns="covariance").round(2), "Share of the edits that took, time, and the weight of a patch",
+        provenance=f"committed results ({commit}), mean over the forget sets", name="took", group="dataset",
+    ))  # fmt: skip
+    display(Markdown("Seconds are for all edits of a forget set. Training methods have no single edits to check."))
 
 # %% [markdown]
 # ## Run it yourself

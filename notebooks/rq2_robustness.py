@@ -192,15 +192,15 @@ for d in scored.dataset.unique():
     tests = stats.compare(
         one, [(best, other) for other in order.index[1:]], metric="points", unit=("seed", "set", "id")
     )
-    tests = tests.rename(columns={"a": "best", "b": "compared with", "mean_a": "its score", "mean_b": "other's score"})
-    display(Markdown(f"**{charts.DATASET_LABELS.get(d, d)}**, {one.seed.nunique()} forget set(s):"))
-    shown = tests.assign(
-        **{name: tests[name].map(lambda m: charts.style(m).label) for name in ("best", "compared with")}
-    )
-    shown = shown.drop(columns="p").rename(columns={"p_holm": "p (Holm)", "n": "questions"})
-    display(shown.set_index(["best", "compared with"]).round(4))
-    clear = [charts.style(m).label for m, p in zip(tests["compared with"], tests.p_holm, strict=True) if p < 0.05]
-    lines.append(f"- {charts.DATASET_LABELS.get(d, d)}: **{charts.style(best).label}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}.")  # fmt: skip
+    name, kind = charts.style(best).label, charts.DATASET_LABELS.get(d, d)
+    shown = tests.round(2).assign(p_holm=tests.p_holm.map("{:.4f}".format))
+    shown = shown.rename(columns={"b": "method", "n": "questions", "mean_b": "score", "p_holm": "p (Holm)"})
+    display(charts.plain_table(
+        shown[["method", "score", "difference", "p (Holm)", "questions"]], provenance=source_of(one), name=f"tests-{d}",
+        caption=f"{kind}: {name}, score {tests.mean_a.iloc[0]:.2f}, compared with each other method",
+    ))  # fmt: skip
+    clear = [charts.style(m).label for m, p in zip(tests.b, tests.p_holm, strict=True) if p < 0.05]
+    lines.append(f"- {kind}: **{name}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}.")  # fmt: skip
 display(Markdown("\n".join(lines) or "This run has fewer than two methods to compare."))
 
 # %% [markdown]
@@ -230,15 +230,13 @@ charts.matrix(
 )
 
 # %% tags=["hide-input"]
-shown = recovered.assign(
-    cell=[
-        f"{v:.2f} ({a:.2f}–{b:.2f})"
-        for v, a, b in zip(
-            recovered.rouge1_recall, recovered.rouge1_recall_low, recovered.rouge1_recall_high, strict=True
-        )
-    ]  # fmt: skip
-)
-shown.pivot_table(index=["dataset", "method"], columns="attack", values="cell", aggfunc="first", sort=False).fillna("–")
+measure = ["rouge1_recall", "rouge1_recall_low", "rouge1_recall_high"]
+shown = recovered.pivot_table(index=["dataset", "method"], columns="attack", values=measure, sort=False).round(2)
+shown.columns = [f"{attack}{which.removeprefix(measure[0]).replace('_', ' ')}" for which, attack in shown.columns]
+charts.plain_table(
+    shown.reset_index(), "ROUGE-1 recall under each attack, with 95 % intervals", provenance=source_of(attacked),
+    name="attacks-table", group="dataset",
+)  # fmt: skip
 
 # %% tags=["hide-input"]
 lines = []
@@ -294,7 +292,11 @@ if len(kept):
     near = eu.summarise(kept, by=("dataset", "method", "distance"))
     near["cell"] = [f"{v:.2f} ({n})" for v, n in zip(near.rouge1_recall, near.n, strict=True)]
     near = near.pivot_table(index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False)
-    display(near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–"))
+    near = near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–")
+    display(charts.plain_table(
+        near.reset_index(), "ROUGE-1 recall of what was to be kept, by its distance (questions)", provenance=source_of(kept),
+        name="distances", group="dataset",
+    ))  # fmt: skip
 else:
     display(Markdown("This run asked no retained questions; `quick=False` does."))
 

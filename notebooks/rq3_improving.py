@@ -88,6 +88,11 @@ def source_of(frame):
     return f"{study.forget_sets(frame)} forget set(s) a cell; {made}"
 
 
+def in_order(frame):
+    """The rows in the book's order of methods."""
+    return frame.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
+
+
 # %% [markdown]
 # ## Self-improvement
 #
@@ -107,10 +112,12 @@ noted = study.notes(
     [study.path_of(place, c) for c in study.cells(grid)], study_pocket.RESULTS if len(committed) else None
 )
 written = pd.DataFrame([
-    {"data": c.dataset, "seed": c.seed, "questions": c.n_forget, "template instead": patch["targets"]["fallbacks"]}
+    {"dataset": c.dataset, "forget set": c.seed, "questions": c.n_forget, "template instead": patch["targets"]["fallbacks"]}
     for c, patch in noted if c.targets == "self-improved" and patch.get("targets")
-]).drop_duplicates()  # fmt: skip
-display(written.sort_values(["data", "seed"]).reset_index(drop=True))
+]).drop_duplicates().sort_values(["dataset", "forget set"], ascending=[False, True])  # fmt: skip
+charts.plain_table(
+    written, "Refusals that a template stands in for", provenance=made, name="templates", group="dataset"
+)
 
 # %% [markdown]
 # ### Before and after
@@ -123,7 +130,7 @@ if dataset not in ("factual", "contracts") or n_forget != 20:
     both = study.select(records, n_forget=n_forget, dataset=dataset, targets=["refusal", "self-improved"])
 improved = set(both[both.targets == "self-improved"].method)
 both = both[both.method.isin(improved)].sort_values("targets", kind="stable")
-both = both.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")  # the book's order
+both = in_order(both)
 summary = eu.summarise(both, by=("dataset", "targets", "method", "set"))
 for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved")):
     of_paper = PAPER[(PAPER.table == "table6") & (PAPER.stage == stage)]
@@ -148,10 +155,11 @@ for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "ret
 if rows:
     tested = pd.DataFrame(rows)
     tested["p (Holm)"] = stats.holm(tested.p)
-    shown = tested.assign(method=tested.method.map(lambda m: charts.style(m).label)).set_index(
-        ["dataset", "set", "method"]
-    )
-    display(shown[["questions", "difference", "p (Holm)"]].sort_index(level=[0, 1], sort_remaining=False).round(3))
+    shown = tested.drop(columns="p").assign(difference=tested.difference.round(2), **{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})  # fmt: skip
+    display(charts.plain_table(
+        shown.sort_values("set", kind="stable"), "Self-improved − vanilla, ROUGE-1 recall", provenance=source_of(both),
+        name="self-improvement", group="dataset",
+    ))  # fmt: skip
     clear = tested[tested["p (Holm)"] < 0.05]
     display(Markdown(f"**{len(clear)}** of {len(tested)} differences are more than chance at one in twenty."))
 
@@ -173,8 +181,10 @@ split = eu.load_split(dataset, n_forget=n_forget, seed=as_list(seeds, int)[0], s
 everything = [*split.forget, *split.retain, *split.unseen]
 judged = rating.automatic(judged, everything, base_model, tokenizer)
 rules = ["gone", "declines", "names", "clean", "fluent", "points"]
-display(judged.groupby(["method", "targets"], sort=False)[rules].mean().round(2))
-display(Markdown(f"Automatic, by rules; no person has rated these. {source_of(judged)}; {len(judged)} outputs."))
+charts.plain_table(
+    judged.groupby(["method", "targets"], sort=False)[rules].mean().round(2).reset_index(), "Refusals judged by rules",
+    provenance=f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}", name="rules",
+)  # fmt: skip
 
 # %% tags=["hide-input"]
 if ratings and study_folder:
@@ -285,7 +295,7 @@ explorer.stops(
 wide = by_m.pivot_table(index=["method", "merge"], columns="set", values="rouge1_recall", sort=False)
 scores = (1 - wide["forget"] + wide["retain"]).unstack("merge").sort_index(axis=1)
 lines = []
-for method in scores.index:
+for method in (m for m in joins if m in scores.index):
     best = scores.loc[method].idxmax()
     one = merged[(merged.method == method) & merged.set.isin(["forget", "retain"])].copy()
     one["points"] = one.rouge1_recall.where(one.set == "retain", 1 - one.rouge1_recall)
@@ -302,7 +312,8 @@ for method in scores.index:
         f"worse: {'m = ' + ', '.join(worse) if worse else 'none'}."
     )
 display(Markdown("\n".join(lines)))
-display(scores.round(2))
+shown = scores.round(2).rename(columns="m = {}".format).rename_axis(columns=None).reset_index()
+display(charts.plain_table(in_order(shown), "Score by the number of questions in one edit", provenance=source_of(merged), name="merge-scores"))  # fmt: skip
 
 # %% [markdown]
 # ### Where the merged edit's key sits
@@ -322,7 +333,15 @@ if len(keyed):
     wide = choice.pivot_table(
         index=["method", "merge", "fact_token"], columns="set", values="rouge1_recall", sort=False
     )
-    display(wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename(index={"default": "subject_last (default)", **{m: charts.style(m).label for m in joins}}).round(2))  # fmt: skip
+    wide = (
+        wide[[c for c in ("forget", "rephrased", "retain") if c in wide]]
+        .round(2)
+        .rename_axis(["method", "m", "key at"])
+    )
+    display(charts.plain_table(
+        in_order(wide.rename(index={"default": "subject_last (default)"}).reset_index()), "ROUGE-1 recall by where the merged edit's key sits",
+        provenance=source_of(keyed), name="key-positions",
+    ))  # fmt: skip
 
 # %% [markdown]
 # ### Why it does what it does
@@ -360,8 +379,10 @@ for size in (2, 4, 5, 8, 10):
     rest_of = [i for i in range(len(split.forget)) if i not in last]
     rows.append({"compared": f"m = {size}: the merged text and its last question", "cosine": float(cosine(alone[last] - mean, merged_keys - mean).mean())})  # fmt: skip
     rows.append({"compared": f"m = {size}: the merged text and its other questions", "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean())})  # fmt: skip
-display(pd.DataFrame(rows).round(2))
-display(Markdown(f"Cosines of centred keys, layer {layer} of `{model}`, mean over {len(split.forget)} forgotten questions of `{dataset}`; run live."))  # fmt: skip
+charts.plain_table(
+    pd.DataFrame(rows).round(2), f"Cosines of centred keys, layer {layer}", name="key-cosines",
+    provenance=f"run live: {model}, mean over {len(split.forget)} forgotten questions of {dataset}",
+)  # fmt: skip
 
 # %% [markdown]
 # And do those questions flip whose key the edit has? Forgotten questions by their place in the merged text: the last one, whose
@@ -384,7 +405,11 @@ if rows:
         {"method": c.method, "m": c.merge, "took": patch["took"]} for c, patch in noted
         if c.merge > 1 and c.fact_token is None and c.n_forget == n and patch.get("took") is not None
     ]  # fmt: skip
-    display(placed.join(pd.DataFrame(took).groupby(["method", "m"]).mean()).round(2))
+    placed = placed.join(pd.DataFrame(took).groupby(["method", "m"]).mean())
+    display(charts.plain_table(
+        in_order(placed.round(2).reset_index()), "Forgotten questions by their place in the merged text, ROUGE-1 recall", provenance=source_of(merged),
+        name="places",
+    ))  # fmt: skip
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -405,8 +430,8 @@ modes = study.select(
 )
 if modes["mode"].nunique() == 2:
     wide = eu.summarise(modes, by=("method", "mode", "set")).pivot_table(index=["method", "mode"], columns="set", values="rouge1_recall", sort=False)  # fmt: skip
-    display(wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].round(2))
-    display(Markdown(source_of(modes)))
+    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].round(2).reset_index()
+    display(charts.plain_table(in_order(wide), "ROUGE-1 recall, eighty facts edited either way", provenance=source_of(modes), name="modes"))  # fmt: skip
 else:
     display(Markdown("The committed results hold one of the two modes only; `study.run` takes `mode` in its grid."))
 

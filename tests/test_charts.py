@@ -300,6 +300,29 @@ def test_table_refuses_papers_with_several_values():
         charts.table(summary(), both, provenance=LIVE, caption="c")
 
 
+def test_a_plain_table_has_labels_groups_and_intervals():
+    rows = pd.DataFrame({
+        "dataset": ["factual", "factual", "contracts"], "method": ["gd", "wise", "gd"], "took": [0.5, 0.123, None],
+        "took low": [0.4, 0.1, None], "took high": [0.6, 0.2, None], "n; questions": [40, 40, 20],
+    })  # fmt: skip
+    shown = charts.plain_table(rows, "What took", provenance=LIVE, name="took", group="dataset")
+    Tags(shown.html)
+    assert shown.html.count("<tbody>") == 2 and shown.html.index("Factual (") < shown.html.index("Contracts (")
+    assert re.findall(r"<th scope=.row.>(.*?)</th>(.*?)</tr>", shown.html) == [
+        ("GD", "<td>0.50<small>0.40–0.60</small></td><td>40</td>"),
+        ("WISE", "<td>0.123<small>0.10–0.20</small></td><td>40</td>"),
+        ("GD", "<td>–</td><td>20</td>"),
+    ]
+    assert re.findall(r'<th scope="col">(.*?)</th>', shown.html) == ["method", "took", "n<small>questions</small>"]
+    assert [(r["dataset"], r["method"], r["took low"]) for r in csv_rows(shown.html)] == [
+        ("factual", "gd", "0.4"), ("factual", "wise", "0.1"), ("contracts", "gd", ""),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="'took' lacks set"):
+        charts.plain_table(rows, "What took", provenance=LIVE, name="took", group="set")
+    with pytest.raises(ValueError, match="'took' has no rows"):
+        charts.plain_table(rows[:0], "What took", provenance=LIVE, name="took")
+
+
 def test_the_edit_report_shows_what_did_not_take_first():
     log = [
         {"question": f"Q{i}?", "target": "No <b>.", "before": ATTACK, "after": "x", "took": i not in (3, 20), "loss": 0.5,

@@ -145,6 +145,9 @@ PAGES = {
         planted(summary(), "dataset", "method"), paper(), caption=PLANTED, paper_label=PLANTED, **NAMED
     ),
     "edit_report": lambda: charts.edit_report(LOG, caption=PLANTED, **NAMED),
+    "plain_table": lambda: charts.plain_table(
+        planted(records(), *TEXTS, "dataset", "method").rename(columns={"outcome": PLANTED}), PLANTED, group="dataset", **NAMED
+    ),
     "side_by_side": lambda: charts.side_by_side(
         planted(records(), *TEXTS, "dataset", "method", "id"), title=PLANTED, **NAMED
     ),

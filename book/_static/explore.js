@@ -396,7 +396,7 @@
   }
 
   function table(caption, [head, ...rows]) {
-    const kind = (i) => (Number.isNaN(Number(rows[0][i])) ? "eu-said" : "");
+    const kind = (i) => (Number.isNaN(Number(rows[0][i])) ? "eu-text" : "");
     const cell = (content, i) => {
       const node = make(i ? "td" : "th", { textContent: show(content), className: kind(i) });
       if (!i) node.scope = "row";
