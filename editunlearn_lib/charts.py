@@ -703,7 +703,6 @@ def table(
     methods: Sequence[str] | None = None,
     metric: str = "rouge1_recall",
     sets: Sequence[str] = ("forget", "rephrased", "retain", "unseen"),
-    paper_label: str = "paper",
     name: str = "table",
 ) -> Html:
     """One row per method, one column per set; the paper's value beside ours where there is one.
@@ -744,7 +743,7 @@ def table(
         group = f'<tr><th scope="rowgroup" colspan="{len(columns) + 1}">{escape(page.dataset_label(dataset))}</th></tr>'
         body.append(f'<tbody data-dataset="{escape(dataset)}">{group}{"".join(lines)}</tbody>')
 
-    head = _table_head(columns, [*sets, "score"], paper_label)
+    head = _table_head(columns, [*sets, "score"])
     frame = pd.DataFrame(rows)
     return Html(
         html=(
@@ -879,7 +878,7 @@ def paper_values(paper: pd.DataFrame | None, metric: str) -> dict[tuple[str, str
     return values
 
 
-def _table_head(columns: list[tuple[str, str]], groups: Sequence[str], paper_label: str) -> str:
+def _table_head(columns: list[tuple[str, str]], groups: Sequence[str]) -> str:
     """Two rows: the sets with the direction that is good, then whose value it is (only where the paper has any)."""
     two = any(whose == "paper" for _, whose in columns)
     top, below = [f'<th scope="col"{" rowspan=2" if two else ""}>Method</th>'], []
@@ -888,7 +887,7 @@ def _table_head(columns: list[tuple[str, str]], groups: Sequence[str], paper_lab
         good = "lower is better" if group in GONE else "higher is better"
         top.append(f'<th scope="colgroup" colspan="{width}">{escape(group)}<small>{good}</small></th>')
     for _, whose in columns:
-        below.append(f'<th scope="col" class="eu-{whose}">{"ours" if whose == "ours" else escape(paper_label)}</th>')
+        below.append(f'<th scope="col" class="eu-{whose}">{whose}</th>')
     second = f"<tr>{''.join(below)}</tr>" if two else ""
     return f"<thead><tr>{''.join(top)}</tr>{second}</thead>"
 

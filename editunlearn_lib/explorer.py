@@ -26,7 +26,6 @@ def linked(
     provenance: str,
     caption: str,
     questions: int = 4,
-    paper_label: str = "paper",
     title: str = "Choose a method and see it everywhere",
     name: str = "explorer",
 ) -> Html:
@@ -48,9 +47,7 @@ def linked(
         ),
     ]
     figures = [BookRenderer().to_mimebundle(figure.to_dict()) for figure in drawn]
-    numbers = table(
-        summary, paper, provenance=provenance, caption=caption, paper_label=paper_label, name=f"{name}-table"
-    )
+    numbers = table(summary, paper, provenance=provenance, caption=caption, name=f"{name}-table")
     outputs = side_by_side(
         records, provenance=provenance, questions=questions, name=f"{name}-outputs", title="What it said"
     )

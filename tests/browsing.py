@@ -110,7 +110,7 @@ def sample_notebooks() -> dict[str, nbformat.NotebookNode]:
             charts.radar(summary(), **live),
             charts.trade_off(summary(), **live),
             slider_figure(),
-            charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", paper_label="paper", **live),
+            charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", **live),
             gap_figure(),
         ],
     )

@@ -142,7 +142,7 @@ def stops_planted() -> charts.Html:
 LOG = [{"question": PLANTED, "target": PLANTED, "before": PLANTED, "after": PLANTED, "took": took, "loss": 0.1} for took in (True, False)]  # fmt: skip
 PAGES = {
     "table": lambda: charts.table(
-        planted(summary(), "dataset", "method"), paper(), caption=PLANTED, paper_label=PLANTED, **NAMED
+        planted(summary(), "dataset", "method"), paper(), caption=PLANTED, **NAMED
     ),
     "edit_report": lambda: charts.edit_report(LOG, caption=PLANTED, **NAMED),
     "plain_table": lambda: charts.plain_table(
