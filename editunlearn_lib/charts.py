@@ -9,7 +9,7 @@ book, `book/_static/book.js` turns menus into native controls.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -759,10 +759,10 @@ def table(
 def plain_table(
     values: pd.DataFrame, caption: str, *, provenance: str, name: str, group: str | None = None, head: str = "method"
 ) -> Html:
-    """Any table of a few columns: numbers with two or three decimals, methods and data sets by their labels.
+    """Any table of a few columns: numbers with two decimals, methods and data sets by their labels.
 
     The column `head` (else the first) names the rows; each value of `group`, in the order of the rows, stands over its
-    own. Columns "x low" and "x high" are the interval of "x" and stand small under it. The download holds `values` as they are. Raises ValueError if there are no rows, or no such `group`.
+    own. Columns "x_low" and "x_high" are the interval of "x" and stand small under it. The download holds `values` as they are. Raises ValueError if there are no rows, or no such `group`.
     """
     page.need(values, () if group is None else (group,), f"the table {name!r}")
     return Html(
@@ -772,12 +772,18 @@ def plain_table(
 
 
 def values_html(
-    values: pd.DataFrame, caption: str, group: str | None = None, head: str = "method", *, captioned: bool = False
+    values: pd.DataFrame,
+    caption: str,
+    group: str | None = None,
+    head: str = "method",
+    *,
+    captioned: bool = False,
+    number: Callable[[float], str] = page.plain,
 ) -> str:
     """The table itself. A column "product; forget" has its name in two lines; empty without rows."""
     if values.empty:
         return ""
-    ends = {c: (f"{c} low", f"{c} high") for c in values if f"{c} low" in values and f"{c} high" in values}
+    ends = {c: (f"{c}_low", f"{c}_high") for c in values if f"{c}_low" in values and f"{c}_high" in values}
     columns = [c for c in values if c != group and c not in {end for pair in ends.values() for end in pair}]
     first = head if head in columns else columns[0]
     columns = [first, *(c for c in columns if c != first)]
@@ -791,15 +797,16 @@ def values_html(
     for title, rows in [("", values)] if group is None else values.groupby(group, sort=False):
         body.append("<tbody>")
         if group is not None:
-            body.append(f'<tr><th scope="rowgroup" colspan="{len(columns)}">{_value(title, group)}</th></tr>')
+            body.append(f'<tr><th scope="rowgroup" colspan="{len(columns)}">{_value(title, group, number)}</th></tr>')
         for row in rows.to_dict("records"):
             cells = (
-                f"<td{words.get(c, '')}>{_value(row[c], c)}{_interval(row, *ends.get(c, ()))}</td>" for c in columns[1:]
+                f"<td{words.get(c, '')}>{_value(row[c], c, number)}{_interval(row, *ends.get(c, ()))}</td>"
+                for c in columns[1:]
             )
-            body.append(f'<tr><th scope="row">{_value(row[first], first)}</th>{"".join(cells)}</tr>')
+            body.append(f'<tr><th scope="row">{_value(row[first], first, number)}</th>{"".join(cells)}</tr>')
         body.append("</tbody>")
     return (
-        f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f'<div class="eu-scroll{" eu-many" if len(columns) > 8 else ""}" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
         + (f"<caption>{escape(caption)}</caption>" if captioned else "")
         + f"<thead><tr>{names}</tr></thead>{''.join(body)}</table></div>"
     )
@@ -813,11 +820,11 @@ def _interval(row: dict, *ends: str) -> str:
     return f"<small>{'–'.join(map(page.plain, low_high))}</small>" if low_high and None not in low_high else ""
 
 
-def _value(value: object, column: str) -> str:
+def _value(value: object, column: str, number: Callable[[float], str]) -> str:
     if column in ("method", "dataset"):
         return escape(style(value).label if column == "method" else page.dataset_label(value))
     if isinstance(value, float):
-        return "–" if pd.isna(value) else page.num(value)
+        return "–" if pd.isna(value) else number(value)
     return "–" if value is None else escape(str(value)).replace("–", "–&NoBreak;")  # an interval stays in one line
 
 

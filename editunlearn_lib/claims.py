@@ -1027,7 +1027,7 @@ def details(checked: Sequence[tuple[Claim, Checked]], *, provenance: str) -> Htm
     """One fold-out per claim: the quotation and its verdict; inside, the arithmetic and the values that enter."""
     folds = "".join(
         f'<details class="eu-case"><summary>“{escape(c.quote)}” <small>({escape(c.section)})</small> {_badge(r.verdict)}</summary>'
-        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{values_html(r.values, "The values that enter")}</details>'
+        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{values_html(r.values, "The values that enter", number=num)}</details>'
         for c, r in checked
     )
     text = "\n\n".join(f"“{c.quote}” ({c.section})\n  {r.verdict}: {r.arithmetic}" for c, r in checked)

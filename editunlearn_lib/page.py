@@ -210,8 +210,13 @@ def number(value: Any) -> float | None:
 
 def num(value: float) -> str:
     """Three decimals, the last dropped where it is 0: 0.3 gives 0.30, 1.636 gives 1.636."""
-    short = f"{round(value, 3) + 0.0:.3f}".replace("-", "−")  # no negative zero
+    short = _signed(f"{value:.3f}")
     return short[:-1] if short.endswith("0") else short
+
+
+def _signed(number: str) -> str:
+    """With a minus sign, which zero has not."""
+    return number.replace("-", "−") if float(number) else number.lstrip("-")
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -255,4 +260,4 @@ def initial(values: dict[str, list], i: int) -> dict[str, Any]:
 
 
 def plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else _signed(f"{value:.2f}")

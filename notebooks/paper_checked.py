@@ -170,7 +170,7 @@ measures = {
     "per token": means["probability_per_token"], "ROUGE-1": means["rouge1_recall"],
 }  # fmt: skip
 shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
-shown = shown.loc[order].round(2).rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
+shown = shown.loc[order].rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
 charts.plain_table(
     shown, "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",

@@ -91,11 +91,7 @@ for name, records in before.items():
     ]
     rows += [{"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
              for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()]  # fmt: skip
-display(
-    charts.plain_table(
-        pd.DataFrame(rows).round(2), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"
-    )
-)
+display(charts.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
 
 
 def show(table):
@@ -130,7 +126,7 @@ if len(agree):
     for name, part in agree.groupby("run", sort=False):
         shown = pd.DataFrame({
             "rows": [f"Table {t[-1]}, {m}: {r}" for t, m, r in zip(part.table, part.paper, part.rows, strict=True)],
-            "rank; correlation": part.rho.round(2), "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
+            "rank; correlation": part.rho, "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
             "first; paper": part["first"], "first; ours": part.ours_first,
         }).replace(" = ", "\u00a0=\u00a0", regex=True)  # fmt: skip
         display(charts.plain_table(shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"))  # fmt: skip

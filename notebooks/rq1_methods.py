@@ -94,7 +94,7 @@ if len(committed):
         ].mean()
         same.columns = ["live", "committed", "outputs; identical"]
         display(charts.plain_table(
-            same.round(3).reset_index(), "The same cells, run live and committed", provenance=provenance, name="agreement", group="dataset"
+            same.reset_index(), "The same cells, run live and committed", provenance=provenance, name="agreement", group="dataset"
         ))  # fmt: skip
     else:
         display(Markdown("This run has no cell in common with the committed results."))
@@ -230,7 +230,7 @@ if editing.covariance.nunique() > 1:
         index=["dataset", "method", "covariance"], columns="set", values="rouge1_recall", sort=False
     )
     names = {"default": "corpus and subjects", "corpus": "corpus"}
-    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names).round(2)
+    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names)
     wide = wide.rename_axis(["dataset", "method", "keys"]).reset_index()
     wide = wide.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
     display(charts.plain_table(
@@ -268,7 +268,7 @@ if len(committed):
     took = study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'")
     took = took[[main_cells.get(d) == n for d, n in zip(took.dataset, took.n_forget, strict=True)]]
     display(charts.plain_table(
-        took.drop(columns="covariance").round(2), "Share of the edits that took, time, and the weight of a patch",
+        took.drop(columns="covariance"), "Share of the edits that took, time, and the weight of a patch",
         provenance=f"committed results ({commit}), mean over the forget sets", name="took", group="dataset",
     ))  # fmt: skip
     display(Markdown("Seconds are for all edits of a forget set. Training methods have no single edits to check."))

@@ -193,7 +193,7 @@ for d in scored.dataset.unique():
         one, [(best, other) for other in order.index[1:]], metric="points", unit=("seed", "set", "id")
     )
     name, kind = charts.style(best).label, charts.DATASET_LABELS.get(d, d)
-    shown = tests.round(2).assign(p_holm=tests.p_holm.map("{:.4f}".format))
+    shown = tests.assign(p_holm=tests.p_holm.map("{:.4f}".format))
     shown = shown.rename(columns={"b": "method", "n": "questions", "mean_b": "score", "p_holm": "p (Holm)"})
     display(charts.plain_table(
         shown[["method", "score", "difference", "p (Holm)", "questions"]], provenance=source_of(one), name=f"tests-{d}",
@@ -231,8 +231,8 @@ charts.matrix(
 
 # %% tags=["hide-input"]
 measure = ["rouge1_recall", "rouge1_recall_low", "rouge1_recall_high"]
-shown = recovered.pivot_table(index=["dataset", "method"], columns="attack", values=measure, sort=False).round(2)
-shown.columns = [f"{attack}{which.removeprefix(measure[0]).replace('_', ' ')}" for which, attack in shown.columns]
+shown = recovered.pivot_table(index=["dataset", "method"], columns="attack", values=measure, sort=False)
+shown.columns = [f"{attack}{which.removeprefix(measure[0])}" for which, attack in shown.columns]
 charts.plain_table(
     shown.reset_index(), "ROUGE-1 recall under each attack, with 95 % intervals", provenance=source_of(attacked),
     name="attacks-table", group="dataset",

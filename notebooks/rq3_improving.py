@@ -155,7 +155,7 @@ for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "ret
 if rows:
     tested = pd.DataFrame(rows)
     tested["p (Holm)"] = stats.holm(tested.p)
-    shown = tested.drop(columns="p").assign(difference=tested.difference.round(2), **{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})  # fmt: skip
+    shown = tested.drop(columns="p").assign(**{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})  # fmt: skip
     display(charts.plain_table(
         shown.sort_values("set", kind="stable"), "Self-improved − vanilla, ROUGE-1 recall", provenance=source_of(both),
         name="self-improvement", group="dataset",
@@ -182,7 +182,7 @@ everything = [*split.forget, *split.retain, *split.unseen]
 judged = rating.automatic(judged, everything, base_model, tokenizer)
 rules = ["gone", "declines", "names", "clean", "fluent", "points"]
 charts.plain_table(
-    judged.groupby(["method", "targets"], sort=False)[rules].mean().round(2).reset_index(), "Refusals judged by rules",
+    judged.groupby(["method", "targets"], sort=False)[rules].mean().reset_index(), "Refusals judged by rules",
     provenance=f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}", name="rules",
 )  # fmt: skip
 
@@ -190,18 +190,36 @@ charts.plain_table(
 if ratings and study_folder:
     people = rating.load_ratings(ratings, rating.read_items(study_folder))
     means, agreement = rating.analyse(people)
-    display(Markdown(f"**Ratings by people**, from `{Path(ratings).name}`:"), means.round(2), agreement.round(2))
+    by_people = f"ratings by people, {Path(ratings).name}"
+    display(
+        charts.plain_table(
+            means, "Ratings by people, with 95 % intervals over outputs", provenance=by_people, name="ratings"
+        )
+    )
+    display(
+        charts.plain_table(
+            agreement,
+            "How far raters agree: Krippendorff's alpha, and what was shown twice",
+            provenance=by_people,
+            name="raters",
+        )
+    )
     ours = judged.drop_duplicates(["method", "targets", "id", "output"])[
         ["method", "targets", "id", "output", "gone", "points"]
     ]
     joined = people[people.showing == 1].merge(ours, on=["method", "targets", "id", "output"])
     if len(joined):
         counted = joined[joined.forget_quality == 1]
-        display(pd.DataFrame([{
+        shown = pd.DataFrame([{
             "rated outputs": len(joined), "gone: rule and rater agree": (joined.gone == joined.forget_quality.eq(1)).mean(),
             "points ~ entailment": counted.points.rank().corr(counted.entailment.rank()),
             "points ~ trustworthiness": counted.points.rank().corr(counted.trustworthiness.rank()),
-        }]).round(2))  # fmt: skip
+        }])  # fmt: skip
+        display(
+            charts.plain_table(
+                shown, "People and rules", provenance=f"{by_people}; {source_of(judged)}", name="people-and-rules"
+            )
+        )
 else:
     display(Markdown("There is no file of human ratings here. To make one, run the rating tool in a live notebook (below) and pass its "
                      "export as `ratings`, with the study's folder as `study_folder`."))  # fmt: skip
@@ -312,7 +330,7 @@ for method in (m for m in joins if m in scores.index):
         f"worse: {'m = ' + ', '.join(worse) if worse else 'none'}."
     )
 display(Markdown("\n".join(lines)))
-shown = scores.round(2).rename(columns="m = {}".format).rename_axis(columns=None).reset_index()
+shown = scores.rename(columns="m = {}".format).rename_axis(columns=None).reset_index()
 display(charts.plain_table(in_order(shown), "Score by the number of questions in one edit", provenance=source_of(merged), name="merge-scores"))  # fmt: skip
 
 # %% [markdown]
@@ -333,11 +351,7 @@ if len(keyed):
     wide = choice.pivot_table(
         index=["method", "merge", "fact_token"], columns="set", values="rouge1_recall", sort=False
     )
-    wide = (
-        wide[[c for c in ("forget", "rephrased", "retain") if c in wide]]
-        .round(2)
-        .rename_axis(["method", "m", "key at"])
-    )
+    wide = wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename_axis(["method", "m", "key at"])
     display(charts.plain_table(
         in_order(wide.rename(index={"default": "subject_last (default)"}).reset_index()), "ROUGE-1 recall by where the merged edit's key sits",
         provenance=source_of(keyed), name="key-positions",
@@ -380,7 +394,7 @@ for size in (2, 4, 5, 8, 10):
     rows.append({"compared": f"m = {size}: the merged text and its last question", "cosine": float(cosine(alone[last] - mean, merged_keys - mean).mean())})  # fmt: skip
     rows.append({"compared": f"m = {size}: the merged text and its other questions", "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean())})  # fmt: skip
 charts.plain_table(
-    pd.DataFrame(rows).round(2), f"Cosines of centred keys, layer {layer}", name="key-cosines",
+    pd.DataFrame(rows), f"Cosines of centred keys, layer {layer}", name="key-cosines",
     provenance=f"run live: {model}, mean over {len(split.forget)} forgotten questions of {dataset}",
 )  # fmt: skip
 
@@ -407,7 +421,7 @@ if rows:
     ]  # fmt: skip
     placed = placed.join(pd.DataFrame(took).groupby(["method", "m"]).mean())
     display(charts.plain_table(
-        in_order(placed.round(2).reset_index()), "Forgotten questions by their place in the merged text, ROUGE-1 recall", provenance=source_of(merged),
+        in_order(placed.reset_index()), "Forgotten questions by their place in the merged text, ROUGE-1 recall", provenance=source_of(merged),
         name="places",
     ))  # fmt: skip
 
@@ -430,7 +444,7 @@ modes = study.select(
 )
 if modes["mode"].nunique() == 2:
     wide = eu.summarise(modes, by=("method", "mode", "set")).pivot_table(index=["method", "mode"], columns="set", values="rouge1_recall", sort=False)  # fmt: skip
-    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].round(2).reset_index()
+    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].reset_index()
     display(charts.plain_table(in_order(wide), "ROUGE-1 recall, eighty facts edited either way", provenance=source_of(modes), name="modes"))  # fmt: skip
 else:
     display(Markdown("The committed results hold one of the two modes only; `study.run` takes `mode` in its grid."))
