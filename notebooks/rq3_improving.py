@@ -191,19 +191,11 @@ if ratings and study_folder:
     people = rating.load_ratings(ratings, rating.read_items(study_folder))
     means, agreement = rating.analyse(people)
     by_people = f"ratings by people, {Path(ratings).name}"
-    display(
-        charts.plain_table(
-            means, "Ratings by people, with 95 % intervals over outputs", provenance=by_people, name="ratings"
-        )
-    )
-    display(
-        charts.plain_table(
-            agreement,
-            "How far raters agree: Krippendorff's alpha, and what was shown twice",
-            provenance=by_people,
-            name="raters",
-        )
-    )
+    for table, caption, name in (
+        (in_order(means), "Ratings by people, with 95 % intervals over outputs", "ratings"),
+        (agreement, "How far raters agree: Krippendorff's alpha, and what was shown twice", "raters"),
+    ):
+        display(charts.plain_table(table, caption, provenance=by_people, name=name))
     ours = judged.drop_duplicates(["method", "targets", "id", "output"])[
         ["method", "targets", "id", "output", "gone", "points"]
     ]
