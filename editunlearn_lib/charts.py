@@ -299,7 +299,7 @@ def sweep(
     page.need(summary, ("method", "set", x, "rouge1_recall"), "summary")
     page.one_per(summary, ("method", "set", x), "summary")
     theirs = paper[paper["metric"] == "rouge1_recall"] if paper is not None else None
-    methods = page.ordered(summary["method"])
+    methods = sorted(page.ordered(summary["method"]), key=("base", "retrained").__contains__)  # flat lines come last
     sets = [s for s in sets if s in set(summary["set"])]
     layers = [(which, False) for which in sets] + ([(which, True) for which in sets if which in set(theirs["set"])] if theirs is not None else [])  # fmt: skip
     values = []

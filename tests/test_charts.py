@@ -106,6 +106,9 @@ def test_a_sweep_has_a_line_per_set_a_menu_of_methods_and_the_papers_lines():
     assert memit.label == "MEMIT" and memit.args[0]["y"][2] == [0.5]
     assert "ROME: forget 0.20, 0.30" in fig.layout.meta["alt"]
     assert len(csv_rows(rendered(fig)["text/html"])) == len(swept())
+    base = swept().query("method == 'rome'").assign(method="base")
+    fig = charts.sweep(pd.concat([base, swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
+    assert [b.label for b in fig.layout.updatemenus[0].buttons] == ["ROME", "MEMIT", "Base model"]
     with pytest.raises(ValueError, match="2 rows"):
         charts.sweep(pd.concat([swept(), swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
 
