@@ -290,6 +290,7 @@ kept = part()
 kept = study.distances(kept[kept.set == "retain"]) if len(kept) else kept
 if len(kept):
     near = eu.summarise(kept, by=("dataset", "method", "distance"))
+    near = near.sort_values(["dataset", "method"], key=lambda c: c.map(rank).fillna(99), kind="stable")
     near["cell"] = [f"{v:.2f} ({n})" for v, n in zip(near.rouge1_recall, near.n, strict=True)]
     near = near.pivot_table(index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False)
     near = near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–")
