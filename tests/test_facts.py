@@ -128,6 +128,10 @@ def test_value_is_one_mean_of_the_records(records):
         forty[forty["set"] == "unseen"]["declined"].mean()
     )
     attacked = study.select(records, dataset="factual", n_forget=40, method="memit", protocol="attacks")
+    assert (
+        facts.sets("memit", "factual", "prefill")
+        == f"{['no', 'one', 'two', 'three'][attacked.seed.nunique()]} forget sets"
+    )
     assert facts.value("memit", "factual", "prefill") == pytest.approx(
         attacked[attacked["attack"] == "prefill"]["rouge1_recall"].mean()
     )

@@ -5,7 +5,7 @@
     {results} NAME     ROUGE-1 recall of the committed runs beside the paper's Table 1 (pocket.parquet)
     {method-table}     all methods: what they change, read and support                 (eu.METHODS)
     {answer}           RQ1 in a few lines: the best by score, and what becomes of them (pocket.parquet)
-    {value}`METHOD DATASET SET [METRIC]`   one number of the committed runs; SET may be an attack
+    {value}`METHOD DATASET SET [METRIC]`   one number of the committed runs; SET may be an attack, METRIC "sets": of how many
 
 A name that is not known is an error that says which are.
 """
@@ -80,15 +80,26 @@ def summary() -> pd.DataFrame:
 
 def value(method: str, dataset: str, which: str, metric: str = "rouge1_recall") -> float:
     """The mean of a metric over the committed questions of a set, or over those of an attack."""
+    check_name("metric", metric, METRICS)
+    return float(asked(method, dataset, which)[metric].astype(float).mean())
+
+
+def sets(method: str, dataset: str, which: str) -> str:
+    """How many forget sets stand behind such a value, in words."""
+    n = asked(method, dataset, which)["seed"].nunique()
+    return f"{('no', 'one', 'two', 'three', 'four', 'five')[n] if n < 6 else n} forget set{'s' * (n != 1)}"
+
+
+def asked(method: str, dataset: str, which: str) -> pd.DataFrame:
+    """The committed questions of a set, or of an attack."""
     check_name("method", method, (*eu.METHODS, *study.REFERENCES))
     check_name("data set", dataset, VIEWS)
-    check_name("metric", metric, METRICS)
     check_name("set or attack", which, dict.fromkeys((*ALL_SETS, *attacks.ATTACKS)))
     records, column = (runs(), "set") if which in ALL_SETS else (runs("attacks"), "attack")
     found = records[(records["method"] == method) & (records["dataset"] == dataset) & (records[column] == which)]
     if not len(found):
         raise EditUnlearnError(f"there are no committed results of {method} on {which} of {dataset}.")
-    return float(found[metric].astype(float).mean())
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,7 +329,8 @@ class Value(SphinxRole):
         for file in (*RESULTS, __file__):
             self.env.note_dependency(str(file))
         try:
-            return [nodes.Text(f"{value(*self.text.split()):.2f}")], []
+            words = self.text.split()
+            return [nodes.Text(sets(*words[:-1]) if words[-1] == "sets" else f"{value(*words):.2f}")], []
         except (EditUnlearnError, TypeError) as error:
             message = self.inliner.reporter.error(f"{{value}}`{self.text}`: {error}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
