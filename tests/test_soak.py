@@ -138,9 +138,10 @@ def test_killed_runs_go_on_and_end_like_an_undisturbed_one(grid, undisturbed, tm
 
 
 def test_killed_in_the_middle_of_writing_leaves_no_half_cell(grid, tmp_path):
-    """The moment that a random kill hardly ever meets: the text is written, the name is not given yet."""
+    """The moment that a random kill hardly ever meets: the text of a cell is written, its name is not given yet."""
     code = RUN.replace(
-        "study.run", "import os, signal\nstudy.os.fsync = lambda f: os.kill(os.getpid(), signal.SIGKILL)\nstudy.run"
+        "study.run",
+        "import os, signal\nstudy.os.fsync = lambda f: os.fstat(f).st_size and os.kill(os.getpid(), signal.SIGKILL)\nstudy.run",
     )
     few = grid | {"method": "base", "seed": 0}
     run = subprocess.run([sys.executable, "-c", code, json.dumps(few), str(tmp_path)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
