@@ -756,17 +756,16 @@ def table(
     )
 
 
-def plain_table(
-    values: pd.DataFrame, caption: str, *, provenance: str, name: str, group: str | None = None, head: str = "method"
-) -> Html:
+def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: str, group: str | None = None) -> Html:
     """Any table of a few columns: numbers with two decimals, methods and data sets by their labels.
 
-    The column `head` (else the first) names the rows; each value of `group`, in the order of the rows, stands over its
-    own. Columns "x_low" and "x_high" are the interval of "x" and stand small under it. The download holds `values` as they are. Raises ValueError if there are no rows, or no such `group`.
+    The column "method" (else the first) names the rows; each value of `group`, in the order of the rows, stands over
+    its own. Columns "x_low" and "x_high" are the interval of "x" and stand small under it. The download holds `values`
+    as they are. Raises ValueError if there are no rows, or no such `group`.
     """
     page.need(values, () if group is None else (group,), f"the table {name!r}")
     return Html(
-        html=f'<div class="eu eu-table">{values_html(values, caption, group, head, captioned=True)}{page.note(provenance, page.csv(values), name)}</div>',
+        html=f'<div class="eu eu-table">{values_html(values, caption, group, captioned=True)}{page.note(provenance, page.csv(values), name)}</div>',
         text="\n".join([caption, values.to_string(index=False), f"Source: {provenance}"]),
     )
 
@@ -775,7 +774,6 @@ def values_html(
     values: pd.DataFrame,
     caption: str,
     group: str | None = None,
-    head: str = "method",
     *,
     captioned: bool = False,
     number: Callable[[float], str] = page.plain,
@@ -785,7 +783,7 @@ def values_html(
         return ""
     ends = {c: (f"{c}_low", f"{c}_high") for c in values if f"{c}_low" in values and f"{c}_high" in values}
     columns = [c for c in values if c != group and c not in {end for pair in ends.values() for end in pair}]
-    first = head if head in columns else columns[0]
+    first = "method" if "method" in columns else columns[0]
     columns = [first, *(c for c in columns if c != first)]
     words = {c: _WORDS for c in columns[1:] if any(isinstance(v, str) and v[:1].isalpha() for v in values[c])}
     names = ""
