@@ -233,7 +233,7 @@ def test_sixty_four_requests(tiny, method):
         assert len(patch.info["log"]) == 64
 
 
-@pytest.mark.parametrize("n", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", EDITING)
 def test_single_requests_flip_on_the_pocket(pocket, method, n):
     """Nine of ten single requests turn into a refusal, of the target's words or others; what did not is printed."""
