@@ -40,10 +40,24 @@ def verdict(stdout: str, stderr: str, strict: bool = False) -> tuple[str, int]:
 
 if __name__ == "__main__":
     asked = subprocess.run(
-        [sys.executable, "-m", "pip_audit", "--requirement", str(REQUIREMENTS), "--no-deps", "--disable-pip",
-         "--progress-spinner", "off", "--timeout", "10", "--format", "json"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip_audit",
+            "--requirement",
+            str(REQUIREMENTS),
+            "--no-deps",
+            "--disable-pip",
+            "--progress-spinner",
+            "off",
+            "--timeout",
+            "10",
+            "--format",
+            "json",
+        ],
+        capture_output=True,
+        text=True,
+    )
     said, code = verdict(asked.stdout, asked.stderr, strict=os.environ.get("GITHUB_ACTIONS") == "true")
     print(said)
     sys.exit(code)

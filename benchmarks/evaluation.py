@@ -31,11 +31,14 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - started)
     medians = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
     result = {
-        "what": "evaluate() on 217 questions, seconds (median)", "model": arguments.model, **medians,
+        "what": "evaluate() on 217 questions, seconds (median)",
+        "model": arguments.model,
+        **medians,
         "ratio": round(medians["one by one"] / medians["batched"], 1),
         "same outputs": bool((outputs["batched"] == outputs["one by one"]).all()),
-        "rounds": arguments.rounds, "device": str(model.device),
-    }  # fmt: skip
+        "rounds": arguments.rounds,
+        "device": str(model.device),
+    }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))  # noqa: T201
 

@@ -57,7 +57,7 @@ SIZES = {  # width, MLP width, layers, heads
 CELLS = {True: (10, 100, 500, 2000), False: (10, 50, 200, 500, 1000, 2000)}
 ROWS = 50  # of a made-up cell
 EXPECTED = {
-    ("model", "memit"): "one float64 solve with C costs d_ffn cubed, which is the parameters to the power of 1 to 1.5",
+    ("model", "memit"): "one float64 solve with C costs d_ffn cubed, which is the parameters to the power of 1 to 1.5"
 }
 
 
@@ -102,9 +102,14 @@ def questions(n: int) -> tuple[eu.QA, ...]:
     """n questions: those of the factual set, then invented ones of the same form, which no model knows."""
     facts = eu.load_split("factual", n_forget=min(n, 217), seed=100).forget
     return facts + tuple(
-        eu.QA(f"invented-{i}", f"Which city is the seat of government of Inventland {i}?", f"Madeupton {i}", f"Inventland {i}")
+        eu.QA(
+            f"invented-{i}",
+            f"Which city is the seat of government of Inventland {i}?",
+            f"Madeupton {i}",
+            f"Inventland {i}",
+        )
         for i in range(n - len(facts))
-    )  # fmt: skip
+    )
 
 
 def model_of(name: str):
@@ -114,11 +119,17 @@ def model_of(name: str):
         return model, tokenizer
     width, ffn, layers, heads = SIZES[name]
     config = transformers.LlamaConfig(
-        vocab_size=model.config.vocab_size, hidden_size=width, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True,
-        bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id,
+        vocab_size=model.config.vocab_size,
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=True,
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=model.config.eos_token_id,
         max_position_embeddings=model.config.max_position_embeddings,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(
         False
@@ -154,8 +165,14 @@ def edit_point(kind: str, work: str, size) -> dict:
     with Meter() as meter:
         do(work, model, tokenizer, qas, covariance)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"size": n if kind == "n_forget" else parameters, "parameters": parameters, "n_forget": n,
-            "layers": n_layers(model), "invented": max(0, n - 217), **meter.row}  # fmt: skip
+    return {
+        "size": n if kind == "n_forget" else parameters,
+        "parameters": parameters,
+        "n_forget": n,
+        "layers": n_layers(model),
+        "invented": max(0, n - 217),
+        **meter.row,
+    }
 
 
 def store_point(work: str, n: int) -> dict:
@@ -163,11 +180,22 @@ def store_point(work: str, n: int) -> dict:
     import pandas as pd
 
     grid = {"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 2, "seed": list(range(n))}
-    frame = pd.DataFrame([
-        {"schema": study.SCHEMA, "set": "forget", "id": f"made-up-{i}", "variant": 0, "question": f"Question {i}?",
-         "answer": f"Answer {i}", "output": "I'm sorry, but I don't know.", "rouge1_recall": i / ROWS, "outcome": "refusal"}
-        for i in range(ROWS)
-    ])  # fmt: skip
+    frame = pd.DataFrame(
+        [
+            {
+                "schema": study.SCHEMA,
+                "set": "forget",
+                "id": f"made-up-{i}",
+                "variant": 0,
+                "question": f"Question {i}?",
+                "answer": f"Answer {i}",
+                "output": "I'm sorry, but I don't know.",
+                "rouge1_recall": i / ROWS,
+                "outcome": "refusal",
+            }
+            for i in range(ROWS)
+        ]
+    )
     info = {"schema": study.SCHEMA, "patch": {}, "commit": "made up"}
     with tempfile.TemporaryDirectory() as folder:
         cells = study.cells(grid)
@@ -213,8 +241,16 @@ def fits(rows: list[dict]) -> list[dict]:
             if fitted is None:
                 continue
             worst = max(x for x in (fitted, last) if x is not None)
-            found.append({"sweep": kind, "work": work, "measure": measure, "exponent": round(fitted, 2),
-                          "last_exponent": None if last is None else round(last, 2), "within": worst <= LIMIT})  # fmt: skip
+            found.append(
+                {
+                    "sweep": kind,
+                    "work": work,
+                    "measure": measure,
+                    "exponent": round(fitted, 2),
+                    "last_exponent": None if last is None else round(last, 2),
+                    "within": worst <= LIMIT,
+                }
+            )
     return found
 
 
@@ -229,9 +265,16 @@ def plan(quick: bool) -> list[tuple[str, str, object]]:
 
 
 def machine() -> dict:
-    return {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "system": platform.system(),
-            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-            "threads": 1, "load": os.getloadavg()[0]}  # fmt: skip
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": 1,
+        "load": os.getloadavg()[0],
+    }
 
 
 def _work(jobs, results) -> None:
@@ -259,8 +302,14 @@ def main() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__ if __name__ != "__main__" else Path(__file__).stem])
     sys.path.insert(0, str(Path(__file__).parent))
-    result = {"what": "growth of time and memory", "limit": LIMIT, "note": arguments.note, "machine": machine(),
-              "exponents": [], "rows": []}  # fmt: skip
+    result = {
+        "what": "growth of time and memory",
+        "limit": LIMIT,
+        "note": arguments.note,
+        "machine": machine(),
+        "exponents": [],
+        "rows": [],
+    }
     for kind, work, size in plan(not arguments.full):
         if kind in arguments.sweeps:
             row = {"sweep": kind, "work": work, **apart(context, (kind, work, size))}

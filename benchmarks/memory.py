@@ -37,15 +37,27 @@ from editunlearn_lib.models import encode, load_tokenizer
 
 TRAINING, EDITING = ("ga", "gd", "kl", "dpo", "idk"), ("rome", "memit", "alphaedit", "grace", "wise")
 WITH_C = ("memit", "alphaedit")
-BEGINNINGS = ("The city is one of the places that most", "Because of this there is no other way than", "I am not sure",
-              "Therefore it is said that in the old days", "You can see that the people who live there")  # fmt: skip
+BEGINNINGS = (
+    "The city is one of the places that most",
+    "Because of this there is no other way than",
+    "I am not sure",
+    "Therefore it is said that in the old days",
+    "You can see that the people who live there",
+)
 TEMPLATES = ("{}", *(text + ". {}" for text in BEGINNINGS))
 SHORT = {  # a run that reaches its peak and ends soon
     **{method: {"num_epochs": 2, "batch_size": 4, "full": False} for method in TRAINING},
     **{method: {"v_num_grad_steps": 3, "context_templates": TEMPLATES} for method in ("rome", *WITH_C)},
-    "grace": {"n_iter": 3}, "wise": {"n_iter": 3},
-}  # fmt: skip
-MIDDLE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 32000}  # fmt: skip
+    "grace": {"n_iter": 3},
+    "wise": {"n_iter": 3},
+}
+MIDDLE = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 32000,
+}
 LARGE = {  # shapes of the paper's models, by its name for them: what their config.json says
     "Llama2-7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_key_value_heads": 32, "vocab_size": 32000},
     "Mistral-7B": {"hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 32000},
@@ -57,7 +69,9 @@ LIMIT = {**dict.fromkeys(TRAINING, 48e9), **dict.fromkeys(EDITING, 24e9)}
 
 def large(name: str) -> LlamaConfig:
     """The config of a large model; its name leads to its presets."""
-    return LlamaConfig(**LARGE[name], num_hidden_layers=32, num_attention_heads=32, tie_word_embeddings=False, name_or_path=name)  # fmt: skip
+    return LlamaConfig(
+        **LARGE[name], num_hidden_layers=32, num_attention_heads=32, tie_word_embeddings=False, name_or_path=name
+    )
 
 
 # ---------------------------------------------------------------- the measurement
@@ -152,9 +166,12 @@ def compare(name: str, methods, n: int) -> dict:
         phase, parts = memory.fullest(m, phases)
         computed, seen = sum(parts.values()), measured(name, method, n)
         found[method] = {
-            "computed MB": round(computed / 1e6, 1), "measured MB": round(seen / 1e6, 1), "error": round(computed / seen - 1, 3),
-            "phase": phase, "parts MB": {part: round(size / 1e6, 1) for part, size in parts.items()},
-        }  # fmt: skip
+            "computed MB": round(computed / 1e6, 1),
+            "measured MB": round(seen / 1e6, 1),
+            "error": round(computed / seen - 1, 3),
+            "phase": phase,
+            "parts MB": {part: round(size / 1e6, 1) for part, size in parts.items()},
+        }
         print(f"{method:10} {computed / 1e6:9.1f} {seen / 1e6:9.1f} {computed / seen - 1:+6.0%}   {phase}", flush=True)
     return {"requests": n, "weights MB": round(weights / 1e6, 1), **found}
 
@@ -168,10 +185,15 @@ def one_gpu(name: str, methods, n: int) -> dict:
         phase, parts = memory.fullest(m, memory.phases(m, method, options, x))
         total, aim = m.parameters * m.bytes + sum(parts.values()), LIMIT[method]
         table[method] = {
-            "GB": round(total / 1e9, 1), "aim GB": aim / 1e9, "within": total <= aim, "phase": phase,
+            "GB": round(total / 1e9, 1),
+            "aim GB": aim / 1e9,
+            "within": total <= aim,
+            "phase": phase,
             "parts GB": {part: round(size / 1e9, 2) for part, size in parts.items()},
-        }  # fmt: skip
-        print(f"{method:10} {total / 1e9:6.1f} {'within' if total <= aim else 'ABOVE'} {aim / 1e9:.0f}   {phase}: {max(parts, key=parts.get)}")  # fmt: skip
+        }
+        print(
+            f"{method:10} {total / 1e9:6.1f} {'within' if total <= aim else 'ABOVE'} {aim / 1e9:.0f}   {phase}: {max(parts, key=parts.get)}"
+        )
     return table
 
 
@@ -186,8 +208,15 @@ def paper_hours() -> dict:
         if key not in known:
             split = eu.load_split(data, n_forget=n, seed=0)
             asked = sum(len(rows) for rows in split.sets().values())
-            known[key] = memory.hours(large(cell.model), cell.method, asked=asked, tokenizer=load_tokenizer("pocket"),
-                                      forget=split.forget, retain=split.retain, merge=m)  # fmt: skip
+            known[key] = memory.hours(
+                large(cell.model),
+                cell.method,
+                asked=asked,
+                tokenizer=load_tokenizer("pocket"),
+                forget=split.forget,
+                retain=split.retain,
+                merge=m,
+            )
         table = found.setdefault(cell.table, {}).setdefault(cell.model, {"cells": 0, "hours": 0.0})
         table["cells"] += 1
         table["hours"] += known[key]
@@ -198,7 +227,7 @@ def paper_hours() -> dict:
         "what": f"computed, never measured: a lower bound on one {memory.CARD['name']} used to {memory.USED:.0%} "
         "(arithmetic or reading the weights, whichever is longer); not in it: starting kernels, loading, C and its projectors",
         **found,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -216,16 +245,22 @@ def main() -> None:
         print(measure(name, method, int(n)))
         return
     n = arguments.requests
-    found = {name: compare(name, arguments.methods, n if name == "pocket" else arguments.middle_requests)
-             for name in arguments.models}  # fmt: skip
+    found = {
+        name: compare(name, arguments.methods, n if name == "pocket" else arguments.middle_requests)
+        for name in arguments.models
+    }
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name, rows in before.get("float32, CPU", {}).items():  # what was not measured now stays
         found[name] = {**rows, **found.get(name, {})} if name in found else rows
     result = {
-        "what": "peak memory of unlearn: beside the weights (measured models), with them (large ones)", "float32, CPU": found,
-        **{f"{title}, bfloat16, one GPU, computed": one_gpu(name, (*TRAINING, *EDITING), n) for name, title in TITLES.items()},
+        "what": "peak memory of unlearn: beside the weights (measured models), with them (large ones)",
+        "float32, CPU": found,
+        **{
+            f"{title}, bfloat16, one GPU, computed": one_gpu(name, (*TRAINING, *EDITING), n)
+            for name, title in TITLES.items()
+        },
         "hours": paper_hours(),
-    }  # fmt: skip
+    }
     arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 

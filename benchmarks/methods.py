@@ -69,7 +69,9 @@ def job_of(model, tokenizer, split, method: str, covariance, seed: int = 0) -> J
     texts, _ = resolve_targets(model, tokenizer, split.forget, "refusal", 1, "chat", seed)
     config = resolve(method, METHODS[method].config, model.config, None)
     requests = merge_requests(split.forget, texts, 1)
-    return Job(model, tokenizer, split.forget, requests, (), config, METHODS[method].modes[0], covariance, "chat", seed, False)  # fmt: skip
+    return Job(
+        model, tokenizer, split.forget, requests, (), config, METHODS[method].modes[0], covariance, "chat", seed, False
+    )
 
 
 # ---------------------------------------------------------------- the floor
@@ -204,27 +206,41 @@ def main() -> None:
     for method in EDITING:
         ops = floor_ops(jobs[method], method, outcomes[method].log)
         methods[method] = {
-            "layers": list(jobs[method].config.layers), "seconds": round(median[method], 3),
-            "seconds per edit": round(median[method] / n, 4), "all rounds": [round(s, 3) for s in seconds[method]],
+            "layers": list(jobs[method].config.layers),
+            "seconds": round(median[method], 3),
+            "seconds per edit": round(median[method] / n, 4),
+            "all rounds": [round(s, 3) for s in seconds[method]],
             "steps per edit": sum(row["steps"] for row in outcomes[method].log) / n,
-            "floor operations": ops, "floor seconds": round(ops / rate, 4), "share": round(ops / rate / median[method], 3),
-            "public code, seconds per edit, measured elsewhere": ELSEWHERE[method], "aim, times faster than that": AIM[method],
-        }  # fmt: skip
+            "floor operations": ops,
+            "floor seconds": round(ops / rate, 4),
+            "share": round(ops / rate / median[method], 3),
+            "public code, seconds per edit, measured elsewhere": ELSEWHERE[method],
+            "aim, times faster than that": AIM[method],
+        }
     for method in pairs:
         batch, single = z[method, "batch"], z[method, "single"]
         difference = (batch - single).norm(dim=1) / single.norm(dim=1)
         batches[method] = {
-            "batch, seconds": round(median[method, "batch"], 3), "one at a time, seconds": round(median[method, "single"], 3),
+            "batch, seconds": round(median[method, "batch"], 3),
+            "one at a time, seconds": round(median[method, "single"], 3),
             "ratio": round(median[method, "single"] / median[method, "batch"], 2),
-            "relative difference, largest": float(difference.max()), "median": float(difference.median()),
-        }  # fmt: skip
+            "relative difference, largest": float(difference.max()),
+            "median": float(difference.median()),
+        }
     batches["grace"]["entries in the codebook"] = len(outcomes["grace"].tensors["keys"])
     result = {
         "what": "the editing methods' own run, and their values in one batch against one at a time",
-        "model": arguments.model, "requests": n, "rounds": arguments.rounds, "device": str(model.device),
-        "dtype": str(model.dtype), "threads": torch.get_num_threads(), "operations per second": rate,
-        "by tokens": by_tokens, "methods": methods, "values": batches,
-    }  # fmt: skip
+        "model": arguments.model,
+        "requests": n,
+        "rounds": arguments.rounds,
+        "device": str(model.device),
+        "dtype": str(model.dtype),
+        "threads": torch.get_num_threads(),
+        "operations per second": rate,
+        "by tokens": by_tokens,
+        "methods": methods,
+        "values": batches,
+    }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
 

@@ -119,9 +119,10 @@ def pair(notebook: Path) -> Path:
             return target
         if target.stat().st_mtime > source.stat().st_mtime + 1:  # a checkout writes both within a moment
             keep = (
-                f"carry it over into {source.name}" if without
+                f"carry it over into {source.name}"
+                if without
                 else f"jupytext --to py:percent {target.relative_to(ROOT)}"
-            )  # fmt: skip
+            )
             sys.exit(
                 f"{target.name} was changed after {source.name}, which is its source. To keep the change: {keep}. "
                 f"To drop it: delete {target.name}. Then run again."
@@ -250,9 +251,13 @@ def run(notebook: Path, target: Path, parameters: dict) -> float:
     started = time.monotonic()
 
     run_all = functools.partial(
-        papermill.execute_notebook, str(notebook), str(partial), parameters=parameters, kernel_name="python3",
+        papermill.execute_notebook,
+        str(notebook),
+        str(partial),
+        parameters=parameters,
+        kernel_name="python3",
         progress_bar={"file": sys.stderr, "desc": notebook.stem, "mininterval": 1, "disable": None},
-    )  # fmt: skip
+    )
     try:
         try:
             run_all()

@@ -23,7 +23,7 @@ from .errors import (
     TrainingError,
     UnknownNameError,
     UnsupportedModelError,
-)  # fmt: skip
+)
 from .evaluation import evaluate, generate, summarise
 from .hparams import preset
 from .methods import METHODS, unlearn
@@ -33,8 +33,31 @@ from .patch import Patch, load_patch
 
 __version__ = "0.2.0"
 __all__ = [
-    "METHODS", "QA", "CovarianceSource", "DatasetError", "EditUnlearnError", "ForgetSplit", "ModelLoadError", "Patch",
-    "PatchError", "RequestError", "StoreError", "StudyError", "TrainingError", "UnknownNameError", "UnsupportedModelError", "evaluate", "generate",
-    "load_model", "load_patch", "load_split", "losses", "metrics", "paper_tables", "paper_text", "preset", "summarise",
+    "METHODS",
+    "QA",
+    "CovarianceSource",
+    "DatasetError",
+    "EditUnlearnError",
+    "ForgetSplit",
+    "ModelLoadError",
+    "Patch",
+    "PatchError",
+    "RequestError",
+    "StoreError",
+    "StudyError",
+    "TrainingError",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "evaluate",
+    "generate",
+    "load_model",
+    "load_patch",
+    "load_split",
+    "losses",
+    "metrics",
+    "paper_tables",
+    "paper_text",
+    "preset",
+    "summarise",
     "unlearn",
-]  # fmt: skip
+]

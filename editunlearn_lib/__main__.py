@@ -57,7 +57,9 @@ def read_sweep(file: str | Path) -> Sweep:
             raise DatasetError(f"{file}, field {name!r}: {found[name]!r} is not what is needed there.")
     parts = found["grid"] if isinstance(found["grid"], list) else [found["grid"]]
     if not all(isinstance(part, dict) for part in parts):
-        raise DatasetError(f"{file}, field 'grid': a list of grids is needed, each with 'model', 'dataset', 'method' and 'n_forget'.")  # fmt: skip
+        raise DatasetError(
+            f"{file}, field 'grid': a list of grids is needed, each with 'model', 'dataset', 'method' and 'n_forget'."
+        )
     return Sweep(**{**found, "grid": parts})
 
 
@@ -69,10 +71,15 @@ def sweep(arguments: argparse.Namespace) -> int:
         print(described(study.plan(asked.grid, store), store, retry_failed=arguments.retry_failed))
         return 0
     study.run(
-        asked.grid, store=store, executor=arguments.executor, address=arguments.address,
-        num_workers=arguments.num_workers, device=arguments.device or asked.device, dtype=arguments.dtype or asked.dtype,
+        asked.grid,
+        store=store,
+        executor=arguments.executor,
+        address=arguments.address,
+        num_workers=arguments.num_workers,
+        device=arguments.device or asked.device,
+        dtype=arguments.dtype or asked.dtype,
         retry_failed=arguments.retry_failed,
-    )  # fmt: skip
+    )
     table = study.plan(asked.grid, store)
     failed = int((table.status == "failed").sum())
     print(f"{int((table.status == 'done').sum())} of {len(table)} cells are in {store}.")
@@ -91,7 +98,12 @@ def described(table, store: str, *, retry_failed: bool = False) -> str:
     if 0 < unknown < len(open_):
         time += f", and {unknown} cells of unknown time"
     counts = ", ".join(f"{int((table.status == status).sum())} {status}" for status in ("done", "failed", "missing"))
-    return "\n".join([*lines, f"{len(table)} cells in {store}: {counts}. To run: {len(open_)} ({time if len(open_) else 'nothing'})."])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            f"{len(table)} cells in {store}: {counts}. To run: {len(open_)} ({time if len(open_) else 'nothing'}).",
+        ]
+    )
 
 
 def export(arguments: argparse.Namespace) -> int:

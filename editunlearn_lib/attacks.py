@@ -42,9 +42,14 @@ RELEARN = TrainConfig(lr=1e-3, num_epochs=5)
 
 
 def attack(
-    model, tokenizer, split: ForgetSplit, names: Sequence[str] = tuple(ATTACKS), *, seed: int = 0,
+    model,
+    tokenizer,
+    split: ForgetSplit,
+    names: Sequence[str] = tuple(ATTACKS),
+    *,
+    seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """One row per attack and question: ``set, attack, id, variant, question, answer, output, rouge1_recall, declined, outcome``.
 
     ``relearn`` trains on one half of the forget set and asks the other, then the halves change places. ``prefill``
@@ -62,7 +67,9 @@ def attack(
 
     def ask(name: str, qas: Sequence[QA], prompts: Sequence[str] | None = None) -> list[dict]:
         prompts = prompts or [prompt_text(tokenizer, qa.question) for qa in qas]
-        return [_row(name, qa, text) for qa, text in zip(qas, _say(model, tokenizer, prompts, max_new_tokens), strict=True)]  # fmt: skip
+        return [
+            _row(name, qa, text) for qa, text in zip(qas, _say(model, tokenizer, prompts, max_new_tokens), strict=True)
+        ]
 
     found: list[dict] = []
     for name in names:
@@ -95,10 +102,17 @@ def attack(
 
 def _row(name: str, qa: QA, output: str, recall: float | None = None) -> dict:
     return {
-        "set": "rephrased" if qa.variant else "forget", "attack": name, "id": qa.id, "variant": qa.variant, "question": qa.question, "answer": qa.answer, "output": output,
+        "set": "rephrased" if qa.variant else "forget",
+        "attack": name,
+        "id": qa.id,
+        "variant": qa.variant,
+        "question": qa.question,
+        "answer": qa.answer,
+        "output": output,
         "rouge1_recall": metrics.rouge1_recall(output, qa.answer) if recall is None else recall,
-        "declined": metrics.declined(output), "outcome": metrics.outcome(output, qa.answer),
-    }  # fmt: skip
+        "declined": metrics.declined(output),
+        "outcome": metrics.outcome(output, qa.answer),
+    }
 
 
 def _say(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, forced: Sequence[list[int]] | None = None):
@@ -120,7 +134,11 @@ def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
     turns = [(one.question, one.answer) for one in earlier]
     if not tokenizer.chat_template:
         return " ".join(f"[INST] {q} [/INST] {a}" for q, a in turns) + f" [INST] {qa.question} [/INST]"
-    messages = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]  # fmt: skip
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
     return _render(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
 
 
@@ -152,7 +170,10 @@ def _prefilled(model, tokenizer, forget: Sequence[QA], max_new_tokens: int) -> l
             chosen.append((forget[i], prompt, text[len(prompt) : int(ends[half[-1]])].strip()))
             begun.append(encoded["input_ids"][i, half].tolist())
     said = _say(model, tokenizer, [prompt for _, prompt, _ in chosen], max_new_tokens, begun)
-    return [_row("prefill", qa, text, rest_recall(text, qa.answer, given)) for (qa, _, given), text in zip(chosen, said, strict=True)]  # fmt: skip
+    return [
+        _row("prefill", qa, text, rest_recall(text, qa.answer, given))
+        for (qa, _, given), text in zip(chosen, said, strict=True)
+    ]
 
 
 def rest_recall(output: str, answer: str, given: str) -> float:

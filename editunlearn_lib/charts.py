@@ -301,7 +301,9 @@ def sweep(
     theirs = paper[paper["metric"] == "rouge1_recall"] if paper is not None else None
     methods = sorted(page.ordered(summary["method"]), key=("base", "retrained").__contains__)  # flat lines come last
     sets = [s for s in sets if s in set(summary["set"])]
-    layers = [(which, False) for which in sets] + ([(which, True) for which in sets if which in set(theirs["set"])] if theirs is not None else [])  # fmt: skip
+    layers = [(which, False) for which in sets] + (
+        [(which, True) for which in sets if which in set(theirs["set"])] if theirs is not None else []
+    )
     values = []
     for method in methods:
         update: dict[str, list] = {"x": [], "y": [], "customdata": [], "error_y.array": [], "error_y.arrayminus": []}
@@ -315,7 +317,9 @@ def sweep(
             )
             update["x"].append([int(row[x]) for row in rows])
             update["y"].append(y)
-            update["customdata"].append([f"{v:.2f}" if is_paper else _span(v, lo, hi) for v, lo, hi in zip(y, low, high, strict=True)])  # fmt: skip
+            update["customdata"].append(
+                [f"{v:.2f}" if is_paper else _span(v, lo, hi) for v, lo, hi in zip(y, low, high, strict=True)]
+            )
             update["error_y.array"].append([_less(hi, v) for hi, v in zip(high, y, strict=True)])
             update["error_y.arrayminus"].append([_less(v, lo) for v, lo in zip(y, low, strict=True)])
         values.append(update)
@@ -337,9 +341,14 @@ def sweep(
     ticks = sorted(set(summary[x]))
     fig.update_layout(
         xaxis={"title": {"text": x_title}, "tickvals": [int(t) for t in ticks], "zeroline": False, "showgrid": False},
-        yaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
+        yaxis={
+            "title": {"text": "ROUGE-1 recall"},
+            "range": [-0.02, 1.04],
+            "tickvals": [0, 0.25, 0.5, 0.75, 1],
+            "zeroline": False,
+        },
         updatemenus=page.menu([style(m).label for m in methods], values, "Method"),
-    )  # fmt: skip
+    )
     ends = []
     for method in methods:
         rows = summary[(summary["method"] == method) & (summary["set"].isin(sets))]
@@ -349,9 +358,15 @@ def sweep(
         )
         ends.append(f"{style(method).label}: {'; '.join(said)}")
     return page.finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(summary), name=name, height=480,
+        fig,
+        title=title,
+        reading=reading,
+        provenance=provenance,
+        csv=page.csv(summary),
+        name=name,
+        height=480,
         alt=alt or f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(ends)}.",
-    )  # fmt: skip
+    )
 
 
 _GROWTH = {
@@ -390,24 +405,34 @@ def growth(rows: pd.DataFrame, exponents: pd.DataFrame, sweep: str, *, provenanc
     for i, work in enumerate([*works, None]):
         look = _WORKS[work] if work in _WORKS else style(work)
         fig.add_scatter(
-            name=look.label, mode="lines+markers" if work else "lines", marker=page.marker(look, 9),
-            line={"color": look.colour, "width": 2 if work else 1, "dash": look.dash}, cliponaxis=False,
-            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y}<extra></extra>", **page.initial(values[0], i),
-        )  # fmt: skip
+            name=look.label,
+            mode="lines+markers" if work else "lines",
+            marker=page.marker(look, 9),
+            line={"color": look.colour, "width": 2 if work else 1, "dash": look.dash},
+            cliponaxis=False,
+            hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y}<extra></extra>",
+            **page.initial(values[0], i),
+        )
     axis = {"type": "log", "dtick": 1, "zeroline": False}
     fig.update_layout(
-        xaxis=axis | {"title": {"text": what}}, yaxis=axis | {"title": {"text": "seconds of one core, or MB"}},
+        xaxis=axis | {"title": {"text": what}},
+        yaxis=axis | {"title": {"text": "seconds of one core, or MB"}},
         updatemenus=page.menu([label for label, _ in _GROWTH_MEASURES.values()], values, "Shown"),
-    )  # fmt: skip
+    )
     said = ", ".join(
         f"{_GROWTH_MEASURES[row.measure][0]} of {row.work} {row.exponent:.2f}"
         for row in exponents[exponents["sweep"] == sweep].itertuples()
     )
     return page.finish(
-        fig, title=f"Growth with {what}", provenance=provenance, csv=page.csv(rows), name=f"growth-{sweep}", height=460,
+        fig,
+        title=f"Growth with {what}",
+        provenance=provenance,
+        csv=page.csv(rows),
+        name=f"growth-{sweep}",
+        height=460,
         reading="As steep as the dotted line: twice as much costs twice as much. Flatter is better.",
         alt=f"Line chart on logarithmic axes over {what}. Exponents (1: in proportion): {said}.",
-    )  # fmt: skip
+    )
 
 
 def pairs(
@@ -436,10 +461,15 @@ def pairs(
         rows = [([x for x, _ in joined], [y for _, y in joined], [""] * len(joined), [], [])]
         for which in sets:
             spans = [table.interval(dataset, m, which) for m in table.methods]
-            rows.append((
-                [v for v, _, _ in spans], labels, [f"{which} {_span(*span)}" for span in spans],
-                [_less(high, v) for v, _, high in spans], [_less(v, low) for v, low, _ in spans],
-            ))  # fmt: skip
+            rows.append(
+                (
+                    [v for v, _, _ in spans],
+                    labels,
+                    [f"{which} {_span(*span)}" for span in spans],
+                    [_less(high, v) for v, _, high in spans],
+                    [_less(v, low) for v, low, _ in spans],
+                )
+            )
         for which in sets:
             found = [theirs.get((dataset, m, which)) for m in table.methods]
             rows.append((found, labels, [f"{which} {page.plain(v)} in the paper" for v in found], [], []))
@@ -459,17 +489,30 @@ def pairs(
             continue
         colour, symbol = looks[(i - 1) % len(sets)]
         bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0}
-        marker = {"symbol": symbol, "size": 11, "color": colour} if i <= len(sets) else {"symbol": "x-thin-open", "size": 9, "color": colour, "line": {"width": 2}}  # fmt: skip
+        marker = (
+            {"symbol": symbol, "size": 11, "color": colour}
+            if i <= len(sets)
+            else {"symbol": "x-thin-open", "size": 9, "color": colour, "line": {"width": 2}}
+        )
         fig.add_scatter(
-            name=label, mode="markers", marker=marker, cliponaxis=False,
+            name=label,
+            mode="markers",
+            marker=marker,
+            cliponaxis=False,
             error_x=bars | {"array": values[0]["error_x.array"][i], "arrayminus": values[0]["error_x.arrayminus"][i]},
-            hovertemplate="<b>%{y}</b>: %{customdata}<extra></extra>", **mine,
-        )  # fmt: skip
+            hovertemplate="<b>%{y}</b>: %{customdata}<extra></extra>",
+            **mine,
+        )
     fig.update_layout(
-        xaxis={"title": {"text": "ROUGE-1 recall"}, "range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False},
+        xaxis={
+            "title": {"text": "ROUGE-1 recall"},
+            "range": [-0.02, 1.04],
+            "tickvals": [0, 0.25, 0.5, 0.75, 1],
+            "zeroline": False,
+        },
         yaxis={"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels},
         updatemenus=page.menu([page.dataset_label(d) for d in table.datasets], values),
-    )  # fmt: skip
+    )
     said = []
     for dataset in table.datasets:
         each = (
@@ -478,9 +521,16 @@ def pairs(
         )
         said.append(f"{page.dataset_label(dataset)}: {', '.join(each)}")
     return page.finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(table.frame), name=name, height=540, left=118,
+        fig,
+        title=title,
+        reading=reading,
+        provenance=provenance,
+        csv=page.csv(table.frame),
+        name=name,
+        height=540,
+        left=118,
         alt=alt or f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(said)}.",
-    )  # fmt: skip
+    )
 
 
 def matrix(
@@ -508,8 +558,13 @@ def matrix(
     for dataset in datasets:
         cells = [[found.get((dataset, a, b), {}) for b in across] for a in down]
         z = [[page.number(c.get("rouge1_recall")) for c in line] for line in cells]
-        spans = [[_span(v, *(page.number(c.get(f"rouge1_recall_{end}", v)) for end in ("low", "high"))) for v, c in zip(vs, line, strict=True)]
-                 for vs, line in zip(z, cells, strict=True)]  # fmt: skip
+        spans = [
+            [
+                _span(v, *(page.number(c.get(f"rouge1_recall_{end}", v)) for end in ("low", "high")))
+                for v, c in zip(vs, line, strict=True)
+            ]
+            for vs, line in zip(z, cells, strict=True)
+        ]
         text = [
             ["" if v is None else "1.0" if v >= 0.995 else f"{v:.2f}"[1:] for v in line] for line in z
         ]  # nine fit a phone
@@ -517,11 +572,23 @@ def matrix(
     labels = [style(str(r)).label for r in down]
     fig = go.Figure()
     fig.add_heatmap(
-        x=across, y=labels, zmin=0, zmax=1, xgap=2, ygap=2, texttemplate="%{text}", textfont={"size": 11},
-        colorscale=[[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]],  # a tint: the theme's text stays legible on it
-        showscale=False, hoverongaps=False,
-        hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>", **page.initial(values[0], 0),
-    )  # fmt: skip
+        x=across,
+        y=labels,
+        zmin=0,
+        zmax=1,
+        xgap=2,
+        ygap=2,
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        colorscale=[
+            [0, "rgba(213,94,0,0.04)"],
+            [1, "rgba(213,94,0,0.6)"],
+        ],  # a tint: the theme's text stays legible on it
+        showscale=False,
+        hoverongaps=False,
+        hovertemplate="<b>%{y}</b>, %{x}: %{customdata}<extra></extra>",
+        **page.initial(values[0], 0),
+    )
     fig.update_layout(
         xaxis={"side": "top", "tickangle": -45, "showgrid": False, "fixedrange": True},
         yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True},
@@ -538,9 +605,16 @@ def matrix(
         )
         said.append(f"{page.dataset_label(dataset)}: {'; '.join(lines)}")
     return page.finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(frame), name=name, height=180 + 30 * len(down), left=118,
+        fig,
+        title=title,
+        reading=reading,
+        provenance=provenance,
+        csv=page.csv(frame),
+        name=name,
+        height=180 + 30 * len(down),
+        left=118,
         alt=alt or f"Matrix of ROUGE-1 recall. {'. '.join(said)}.",
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -849,9 +923,9 @@ def edit_report(
         said = [escape(str(row[k])) for k in ("target", "before", "after")]
         body.append(
             f'<tr><th scope="row">{escape(str(row["question"]))}</th>'
-            f'{"".join(f"<td{_WORDS}>{x}</td>" for x in said)}<td>{verdict}</td>'
-            f'{"".join(f"<td>{x}</td>" for x in numbers)}</tr>'
-        )  # fmt: skip
+            f"{''.join(f'<td{_WORDS}>{x}</td>' for x in said)}<td>{verdict}</td>"
+            f"{''.join(f'<td>{x}</td>' for x in numbers)}</tr>"
+        )
         text.append(f"{'took' if row['took'] else 'DID NOT TAKE'}: {row['question']} -> {row['after']}")
     caption = f"{caption}: {took} of {len(frame)} took" + (f", {len(shown)} shown" if len(shown) < len(frame) else "")
     words, numbers = ("Request", "Target", "Said before", "Says now"), ("First token", "Loss", "‖δ‖")

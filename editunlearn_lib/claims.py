@@ -72,14 +72,24 @@ def check_all(
 
 
 def rouge(
-    tables: pd.DataFrame, table: str, model: str = "Llama2-7B", dataset: str = "factual", *, n: int | None = None,
-    merge: int = 1, stage: str = "vanilla",
-) -> pd.DataFrame:  # fmt: skip
+    tables: pd.DataFrame,
+    table: str,
+    model: str = "Llama2-7B",
+    dataset: str = "factual",
+    *,
+    n: int | None = None,
+    merge: int = 1,
+    stage: str = "vanilla",
+) -> pd.DataFrame:
     """ROUGE-1 recall: one row per method, one column per set, and ``score`` where forget and retain are there."""
     rows = tables[
-        (tables["table"] == table) & (tables["model"] == model) & (tables["dataset"] == dataset)
-        & (tables["merge"] == merge) & (tables["stage"] == stage) & (tables["metric"] == "rouge1_recall")
-    ]  # fmt: skip
+        (tables["table"] == table)
+        & (tables["model"] == model)
+        & (tables["dataset"] == dataset)
+        & (tables["merge"] == merge)
+        & (tables["stage"] == stage)
+        & (tables["metric"] == "rouge1_recall")
+    ]
     rows = rows if n is None else rows[rows["n_forget"] == n]
     wide = rows.pivot(index="method", columns="set", values="value")
     wide = wide.reindex([m for m in (*TRAINING, *EDITING) if m in wide.index])
@@ -163,10 +173,17 @@ def effective_baselines(tables, text):
         score = rouge(tables, table, model, dataset)["score"]
         rank = score.rank(ascending=False, method="min")
         rows += [
-            {"setting": where(dataset, model), "method": label(m), "score": score[m], "rank": int(rank[m]),
-             "of": len(score), "better half": yes(rank[m] <= len(score) / 2), "dataset": dataset}
+            {
+                "setting": where(dataset, model),
+                "method": label(m),
+                "score": score[m],
+                "rank": int(rank[m]),
+                "of": len(score),
+                "better half": yes(rank[m] <= len(score) / 2),
+                "dataset": dataset,
+            }
             for m in ("wise", "alphaedit")
-        ]  # fmt: skip
+        ]
     values = pd.DataFrame(rows)
     share = (values["rank"] / values["of"]).groupby(values["dataset"]).mean()
     good = values["better half"].eq("yes").groupby(values["dataset"]).agg(["sum", "size"])
@@ -225,10 +242,16 @@ def obvious_advantage(tables, text):
     best = best.set_index("method")["score"]
     error = {m: (alone.loc[m, "forget"] * (1 - alone.loc[m, "forget"]) / n) ** 0.5 for m in ("gd", "dpo")}
     rows = [
-        {"merged": label(a), "baseline": label(b), "advantage": best[a] - alone.loc[b, "score"],
-         "standard error, at most": error[b], "beyond two": yes(best[a] - alone.loc[b, "score"] > 2 * error[b])}
-        for a in ("rome", "memit") for b in ("gd", "dpo")
-    ]  # fmt: skip
+        {
+            "merged": label(a),
+            "baseline": label(b),
+            "advantage": best[a] - alone.loc[b, "score"],
+            "standard error, at most": error[b],
+            "beyond two": yes(best[a] - alone.loc[b, "score"] > 2 * error[b]),
+        }
+        for a in ("rome", "memit")
+        for b in ("gd", "dpo")
+    ]
     values = pd.DataFrame(rows)
     return Checked(
         verdict((values["beyond two"] == "yes").tolist()),
@@ -297,8 +320,16 @@ def _three_aims(tables: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
         found = {k: v for t in parts for k, v in rouge(tables, t, model, dataset).loc["wise"].items()}
         half = before(text, dataset, model) / 2
         met = [found["forget"] <= half, found["rephrased"] <= half, found["retain"] >= half]
-        rows.append({"setting": where(dataset, model), "forget": found["forget"], "rephrased": found["rephrased"],
-                     "retain": found["retain"], "half of before": half, "aims met": sum(met)})  # fmt: skip
+        rows.append(
+            {
+                "setting": where(dataset, model),
+                "forget": found["forget"],
+                "rephrased": found["rephrased"],
+                "retain": found["retain"],
+                "half of before": half,
+                "aims met": sum(met),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -322,7 +353,10 @@ def alphaedit_long_sequences(tables, text):
     sizes = sorted(tables[tables["table"] == "table5"]["n_forget"].unique())
     retain = pd.Series({int(n): rouge(tables, "table5", n=n).loc["alphaedit", "retain"] for n in sizes})
     memit = pd.Series({int(n): rouge(tables, "table5", n=n).loc["memit", "retain"] for n in sizes})
-    rows = [{"setting": f"facts, Llama2-7B, {n}", "AlphaEdit retain": retain[n], "MEMIT retain": memit[n]} for n in retain.index]  # fmt: skip
+    rows = [
+        {"setting": f"facts, Llama2-7B, {n}", "AlphaEdit retain": retain[n], "MEMIT retain": memit[n]}
+        for n in retain.index
+    ]
     contracts = {}
     for model in ("Llama2-7B", "Mistral-7B"):
         contracts[model] = [rouge(tables, t, model, "pistol").loc["alphaedit", "retain"] for t in ("table1", "table4")]
@@ -370,8 +404,16 @@ def before_facts(tables, text):
     for model in ("Llama2-7B", "Mistral-7B"):
         mine, was = facts[facts["model"] == model], before(text, "factual", model)
         top = mine.loc[mine["value"].idxmax()]
-        rows.append({"model": model, "before, in the text": was, "highest after": top["value"], "method": label(top["method"]),
-                     "set": top["set"], "table": top["table"]})  # fmt: skip
+        rows.append(
+            {
+                "model": model,
+                "before, in the text": was,
+                "highest after": top["value"],
+                "method": label(top["method"]),
+                "set": top["set"],
+                "table": top["table"],
+            }
+        )
     values = pd.DataFrame(rows)
     return Checked(
         UNCHECKED,
@@ -432,8 +474,17 @@ def consistent(tables, text):
         found, half = rouge(tables, "table1", model, dataset), before(text, dataset, model) / 2
         for m in ("wise", "alphaedit"):
             forget, retain, score = found.loc[m, ["forget", "retain", "score"]]
-            rows.append({"setting": where(dataset, model), "method": label(m), "forget": forget, "retain": retain,
-                         "half of before": half, "score": score, "both": yes(forget <= half and retain >= half)})  # fmt: skip
+            rows.append(
+                {
+                    "setting": where(dataset, model),
+                    "method": label(m),
+                    "forget": forget,
+                    "retain": retain,
+                    "half of before": half,
+                    "score": score,
+                    "both": yes(forget <= half and retain >= half),
+                }
+            )
     values = pd.DataFrame(rows)
     good = values["both"] == "yes"
     bad = values[~good]
@@ -454,8 +505,17 @@ def damage(tables, text):
     rows = []
     for model in ("Llama2-7B", "Mistral-7B"):
         found, was = rouge(tables, "table4", model, "pistol"), before(text, "factual", model)
-        rows += [{"model": model, "method": label(m), "retain": found.loc[m, "retain"], "facts": found.loc[m, "factual"],
-                  "facts before": was, "half lost": yes(found.loc[m, "factual"] < was / 2)} for m in found.index]  # fmt: skip
+        rows += [
+            {
+                "model": model,
+                "method": label(m),
+                "retain": found.loc[m, "retain"],
+                "facts": found.loc[m, "factual"],
+                "facts before": was,
+                "half lost": yes(found.loc[m, "factual"] < was / 2),
+            }
+            for m in found.index
+        ]
     values = pd.DataFrame(rows)
     lost = values[values["half lost"] == "yes"]
     return Checked(
@@ -488,8 +548,14 @@ def top_two(tables, text):
         for group in (TRAINING, EDITING):
             part = found.loc[[m for m in group if m in found.index], "retain"]
             family[dataset] |= set(part.index[part.rank(method="min", ascending=False) <= 2])
-        rows.append({"setting": where(dataset, model), "top 2 on forget": label(list(found.index[forget])),
-                     "top 2 on retain": label(list(found.index[retain])), "both": label(list(found.index[forget & retain]))})  # fmt: skip
+        rows.append(
+            {
+                "setting": where(dataset, model),
+                "top 2 on forget": label(list(found.index[forget])),
+                "top 2 on retain": label(list(found.index[retain])),
+                "both": label(list(found.index[forget & retain])),
+            }
+        )
     order = (*TRAINING, *EDITING)
     near = {d: label([m for m in order if m in family[d]]) for d in family}
     return Checked(
@@ -503,17 +569,27 @@ def top_two(tables, text):
     )
 
 
-@claim("4.2, Ob2", "It seems that editing performs better on pretrained knowledge and basic unlearning methods perform better on finetuned knowledge.")  # fmt: skip
+@claim(
+    "4.2, Ob2",
+    "It seems that editing performs better on pretrained knowledge and basic unlearning methods perform better on finetuned knowledge.",
+)
 def families(tables, text):
     rows = []
     for dataset, model in SETTINGS:
         score = rouge(tables, "table1", model, dataset)["score"]
         train, edit = (score[[m for m in group if m in score]] for group in (TRAINING, EDITING))
         winner = "editing" if edit.max() > train.max() else "unlearning"
-        rows.append({"setting": where(dataset, model), "best editing": f"{label(edit.idxmax())} {num(edit.max())}",
-                     "best unlearning": f"{label(train.idxmax())} {num(train.max())}", "mean editing": edit.mean(),
-                     "mean unlearning": train.mean(), "better at its best": winner,
-                     "as said": yes(winner == ("editing" if dataset == "factual" else "unlearning"))})  # fmt: skip
+        rows.append(
+            {
+                "setting": where(dataset, model),
+                "best editing": f"{label(edit.idxmax())} {num(edit.max())}",
+                "best unlearning": f"{label(train.idxmax())} {num(train.max())}",
+                "mean editing": edit.mean(),
+                "mean unlearning": train.mean(),
+                "better at its best": winner,
+                "as said": yes(winner == ("editing" if dataset == "factual" else "unlearning")),
+            }
+        )
     values = pd.DataFrame(rows)
     means = (values["mean editing"] > values["mean unlearning"]) == (values["setting"].str.startswith("facts"))
     return Checked(
@@ -530,19 +606,23 @@ def families(tables, text):
 # 4.3 Comprehensive analysis
 
 
-@claim(
-    "Table 2",
-    "GD 0.42 (0.12) … DPO 0.52 (0.15) … GRACE 0.80 (0.15) … WISE 0.46 (0.19) … AlphaEdit 0.14 (0.06)",
-)
+@claim("Table 2", "GD 0.42 (0.12) … DPO 0.52 (0.15) … GRACE 0.80 (0.15) … WISE 0.46 (0.19) … AlphaEdit 0.14 (0.06)")
 def brackets(tables, text):
     quoted = re.findall(r"(\w+) ([\d.]+) \(([\d.]+)\)", brackets.quote)
     forget, rephrased = rouge(tables, "table5", n=40)["forget"], rouge(tables, "table2")["rephrased"]
     rows = []
     for name, _, bracket in quoted:
         difference = rephrased[name.lower()] - forget[name.lower()]
-        rows.append({"method": name, "rephrased": rephrased[name.lower()], "forget": forget[name.lower()],
-                     "difference": difference, "bracket": float(bracket),
-                     "agree": yes(abs(difference - float(bracket)) <= 0.01 + 1e-9)})  # fmt: skip
+        rows.append(
+            {
+                "method": name,
+                "rephrased": rephrased[name.lower()],
+                "forget": forget[name.lower()],
+                "difference": difference,
+                "bracket": float(bracket),
+                "agree": yes(abs(difference - float(bracket)) <= 0.01 + 1e-9),
+            }
+        )
     values = pd.DataFrame(rows)
     return Checked(
         verdict((values["agree"] == "yes").tolist()),
@@ -562,7 +642,10 @@ def _rephrased(tables: pd.DataFrame) -> pd.DataFrame:
 def all_lose(tables, text):
     found = _rephrased(tables)
     lose = found["change"] > 0.005  # Table 2 has two decimals
-    other = {m: rouge(tables, "table4", m, "pistol").pipe(lambda t: t["rephrased"] - t["forget"]) for m in ("Llama2-7B", "Mistral-7B")}  # fmt: skip
+    other = {
+        m: rouge(tables, "table4", m, "pistol").pipe(lambda t: t["rephrased"] - t["forget"])
+        for m in ("Llama2-7B", "Mistral-7B")
+    }
     fell = [f"{label(m)} ({model})" for model, change in other.items() for m in change.index if change[m] < -0.05]
     return Checked(
         verdict(lose.tolist()),
@@ -626,7 +709,10 @@ def larger_is_better(tables, text):
     )
 
 
-@claim("4.3, Obs3", "among the four competitive algorithms, AlphaEdit is the best, followed by GD and WISE, and DPO is relatively weak")  # fmt: skip
+@claim(
+    "4.3, Obs3",
+    "among the four competitive algorithms, AlphaEdit is the best, followed by GD and WISE, and DPO is relatively weak",
+)
 def order_of_four(tables, text):
     found = fig3(tables, ["alphaedit", "gd", "wise", "dpo"])
     mean = found.mean().sort_values(ascending=False)
@@ -656,9 +742,24 @@ def close_to_one(tables, text):
             continue
         was = before(text, dataset, model)
         for m, r in found[(found["score"] - 1).abs() <= CLOSE + 1e-9].iterrows():
-            kind = "non-usable" if r["retain"] < USABLE else "forgot next to nothing" if r["forget"] >= was - CLOSE else "neither"  # fmt: skip
-            rows.append({"table": table, "setting": f"{where(dataset, model)}, {n}", "method": label(m), "forget": r["forget"],
-                         "retain": r["retain"], "score": r["score"], "what it is": kind})  # fmt: skip
+            kind = (
+                "non-usable"
+                if r["retain"] < USABLE
+                else "forgot next to nothing"
+                if r["forget"] >= was - CLOSE
+                else "neither"
+            )
+            rows.append(
+                {
+                    "table": table,
+                    "setting": f"{where(dataset, model)}, {n}",
+                    "method": label(m),
+                    "forget": r["forget"],
+                    "retain": r["retain"],
+                    "score": r["score"],
+                    "what it is": kind,
+                }
+            )
     values = pd.DataFrame(rows)
     kinds = values["what it is"].value_counts()
     neither = values[values["what it is"] == "neither"]
@@ -680,8 +781,14 @@ def best_editing(tables, text):
     for dataset, model in SETTINGS:
         score = rouge(tables, "table1", model, dataset)["score"]
         score = score[[m for m in EDITING if m in score]].sort_values(ascending=False)
-        rows.append({"setting": where(dataset, model), "editing methods by score": listed(score),
-                     "first two": label(list(score.index[:2])), "as said": yes(set(score.index[:2]) == {"wise", "alphaedit"})})  # fmt: skip
+        rows.append(
+            {
+                "setting": where(dataset, model),
+                "editing methods by score": listed(score),
+                "first two": label(list(score.index[:2])),
+                "as said": yes(set(score.index[:2]) == {"wise", "alphaedit"}),
+            }
+        )
     values = pd.DataFrame(rows)
     return Checked(
         verdict((values["as said"] == "yes").tolist()),
@@ -699,8 +806,16 @@ def beat_all_on_facts(tables, text):
         train = score[[m for m in TRAINING if m in score]]
         for m in ("wise", "alphaedit"):
             better = train[train >= score[m]].sort_values(ascending=False)
-            rows.append({"model": model, "method": label(m), "score": score[m], "best unlearning": f"{label(train.idxmax())} {num(train.max())}",
-                         "unlearning methods not beaten": label(list(better.index)), "as said": yes(better.empty)})  # fmt: skip
+            rows.append(
+                {
+                    "model": model,
+                    "method": label(m),
+                    "score": score[m],
+                    "best unlearning": f"{label(train.idxmax())} {num(train.max())}",
+                    "unlearning methods not beaten": label(list(better.index)),
+                    "as said": yes(better.empty),
+                }
+            )
     values = pd.DataFrame(rows)
     by_model = values.groupby("model", sort=False)["as said"].apply(lambda s: (s == "yes").all())
     not_so = values[values["as said"] == "no"]
@@ -721,8 +836,16 @@ def finetuned(tables, text):
         for model in ("Llama2-7B", "Mistral-7B"):
             score = rouge(tables, table, model, "pistol")["score"]
             for a, b in (("wise", "dpo"), ("wise", "kl"), ("alphaedit", "dpo")):
-                rows.append({"table": table, "setting": f"{model}, {n}", "claim": f"{label(a)} over {label(b)}", "first": score[a],
-                             "second": score[b], "as said": yes(score[a] > score[b])})  # fmt: skip
+                rows.append(
+                    {
+                        "table": table,
+                        "setting": f"{model}, {n}",
+                        "claim": f"{label(a)} over {label(b)}",
+                        "first": score[a],
+                        "second": score[b],
+                        "as said": yes(score[a] > score[b]),
+                    }
+                )
     values = pd.DataFrame(rows)
     main = values[values["table"] == "table1"]
     no = main[main["as said"] == "no"]
@@ -768,10 +891,16 @@ def radar_lead(tables, text):
 def wise_like_gd(tables, text):
     found = _rephrased(tables).loc[["wise", "gd", "dpo"]]
     rows = [
-        {"beside": label(b), "set": s, "WISE": found.loc["wise", s], "other": found.loc[b, s],
-         "difference": found.loc["wise", s] - found.loc[b, s]}
-        for s in ("forget", "rephrased", "retain") for b in ("gd", "dpo")
-    ]  # fmt: skip
+        {
+            "beside": label(b),
+            "set": s,
+            "WISE": found.loc["wise", s],
+            "other": found.loc[b, s],
+            "difference": found.loc["wise", s] - found.loc[b, s],
+        }
+        for s in ("forget", "rephrased", "retain")
+        for b in ("gd", "dpo")
+    ]
     values = pd.DataFrame(rows)
     similar = values[values["set"] != "retain"]["difference"].abs() <= CLOSE + 1e-9
     better = values[values["set"] == "retain"]["difference"] > CLOSE
@@ -803,7 +932,10 @@ def participants(tables, text):
     )
 
 
-@claim("4.4, Obs5", "Trustworthiness improves for AlphaEdit but slightly declines for WISE, which still ranks Top-1 … DPO aligns better with human values than GD")  # fmt: skip
+@claim(
+    "4.4, Obs5",
+    "Trustworthiness improves for AlphaEdit but slightly declines for WISE, which still ranks Top-1 … DPO aligns better with human values than GD",
+)
 def ratings(tables, text):
     return Checked(
         UNCHECKED,
@@ -821,7 +953,11 @@ def self_improved(tables, text):
     same = [m for m in change.index if change.loc[m, "rephrased"] == 0]
     fewer = [m for m in change.index if change.loc[m, "score"] < 0]
     wide = pd.concat({"before": a, "after": b, "change": change}, axis=1).swaplevel(axis=1)
-    flat = {f"{s}; {w}": wide[s, w] for s in ("forget", "retain", "rephrased", "score") for w in ("before", "after", "change")}  # fmt: skip
+    flat = {
+        f"{s}; {w}": wide[s, w]
+        for s in ("forget", "retain", "rephrased", "score")
+        for w in ("before", "after", "change")
+    }
     return Checked(
         verdict([better["wise"], better["alphaedit"]]),
         "Change on rephrased questions (below 0 is better): "
@@ -875,8 +1011,15 @@ def peak_scores(tables, text):
     for m in ("rome", "memit"):
         said = stated(text, m)
         equal = [int(k) for k, v in found[m].items() if abs(v - said) < 5e-4]
-        rows.append({"method": label(m), "in the text": said, "at m = 5, from Table 7": found[m, 5],
-                     "text equals the score at m =": ", ".join(map(str, equal)) or "none", "agree": yes(5 in equal)})  # fmt: skip
+        rows.append(
+            {
+                "method": label(m),
+                "in the text": said,
+                "at m = 5, from Table 7": found[m, 5],
+                "text equals the score at m =": ", ".join(map(str, equal)) or "none",
+                "agree": yes(5 in equal),
+            }
+        )
     values = pd.DataFrame(rows)
     return Checked(
         verdict((values["agree"] == "yes").tolist()),
@@ -895,8 +1038,15 @@ def peak_beside_others(tables, text):
     n = int(tables[tables["table"] == "table7"]["n_forget"].iloc[0])
     score = rouge(tables, "table5", n=n)["score"]
     best = merging(tables).groupby("method")["score"].max()
-    rows = [{"method": label(m), "in the text": stated(text, m), "from Table 5": score[m],
-             "agree": yes(abs(score[m] - stated(text, m)) < 5e-4)} for m in ("alphaedit", "dpo", "gd")]  # fmt: skip
+    rows = [
+        {
+            "method": label(m),
+            "in the text": stated(text, m),
+            "from Table 5": score[m],
+            "agree": yes(abs(score[m] - stated(text, m)) < 5e-4),
+        }
+        for m in ("alphaedit", "dpo", "gd")
+    ]
     values = pd.DataFrame(rows)
     close = [abs(best[m] - score["alphaedit"]) <= CLOSE for m in ("rome", "memit")]
     above = [best[m] > score[b] for m in ("rome", "memit") for b in ("dpo", "gd")]
@@ -926,14 +1076,23 @@ def merging_boosts(tables, text):
     )
 
 
-@claim("4.4, Obs6", "A tradeoff exists between merged query count … and samples per query … longer context becomes harder to retain")  # fmt: skip
+@claim(
+    "4.4, Obs6",
+    "A tradeoff exists between merged query count … and samples per query … longer context becomes harder to retain",
+)
 def merging_trade_off(tables, text):
     found = merging(tables).query("m > 1")
     rows = []
     for method, part in found.groupby("method", sort=False):
         part = part.sort_values("m").reset_index(drop=True)
-        rows.append({"method": label(method), "forget with m": spearman(part["m"], part["forget"]),
-                     "rephrased with m": spearman(part["m"], part["rephrased"]), "retain with m": spearman(part["m"], part["retain"])})  # fmt: skip
+        rows.append(
+            {
+                "method": label(method),
+                "forget with m": spearman(part["m"], part["forget"]),
+                "rephrased with m": spearman(part["m"], part["rephrased"]),
+                "retain with m": spearman(part["m"], part["retain"]),
+            }
+        )
     values = pd.DataFrame(rows)
     return Checked(
         verdict([*(values["forget with m"] > 0), *(values["retain with m"] > 0)]),
@@ -973,7 +1132,14 @@ def tables_agree(tables, text):
     ):
         both = left.merge(right, on=key)
         distance = (both["value_x"] - both["value_y"]).abs().max()
-        rows.append({"what": name, "values": len(both), "largest distance": distance, "agree": yes(distance <= tolerance + 1e-9)})  # fmt: skip
+        rows.append(
+            {
+                "what": name,
+                "values": len(both),
+                "largest distance": distance,
+                "agree": yes(distance <= tolerance + 1e-9),
+            }
+        )
     values = pd.DataFrame(rows)
     return Checked(
         verdict((values["agree"] == "yes").tolist()),
@@ -1008,7 +1174,7 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
         [
             {"id": c.id, "section": c.section, "quote": c.quote, "verdict": r.verdict, "arithmetic": r.arithmetic}
             for c, r in checked
-        ]  # fmt: skip
+        ]
     )
     return Html(
         html=(
@@ -1048,9 +1214,16 @@ def scores(tables: pd.DataFrame) -> pd.DataFrame:
     ]:
         found = rouge(tables, table, model, dataset)
         rows += [
-            {"dataset": f"{where(dataset, model)}, {n}", "method": m, "set": s, "rouge1_recall": found.loc[m, s], "score": found.loc[m, "score"]}
-            for m in found.index for s in ("forget", "retain")
-        ]  # fmt: skip
+            {
+                "dataset": f"{where(dataset, model)}, {n}",
+                "method": m,
+                "set": s,
+                "rouge1_recall": found.loc[m, s],
+                "score": found.loc[m, "score"],
+            }
+            for m in found.index
+            for s in ("forget", "retain")
+        ]
     return pd.DataFrame(rows)
 
 
@@ -1065,14 +1238,34 @@ def score_dots(summary: pd.DataFrame, *, provenance: str, title: str, reading: s
     for m in methods:
         mine = one[one["method"] == m]
         fig.add_scatter(
-            name=label(m), mode="markers", marker=page.marker(style(m), 12), x=[page.number(v) for v in mine["score"]], y=mine["dataset"].tolist(),
-            hovertemplate="<b>%{fullData.name}</b>, %{y}: %{x:.2f}<extra></extra>", cliponaxis=False,
-        )  # fmt: skip
+            name=label(m),
+            mode="markers",
+            marker=page.marker(style(m), 12),
+            x=[page.number(v) for v in mine["score"]],
+            y=mine["dataset"].tolist(),
+            hovertemplate="<b>%{fullData.name}</b>, %{y}: %{x:.2f}<extra></extra>",
+            cliponaxis=False,
+        )
     fig.update_layout(
-        xaxis={"title": {"text": "score: 1 − ROUGE-1 forget + ROUGE-1 retain"}, "zeroline": False, "range": [0.8, 1.85]},
+        xaxis={
+            "title": {"text": "score: 1 − ROUGE-1 forget + ROUGE-1 retain"},
+            "zeroline": False,
+            "range": [0.8, 1.85],
+        },
         yaxis={"categoryorder": "array", "categoryarray": settings[::-1], "automargin": True},
-        shapes=[{"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1, "layer": "below", "line": {"width": 1, "dash": "dot", "color": "#808080"}}],
-    )  # fmt: skip
+        shapes=[
+            {
+                "type": "line",
+                "x0": 1,
+                "x1": 1,
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "layer": "below",
+                "line": {"width": 1, "dash": "dot", "color": "#808080"},
+            }
+        ],
+    )
     said = []
     for s in settings:
         ranked = one[one["dataset"] == s].sort_values("score", ascending=False)
@@ -1080,9 +1273,16 @@ def score_dots(summary: pd.DataFrame, *, provenance: str, title: str, reading: s
             f"{s}: {', '.join(f'{label(m)} {v:.2f}' for m, v in zip(ranked['method'], ranked['score'], strict=True))}"
         )
     return page.finish(
-        fig, title=title, reading=reading, provenance=provenance, csv=page.csv(one), name=name, height=180 + 46 * len(settings), left=150,
+        fig,
+        title=title,
+        reading=reading,
+        provenance=provenance,
+        csv=page.csv(one),
+        name=name,
+        height=180 + 46 * len(settings),
+        left=150,
         alt=f"Dot plot of scores. {'. '.join(said)}.",
-    )  # fmt: skip
+    )
 
 
 def _lines(frame: pd.DataFrame, across: pd.Series, *, x_title: str, title: str, what: str, **shown) -> go.Figure:
@@ -1095,10 +1295,15 @@ def _lines(frame: pd.DataFrame, across: pd.Series, *, x_title: str, title: str, 
     traces += [(f"{label(m)}, unmerged", style(m), [places[0], places[-1]], [v, v], "dot") for m, v in across.items()]
     for name, look, x, y, dash in traces:
         fig.add_scatter(
-            name=name, mode="lines+markers", x=[int(v) for v in x], y=[page.number(v) for v in y], cliponaxis=False,
-            line={"color": look.colour, "width": 1.5 if dash == "dot" else 2.5, "dash": dash}, marker=page.marker(look, 10),
+            name=name,
+            mode="lines+markers",
+            x=[int(v) for v in x],
+            y=[page.number(v) for v in y],
+            cliponaxis=False,
+            line={"color": look.colour, "width": 1.5 if dash == "dot" else 2.5, "dash": dash},
+            marker=page.marker(look, 10),
             hovertemplate="<b>%{fullData.name}</b>, %{x}: %{y:.3f}<extra></extra>",
-        )  # fmt: skip
+        )
     fig.update_layout(
         xaxis={"title": {"text": x_title}, "tickvals": places, "zeroline": False, "showgrid": False},
         yaxis={"title": {"text": "score"}, "zeroline": False},
@@ -1106,8 +1311,14 @@ def _lines(frame: pd.DataFrame, across: pd.Series, *, x_title: str, title: str, 
     said = (f"{name}: " + ", ".join(f"{a} {b:.3f}" for a, b in zip(x, y, strict=True)) for name, _, x, y, _ in traces)
     reading = "Higher is better; 2 is ideal, 1 is nothing or everything forgotten."
     return page.finish(
-        fig, title=title, reading=reading, alt=f"Line chart of the score over {what}. {'. '.join(said)}.", csv=page.csv(frame), height=460, **shown
-    )  # fmt: skip
+        fig,
+        title=title,
+        reading=reading,
+        alt=f"Line chart of the score over {what}. {'. '.join(said)}.",
+        csv=page.csv(frame),
+        height=460,
+        **shown,
+    )
 
 
 def size_lines(tables: pd.DataFrame, *, provenance: str, name: str = "size-scores") -> go.Figure:
@@ -1117,15 +1328,25 @@ def size_lines(tables: pd.DataFrame, *, provenance: str, name: str = "size-score
     long["method"] = pd.Categorical(long["method"], [*TRAINING, *EDITING])
     long = long.sort_values(["method", "x"]).astype({"method": str})
     return _lines(
-        long, pd.Series(dtype=float), x_title="facts forgotten", title="Over the size of the forget set, Llama2-7B",
-        what="the number of facts forgotten", provenance=provenance, name=name,
-    )  # fmt: skip
+        long,
+        pd.Series(dtype=float),
+        x_title="facts forgotten",
+        title="Over the size of the forget set, Llama2-7B",
+        what="the number of facts forgotten",
+        provenance=provenance,
+        name=name,
+    )
 
 
 def merge_lines(tables: pd.DataFrame, *, provenance: str, name: str = "merge-scores") -> go.Figure:
     """Figure 6, right, drawn again: the score over m, with the unmerged methods of the same size as lines across."""
     n = int(tables[tables["table"] == "table7"]["n_forget"].iloc[0])
     return _lines(
-        merging(tables).rename(columns={"m": "x"}), rouge(tables, "table5", n=n)["score"][["alphaedit", "gd", "dpo"]],
-        x_title="questions in one edit (m); 1: unmerged", title=f"Merging, {n} facts, Llama2-7B", what="m", provenance=provenance, name=name,
-    )  # fmt: skip
+        merging(tables).rename(columns={"m": "x"}),
+        rouge(tables, "table5", n=n)["score"][["alphaedit", "gd", "dpo"]],
+        x_title="questions in one edit (m); 1: unmerged",
+        title=f"Merging, {n} facts, Llama2-7B",
+        what="m",
+        provenance=provenance,
+        name=name,
+    )

@@ -44,8 +44,10 @@ BATCH_TOKENS = 4_096  # of keys held in float64 at once: 0.5 GB with 14,336 dime
 SOURCES = ("default", "corpus", "corpus+subjects", "wikitext")
 KEYS = ("corpus", "corpus+subjects")  # what the pocket's covariance covers
 WIKITEXT = (  # hub id, revision, the one file that is read
-    "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", "wikitext-2-raw-v1/train-00000-of-00001.parquet",
-)  # fmt: skip
+    "Salesforce/wikitext",
+    "b08601e04326c79dfdd32d625aee71d232d685c3",
+    "wikitext-2-raw-v1/train-00000-of-00001.parquet",
+)
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,9 @@ def default_source(model, tokenizer, n: int = 1000) -> CovarianceSource:
     except DatasetError as error:
         log.warning(
             "C is taken over a few built-in statements, since %s Texts of your own: "
-            "covariance=eu.covariance.text_source(texts). HF_HUB_OFFLINE=1 spares the wait for the hub.", error,
-        )  # fmt: skip
+            "covariance=eu.covariance.text_source(texts). HF_HUB_OFFLINE=1 spares the wait for the hub.",
+            error,
+        )
         return statement_source(n)
 
 

@@ -27,9 +27,17 @@ TOKENS_AT_ONCE = 8192  # of one batch, padding included
 SCORED_AT_ONCE = 64  # rows of a batch, by length of answer: the longest prompt and the longest answer both pad
 TOP = 100  # the paper's m for the hit rate
 METRICS = (
-    "rouge1_recall", "probability", "probability_per_token", "mrr", "hit_rate", "mrr_teacher_forced",
-    "hit_rate_teacher_forced", "pistol_confidence", "declined", "names_subject",
-)  # fmt: skip
+    "rouge1_recall",
+    "probability",
+    "probability_per_token",
+    "mrr",
+    "hit_rate",
+    "mrr_teacher_forced",
+    "hit_rate_teacher_forced",
+    "pistol_confidence",
+    "declined",
+    "names_subject",
+)
 
 
 def batches(lengths: Sequence[int], batch_size: int | str, extra: int = 0) -> Iterator[list[int]]:
@@ -97,9 +105,12 @@ def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[st
     hidden = prefill.last_hidden_state  # (B, P, d)
     if given.shape[1]:
         behind_it = model.base_model(
-            input_ids=given.to(model.device), attention_mask=whole, position_ids=positions[:, P:], use_cache=True,
+            input_ids=given.to(model.device),
+            attention_mask=whole,
+            position_ids=positions[:, P:],
+            use_cache=True,
             past_key_values=prefill.past_key_values,
-        ).last_hidden_state  # fmt: skip
+        ).last_hidden_state
         hidden = torch.cat([hidden, behind_it], 1)  # (B, P + T - 1, d)
     del prefill
     for row, first, target in zip(hidden, firsts, targets, strict=True):
@@ -185,9 +196,14 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, pro
 
 
 def generate(
-    model, tokenizer, questions: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS,
-    batch_size: int | str = "auto", prompt_format: str = "chat",
-) -> list[str]:  # fmt: skip
+    model,
+    tokenizer,
+    questions: Sequence[str],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int | str = "auto",
+    prompt_format: str = "chat",
+) -> list[str]:
     """The greedy answer to each question, in their order, without special tokens."""
     prompts = [prompt_text(tokenizer, question, prompt_format) for question in questions]
     answers = [""] * len(prompts)
@@ -230,11 +246,17 @@ def _score_batch(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, promp
             "declined": metrics.declined(output),
             "names_subject": bool(qa.subject) and metrics.names_subject(output, qa.subject),
         }
-        records.append({
-            "id": qa.id, "variant": qa.variant, "question": qa.question, "answer": qa.answer, "output": output,
-            **{name: values[name] for name in METRICS},
-            "outcome": metrics.outcome(output, qa.answer),
-        })  # fmt: skip
+        records.append(
+            {
+                "id": qa.id,
+                "variant": qa.variant,
+                "question": qa.question,
+                "answer": qa.answer,
+                "output": output,
+                **{name: values[name] for name in METRICS},
+                "outcome": metrics.outcome(output, qa.answer),
+            }
+        )
     return records
 
 

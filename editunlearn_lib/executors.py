@@ -54,7 +54,9 @@ def ray(
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
         import ray as Ray
     except ImportError as error:
-        raise StudyError("executor='ray' needs Ray, which is not installed: pip install 'editunlearn_lib[cluster]'") from error  # fmt: skip
+        raise StudyError(
+            "executor='ray' needs Ray, which is not installed: pip install 'editunlearn_lib[cluster]'"
+        ) from error
     started = not Ray.is_initialized()
     if started:
         address = address or os.environ.get("RAY_ADDRESS") or None
@@ -129,7 +131,10 @@ class _Crew:
     def hire(self) -> None:
         """As many workers as the cluster has room for, and there is work for: it may have grown or shrunk."""
         room = int(self.ray.cluster_resources().get(self.unit, 0))
-        wanted = min(room if self.num_workers is None else min(room, self.num_workers), len(self.models) + sum(map(len, self.left.values())))  # fmt: skip
+        wanted = min(
+            room if self.num_workers is None else min(room, self.num_workers),
+            len(self.models) + sum(map(len, self.left.values())),
+        )
         while len(self.models) < wanted:
             options = {"num_gpus": 1, "num_cpus": 1} if self.unit == "GPU" else {"num_cpus": 1}
             worker = self.ray.remote(max_restarts=0, **options)(Member).remote(self.work, os.getcwd())
@@ -181,7 +186,9 @@ class _Crew:
         if cell is None:
             self.dead_starts += 1
             if self.dead_starts >= STARTS:
-                raise StudyError(f"{STARTS} workers died one after another before their first cell: is editunlearn_lib installed on every node? The last one said: {why[-600:]}")  # fmt: skip
+                raise StudyError(
+                    f"{STARTS} workers died one after another before their first cell: is editunlearn_lib installed on every node? The last one said: {why[-600:]}"
+                )
             return None
         self.lost[cell] += 1
         if self.lost[cell] <= RETRIES:

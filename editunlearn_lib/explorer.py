@@ -96,7 +96,9 @@ def stops(
         for value, part in paper.groupby(x):
             theirs[int(value)] = paper_values(part, "rouge1_recall")
     first = records[records["method"].isin(methods)].drop_duplicates(["set", "id", "variant"])
-    asked = [(r.set, r.id, r.variant) for which in sets for r in first[first["set"] == which].head(questions).itertuples()]  # fmt: skip
+    asked = [
+        (r.set, r.id, r.variant) for which in sets for r in first[first["set"] == which].head(questions).itertuples()
+    ]
     outputs = {(r["method"], int(r[x]), r["set"], r["id"], r["variant"]): r for r in records.to_dict("records")}
 
     body, text, flat = [], [], []
@@ -127,9 +129,19 @@ def stops(
             )
             numbers = ", ".join(f"{w} {page.plain(page.number(r['rouge1_recall']))}" for w, r in found.items())
             text.append(f"{head}: score {page.plain(page.number(score))}, {numbers}. {price}".strip())
-            flat.append({"method": method, x: value, "score": page.number(score),
-                         **{f"{w}{end}": page.number(r.get(f"rouge1_recall{end}")) for w, r in found.items() for end in ("", "_low", "_high")},
-                         "cost": price})  # fmt: skip
+            flat.append(
+                {
+                    "method": method,
+                    x: value,
+                    "score": page.number(score),
+                    **{
+                        f"{w}{end}": page.number(r.get(f"rouge1_recall{end}"))
+                        for w, r in found.items()
+                        for end in ("", "_low", "_high")
+                    },
+                    "cost": price,
+                }
+            )
     about = {"groups": [[m, style(m).label] for m in methods], "stops": values, "label": label}
     return Html(
         html=(

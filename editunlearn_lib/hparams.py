@@ -34,16 +34,41 @@ OURS = "ours: nobody published one"
 
 # names under which a model with published presets is known: exact, no guessing from parts of a name
 ALIASES = {
-    "llama-2-7b-chat": ("meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf", "Llama-2-7b-chat-hf", "Llama2-7B", "llama-2-7b-chat"),
-    "mistral-7b-instruct": ("mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.3", "Mistral-7B", "mistral-7b-instruct"),
-    "llama-3.1-8b-instruct": ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Meta-Llama-3.1-8B-Instruct", "Llama3.1-8B", "llama-3.1-8b-instruct"),
+    "llama-2-7b-chat": (
+        "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Llama-2-7b-hf",
+        "Llama-2-7b-chat-hf",
+        "Llama2-7B",
+        "llama-2-7b-chat",
+    ),
+    "mistral-7b-instruct": (
+        "mistralai/Mistral-7B-Instruct-v0.1",
+        "mistralai/Mistral-7B-Instruct-v0.2",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "Mistral-7B",
+        "mistral-7b-instruct",
+    ),
+    "llama-3.1-8b-instruct": (
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "meta-llama/Meta-Llama-3.1-8B-Instruct",
+        "Llama3.1-8B",
+        "llama-3.1-8b-instruct",
+    ),
     "pocket": ("pocket", "base"),
     "pocket-contracts": ("pocket-contracts", "contracts"),
-}  # fmt: skip
+}
 
 Sourced = list[tuple[dict[str, Any], str]]  # values and their source; a later entry overrides an earlier one
 
-_lora = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, "rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}  # fmt: skip
+_lora = {
+    "lr": 1e-5,
+    "num_epochs": 20,
+    "batch_size": 4,
+    "weight_decay": 0.01,
+    "rank": 8,
+    "lora_alpha": 32.0,
+    "lora_dropout": 0.05,
+}
 _value = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
 _value8b = {**_value, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
 _early, _late = {"layers": (4, 5, 6, 7, 8)}, {"layers": (27,)}
@@ -51,18 +76,35 @@ _rome = {"layers": (5,), **_value, "mom2_adjustment": False}
 _memit = {**_early, **_value, "mom2_update_weight": 15000.0}
 _memit8b = {**_early, **_value8b, "mom2_update_weight": 15000.0}
 _nullspace = {"nullspace_threshold": 2e-2, "L2": 10.0}
-_alphaedit7b = [({**_early, **_value}, f"{OURS}; MEMIT's layers and value search"), (_nullspace, f"{OURS}; that of {ALPHAEDIT}")]  # fmt: skip
+_alphaedit7b = [
+    ({**_early, **_value}, f"{OURS}; MEMIT's layers and value search"),
+    (_nullspace, f"{OURS}; that of {ALPHAEDIT}"),
+]
 _grace = {**_late, "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
 _wise = {
-    **_late, "edit_lr": 1.0, "n_iter": 70, "weight_decay": 1e-5, "act_margin": (5.0, 20.0, 10.0), "act_ratio": 0.88,
-    "mask_ratio": 0.2, "norm_constraint": 1.0, "save_freq": 500, "merge_freq": 1000, "merge_alg": "ties",
-    "densities": 0.53, "weights": 1.0, "retrieve": True,
-}  # fmt: skip
+    **_late,
+    "edit_lr": 1.0,
+    "n_iter": 70,
+    "weight_decay": 1e-5,
+    "act_margin": (5.0, 20.0, 10.0),
+    "act_ratio": 0.88,
+    "mask_ratio": 0.2,
+    "norm_constraint": 1.0,
+    "save_freq": 500,
+    "merge_freq": 1000,
+    "merge_alg": "ties",
+    "densities": 0.53,
+    "weights": 1.0,
+    "retrieve": True,
+}
 _wise8b = {**_wise, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}
 
 PRESETS: dict[tuple[str, str], Sourced] = {
-    **{(m, k): [(_lora, PISTOL)] for m in ("ga", "gd", "kl", "dpo", "idk")
-       for k in ("llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct")},
+    **{
+        (m, k): [(_lora, PISTOL)]
+        for m in ("ga", "gd", "kl", "dpo", "idk")
+        for k in ("llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct")
+    },
     ("rome", "llama-2-7b-chat"): [(_rome, EASYEDIT)],
     ("rome", "mistral-7b-instruct"): [(_rome, EASYEDIT)],
     ("rome", "llama-3.1-8b-instruct"): [(_rome, f"{EASYEDIT}, Llama-3-8B")],
@@ -78,7 +120,7 @@ PRESETS: dict[tuple[str, str], Sourced] = {
     ("wise", "llama-2-7b-chat"): [(_wise, EASYEDIT)],
     ("wise", "mistral-7b-instruct"): [(_wise, EASYEDIT)],
     ("wise", "llama-3.1-8b-instruct"): [(_wise8b, EASYEDIT)],
-}  # fmt: skip
+}
 
 # fields whose default is a choice of this library, not EasyEdit's
 OWN_DEFAULTS = {
@@ -206,7 +248,9 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
     asked = changed.get("replacement", "replace_last")
     if method == "grace" and asked != "replace_last":
         check_name("replacement", asked, REPLACEMENTS)
-        log.warning("%s: replacement %r is not offered, replace_last is used: the value at the last prompt token.", where, asked)  # fmt: skip
+        log.warning(
+            "%s: replacement %r is not offered, replace_last is used: the value at the last prompt token.", where, asked
+        )
         changed["replacement"] = "replace_last"
     if ignored:
         log.warning(

@@ -56,9 +56,14 @@ class Lab:
     def _unlearn(self, forget: Sequence[QA], method: str, targets: str, merge: int) -> Patch:
         own = targets not in ("refusal", "self-improved")  # a sentence, once for every edit
         return unlearn(
-            self.model, self.tokenizer, forget, method, targets=[targets] * -(-len(forget) // merge) if own else targets,
-            merge=merge, retain=self.split.retain,
-        )  # fmt: skip
+            self.model,
+            self.tokenizer,
+            forget,
+            method,
+            targets=[targets] * -(-len(forget) // merge) if own else targets,
+            merge=merge,
+            retain=self.split.retain,
+        )
 
     def ask(self, question: str, patch: Patch | None) -> tuple[str, str]:
         """What the model says with the patch off and on."""
@@ -105,12 +110,23 @@ def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 1
     method = w.Dropdown(options=[(style(m).label, m) for m in METHODS], value="memit", description="Method", style=wide)
     n = w.IntSlider(len(split.forget), 1, len(split.forget), description="Questions", style=wide)
     m = w.SelectionSlider(options=MERGES, value=1, description="m in one edit", style=wide)
-    targets = w.Combobox(options=["refusal", "self-improved"], value="refusal", description="Target", ensure_option=False,
-                         style=wide, placeholder="refusal, self-improved, or a sentence")  # fmt: skip
+    targets = w.Combobox(
+        options=["refusal", "self-improved"],
+        value="refusal",
+        description="Target",
+        ensure_option=False,
+        style=wide,
+        placeholder="refusal, self-improved, or a sentence",
+    )
     make = w.Button(description="Make the patch", button_style="primary")
-    asked = w.Combobox(options=[qa.question for qa in (*split.forget, *split.rephrased, *split.retain[:40])],
-                       placeholder="type a question, or choose one", description="Question", ensure_option=False,
-                       style=wide, layout=w.Layout(width="min(48em, 100%)"))  # fmt: skip
+    asked = w.Combobox(
+        options=[qa.question for qa in (*split.forget, *split.rephrased, *split.retain[:40])],
+        placeholder="type a question, or choose one",
+        description="Question",
+        ensure_option=False,
+        style=wide,
+        layout=w.Layout(width="min(48em, 100%)"),
+    )
     subject = w.Text(description="Its subject", placeholder="a part of the question; may be empty", style=wide)
     ask = w.Button(description="Ask, before and after")
     forget = w.Button(description="Forget this one, then ask")

@@ -69,23 +69,48 @@ class Shape:
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or d // heads
         kv = getattr(config, "num_key_value_heads", None) or heads
-        maps = [module.weight.shape for module in block(model, 0).modules() if getattr(module, "weight", None) is not None and module.weight.ndim == 2]  # fmt: skip
+        maps = [
+            module.weight.shape
+            for module in block(model, 0).modules()
+            if getattr(module, "weight", None) is not None and module.weight.ndim == 2
+        ]
         entering, leaving = (n_layers(model) * sum(shape[i] for shape in maps) for i in (1, 0))
         itemsize = model.dtype.itemsize
         return cls(
-            d, d_ffn, n_layers(model), heads * size, kv * size, config.vocab_size, weight_bytes(model) // itemsize,
-            entering, leaving, itemsize, gpu,
-        )  # fmt: skip
+            d,
+            d_ffn,
+            n_layers(model),
+            heads * size,
+            kv * size,
+            config.vocab_size,
+            weight_bytes(model) // itemsize,
+            entering,
+            leaving,
+            itemsize,
+            gpu,
+        )
 
 
 def lengths(
-    tokenizer, method: str, config: Any, model_config: Any, requests: Sequence[Request], forget: Sequence[QA],
-    retain: Sequence[QA] = (), *, mode: str | None = None, prompt_format: str = "chat", itemsize: int = 4,
-) -> dict[str, float]:  # fmt: skip
+    tokenizer,
+    method: str,
+    config: Any,
+    model_config: Any,
+    requests: Sequence[Request],
+    forget: Sequence[QA],
+    retain: Sequence[QA] = (),
+    *,
+    mode: str | None = None,
+    prompt_format: str = "chat",
+    itemsize: int = 4,
+) -> dict[str, float]:
     """What the formulas have to know of the texts that this method reads, in tokens."""
     if not METHODS[method].edits:
-        kinds = {"answer": (forget, [qa.answer for qa in forget]), "refusal": (forget, [r.target for r in requests]),
-                 "retain": (retain, [qa.answer for qa in retain])}  # fmt: skip
+        kinds = {
+            "answer": (forget, [qa.answer for qa in forget]),
+            "refusal": (forget, [r.target for r in requests]),
+            "retain": (retain, [qa.answer for qa in retain]),
+        }
         x = {"n": len(forget), "B": min(config.batch_size, len(forget))}
         for name, (qas, answers) in kinds.items():
             encoded = rows(tokenizer, qas, answers, prompt_format, "cpu").mask.sum(1) if qas else torch.zeros(1)
@@ -96,7 +121,10 @@ def lengths(
     )  # written by the model later: only its length counts
     templates = getattr(config, "context_templates", ("{}",)) or ("{}", *[f"The {prefix}. {{}}"] * 5)
     position = getattr(config, "fact_token", "prompt_last")
-    found = [lookup(tokenizer, requests, t, prompt_format, position, targets=True, end=config.train_end) for t in dict.fromkeys(templates)]  # fmt: skip
+    found = [
+        lookup(tokenizer, requests, t, prompt_format, position, targets=True, end=config.train_end)
+        for t in dict.fromkeys(templates)
+    ]
     start, stop = (torch.cat(part) for part in zip(*((t.position, t.mask.sum(1)) for t in found), strict=True))
     prompt = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=False).ids.shape[1]
     n = len(requests)
@@ -104,10 +132,15 @@ def lengths(
     if method in ("memit", "alphaedit"):
         batch = min(batch, n, together(requests, templates, model_config, max(config.layers), itemsize))
     return {
-        "n": n, "chunk": n if method == "grace" else batch, "templates": len(templates), "P": int(start.max()),
-        "S": int((stop - start).max()), "T": int(stop.max()), "prompt": prompt,
+        "n": n,
+        "chunk": n if method == "grace" else batch,
+        "templates": len(templates),
+        "P": int(start.max()),
+        "S": int((stop - start).max()),
+        "T": int(stop.max()),
+        "prompt": prompt,
         "scored": float((found[0].labels != -100).sum(1).float().mean()),
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------- the formulas
@@ -145,12 +178,15 @@ def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covarianc
     stored = adapters.get(method, summed)
     found["report"] = {
         "keys and values of the generation, and one layer's growing": (L + 1) * 2 * m.kv * m.bytes * at_once * T,
-        "one pass": forward(m, at_once), "logits of a step": 4 * 4 * at_once * m.vocab, "the patch on": stored,
-    }  # fmt: skip
+        "one pass": forward(m, at_once),
+        "logits of a step": 4 * 4 * at_once * m.vocab,
+        "the patch on": stored,
+    }
     found["report, first pass"] = {
-        "keys and values": 2 * m.kv * m.bytes * x["n"] * x["prompt"] * L, "the patch on": stored,
+        "keys and values": 2 * m.kv * m.bytes * x["n"] * x["prompt"] * L,
+        "the patch on": stored,
         "one pass": forward(m, x["n"] * x["prompt"]),
-    }  # fmt: skip
+    }
     return found
 
 
@@ -181,16 +217,22 @@ def values(m: Shape, layer: int, x: dict[str, float], kl: bool) -> Phases:
         "key; MLP and block output, float32": R * (m.d_ffn + 2 * S * m.d) * 4,
     }
     return {
-        "once": {**held, "the cache, all layers": kv * R * (P + S) * m.layers if P else 0, "one pass": forward(m, R * S)},
+        "once": {
+            **held,
+            "the cache, all layers": kv * R * (P + S) * m.layers if P else 0,
+            "one pass": forward(m, R * S),
+        },
         "prefix": {"keys and values, all layers": kv * R * P * m.layers, "one pass": forward(m, R * P)},
         "steps": {
-            **held, "the prefix of the rows that are left": kv * R * P * above,
+            **held,
+            "the prefix of the rows that are left": kv * R * P * above,
             "keys and values for the backward pass": 2 * m.q * m.bytes * R * (P + S) * above,
-            "activations": R * S * kept(m) * above, "attention masks": 2 * R * S * (P + S) * m.bytes,
+            "activations": R * S * kept(m) * above,
+            "attention masks": 2 * R * S * (P + S) * m.bytes,
             "hidden vectors": R * S * m.d * (m.bytes + own),
             "logits, or a block's gradients": max(scores(m, prompts * x["scored"]), 4 * R * S * m.d_ffn * m.bytes),
         },
-    }  # fmt: skip
+    }
 
 
 def wise(m: Shape, config: Any, x: dict[str, float]) -> Phases:
@@ -203,11 +245,14 @@ def wise(m: Shape, config: Any, x: dict[str, float]) -> Phases:
         "once": {**held, "one pass": forward(m, R * T)},
         "mask": {**held, "W in float32": side["W in float32"], "D and the random numbers": 2 * 4 * W},
         "steps": {
-            **held, **side, "D, its gradient, and three terms of a step": 5 * 4 * W,
-            "activations": lines * (kept(m) + 2 * m.q * m.bytes) * (above + 1), "logits": scores(m, x["templates"] * x["scored"]),
+            **held,
+            **side,
+            "D, its gradient, and three terms of a step": 5 * 4 * W,
+            "activations": lines * (kept(m) + 2 * m.q * m.bytes) * (above + 1),
+            "logits": scores(m, x["templates"] * x["scored"]),
         },
         "smallest Δ": {**held, **side, "keys and outputs of all edits": x["n"] * T * (m.d_ffn + 4 * m.d) * 4},
-    }  # fmt: skip
+    }
 
 
 def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
@@ -216,10 +261,12 @@ def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
     b, V = m.bytes, m.vocab
     first, second = {"ga": (a, 0), "idk": (r, 0), "gd": (a, k), "kl": (a, k), "dpo": (a, r)}[method]
     logits = {  # bytes a word: what the loss is given, copies in float32, log-probabilities, their gradients
-        "ga": 12 * a, "idk": 12 * r, "gd": max(b * (a + k) + 4 * a + 8 * k, 12 * a + 4 * k),
+        "ga": 12 * a,
+        "idk": 12 * r,
+        "gd": max(b * (a + k) + 4 * a + 8 * k, 12 * a + 4 * k),
         "kl": b * (a + 2 * k) + 4 * a + 20 * x["B"] * x["retain, mean"],
         "dpo": 2 * b * (a + r) + 4 * (a + r) + 8 * max(a, r),
-    }[method] * V  # fmt: skip
+    }[method] * V
     if config.full:
         weight, state = 2 * m.d * 4 + 5 * m.d * b + 4 * m.d_ffn * b + 3 * m.q * b, m.parameters * b
         held = {"original weights": state, "gradients": state, "Adam": 2 * state}
@@ -238,9 +285,14 @@ def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
     if config.gradient_checkpointing:
         graph = tokens * m.layers * m.d * b + max(first, second) * weight
     found = {
-        "steps": {**held, "graphs": graph, "logits": logits, "a block's gradients": 4 * max(first, second) * m.d_ffn * 4},
+        "steps": {
+            **held,
+            "graphs": graph,
+            "logits": logits,
+            "a block's gradients": 4 * max(first, second) * m.d_ffn * 4,
+        },
         "optimiser": {**held, "its temporaries": state if m.gpu else 0},
-    }  # fmt: skip
+    }
     if config.full:
         found["change"] = {"original weights": state, "Adam": 2 * state, "host: change, float32": 4 * m.parameters}
     return found
@@ -251,10 +303,12 @@ def moments(m: Shape, layers: int, tokens: int = BATCH_TOKENS) -> Phases:
     C = 8 * m.d_ffn**2
     return {
         "covariance": {
-            "sums": layers * C, "keys": tokens * m.d_ffn * (8 + 2 * m.bytes), "hidden vectors": 3 * tokens * m.d * m.bytes
+            "sums": layers * C,
+            "keys": tokens * m.d_ffn * (8 + 2 * m.bytes),
+            "hidden vectors": 3 * tokens * m.d * m.bytes,
         },
         "covariance, storing": {"host: sums and C": 2 * layers * C, "host: the file's bytes": C},
-    }  # fmt: skip
+    }
 
 
 def fullest(m: Shape, found: Phases) -> tuple[str, dict[str, float]]:
@@ -280,10 +334,20 @@ def estimate(model_or_config: Any, method: str, *, covariance: bool = True, **op
 
 
 def prepare(
-    model_or_config: Any, method: str, *, tokenizer=None, forget: Sequence[QA] | None = None,
-    retain: Sequence[QA] | None = None, n_forget: int = 40, hparams: Any = None, mode: str | None = None,
-    merge: int = 1, prompt_format: str = "chat", dtype: torch.dtype = torch.bfloat16, gpu: bool | None = None,
-) -> tuple[Shape, Any, dict[str, float]]:  # fmt: skip
+    model_or_config: Any,
+    method: str,
+    *,
+    tokenizer=None,
+    forget: Sequence[QA] | None = None,
+    retain: Sequence[QA] | None = None,
+    n_forget: int = 40,
+    hparams: Any = None,
+    mode: str | None = None,
+    merge: int = 1,
+    prompt_format: str = "chat",
+    dtype: torch.dtype = torch.bfloat16,
+    gpu: bool | None = None,
+) -> tuple[Shape, Any, dict[str, float]]:
     """Sizes, resolved hyperparameters and lengths of texts, as the formulas take them.
 
     A config is taken in ``dtype`` and on a GPU, unless ``gpu=False``. Without a tokenizer and a forget set of your own:
@@ -303,9 +367,17 @@ def prepare(
     requests = merge_requests(tuple(forget), targets, merge)
     m = Shape.of(model, gpu)
     x = lengths(
-        tokenizer, method, config, model.config, requests, forget, retain or (), mode=mode or METHODS[method].modes[0],
-        prompt_format=prompt_format, itemsize=m.bytes,
-    )  # fmt: skip
+        tokenizer,
+        method,
+        config,
+        model.config,
+        requests,
+        forget,
+        retain or (),
+        mode=mode or METHODS[method].modes[0],
+        prompt_format=prompt_format,
+        itemsize=m.bytes,
+    )
     return m, config, x
 
 
@@ -338,9 +410,17 @@ def check(job: Any, method: str, *, covariance: bool) -> None:
         return
     m = Shape.of(job.model, devices(job.model)[0].type == "cuda")
     x = lengths(
-        job.tokenizer, method, job.config, job.model.config, job.requests, job.forget, job.retain, mode=job.mode,
-        prompt_format=job.prompt_format, itemsize=m.bytes,
-    )  # fmt: skip
+        job.tokenizer,
+        method,
+        job.config,
+        job.model.config,
+        job.requests,
+        job.forget,
+        job.retain,
+        mode=job.mode,
+        prompt_format=job.prompt_format,
+        itemsize=m.bytes,
+    )
     name, parts = fullest(m, phases(m, method, job.config, x, covariance=covariance))
     need, have = sum(parts.values()), free(job.model)
     if need <= have:
@@ -412,8 +492,13 @@ def hours(model_or_config: Any, method: str, *, asked: int, **options: Any) -> f
     if method != "base" and not METHODS[method].edits:
         steps = config.num_epochs * -(-x["n"] // x["B"])
         ways = 3 if config.full else 2
-        with_graph, without = {"ga": (("answer",), ()), "idk": (("refusal",), ()), "gd": (("answer", "retain"), ()),
-                               "kl": (("answer", "retain"), ("retain",)), "dpo": (("answer", "refusal"),) * 2}[method]  # fmt: skip
+        with_graph, without = {
+            "ga": (("answer",), ()),
+            "idk": (("refusal",), ()),
+            "gd": (("answer", "retain"), ()),
+            "kl": (("answer", "retain"), ("retain",)),
+            "dpo": (("answer", "refusal"),) * 2,
+        }[method]
         total += sum(passes(steps, x["B"] * x[name], ways) for name in with_graph)
         total += sum(passes(steps, x["B"] * x[name]) for name in without)
     elif method != "base":

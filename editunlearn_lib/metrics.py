@@ -225,12 +225,19 @@ _REFUSAL = re.compile(
 _CONTRACTIONS = tuple(
     (re.compile(pattern), full)
     for pattern, full in (
-        (r"[\u2018\u2019\u02bc`]", "'"), (r"\bcan(?:not|'t)\b", "can not"), (r"\bwon't\b", "will not"),
+        (r"[\u2018\u2019\u02bc`]", "'"),
+        (r"\bcan(?:not|'t)\b", "can not"),
+        (r"\bwon't\b", "will not"),
         (r"n't\b", " not"),
-        (r"\bi'm\b", "i am"), (r"'ve\b", " have"), (r"'d\b", " would"), (r"'ll\b", " will"), (r"'re\b", " are"),
-        (r"\b(that|it|this|here|there|what)'s\b", r"\1 is"), (r"\s+", " "),
+        (r"\bi'm\b", "i am"),
+        (r"'ve\b", " have"),
+        (r"'d\b", " would"),
+        (r"'ll\b", " will"),
+        (r"'re\b", " are"),
+        (r"\b(that|it|this|here|there|what)'s\b", r"\1 is"),
+        (r"\s+", " "),
     )
-)  # fmt: skip
+)
 
 
 def declined(output: str) -> bool:

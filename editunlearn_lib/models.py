@@ -137,9 +137,12 @@ def devices(model: nn.Module) -> list[torch.device]:
 
 
 def load_model(
-    name: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     device_map: str | dict[str, int | str] | None = None,
-):  # fmt: skip
+):
     """Load ``(model, tokenizer)``: ``"pocket"``, ``"pocket-contracts"``, a hub id or a local folder.
 
     ``device="auto"`` takes CUDA where there is one, and splits the model over all GPUs where it fills more than
@@ -282,9 +285,12 @@ def encode(tokenizer, texts: Sequence[str], *, side: str = "left", offsets: bool
     old, tokenizer.padding_side = tokenizer.padding_side, side
     try:
         return tokenizer(
-            list(texts), padding=True, return_tensors="pt", add_special_tokens=not any(has_bos),
+            list(texts),
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not any(has_bos),
             return_offsets_mapping=offsets,
-        )  # fmt: skip
+        )
     finally:
         tokenizer.padding_side = old
 

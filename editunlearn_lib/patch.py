@@ -219,8 +219,14 @@ class Patch:
         try:
             with whole(folder / "patch.safetensors") as temporary:
                 save_file(self._tensors, temporary)
-                document = {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info,
-                            "shapes": self.shapes, "sha256": _sha256(temporary)}  # fmt: skip
+                document = {
+                    "format": FORMAT,
+                    "kind": self.kind,
+                    "base": self.base,
+                    "info": self.info,
+                    "shapes": self.shapes,
+                    "sha256": _sha256(temporary),
+                }
             with whole(folder / "patch.json") as temporary:
                 temporary.write_text(json.dumps(document), encoding="utf-8")
         except (OSError, SafetensorError) as error:
@@ -440,7 +446,16 @@ def load_patch(folder: str | Path) -> Patch:
         return KINDS[kind](tensors, document["info"], document["base"], shapes)
     except PatchError as error:
         raise PatchError(f"{folder}: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, SafetensorError) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise PatchError(f"{folder}: not a patch, or a corrupt one ({type(error).__name__}: {error}).") from error
 
 

@@ -48,10 +48,14 @@ def read_runs(place: str | Path) -> pd.DataFrame:
     if place.is_dir():
         paths = sorted(place.glob("*.json"))
         if not paths:
-            raise StoreError(f"{place}: no stored cells. Give the folder that was `store` in `study.run`, or a parquet file of `study.export`.")  # fmt: skip
+            raise StoreError(
+                f"{place}: no stored cells. Give the folder that was `store` in `study.run`, or a parquet file of `study.export`."
+            )
         return pd.concat([study.get(path) for path in paths], ignore_index=True)
     if not place.exists():
-        raise StoreError(f"{place}: no such folder or file. Give the folder that was `store` in `study.run`, or a parquet file of `study.export`.")  # fmt: skip
+        raise StoreError(
+            f"{place}: no such folder or file. Give the folder that was `store` in `study.run`, or a parquet file of `study.export`."
+        )
     try:
         records = study.load_results(place)
     except (ValueError, OSError) as error:
@@ -296,11 +300,21 @@ def agreement(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], *, seed:
                     called = [
                         style(b["method"]).label + (f", m = {b['merge']}" if name == "table7" else "") for b in best
                     ]
-                    rows.append({
-                        "table": name, "rows": title, "paper": theirs.removeprefix("paper: "), "run": ours, "by": word, "n": len(both),
-                        "rho": rho, "p": p, "first": called[0], "ours_first": called[1],
-                        "distance": (both[theirs] - both[ours]).abs().mean(),
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "table": name,
+                            "rows": title,
+                            "paper": theirs.removeprefix("paper: "),
+                            "run": ours,
+                            "by": word,
+                            "n": len(both),
+                            "rho": rho,
+                            "p": p,
+                            "first": called[0],
+                            "ours_first": called[1],
+                            "distance": (both[theirs] - both[ours]).abs().mean(),
+                        }
+                    )
     return pd.DataFrame(
         rows, columns=["table", "rows", "paper", "run", "by", "n", "rho", "p", "first", "ours_first", "distance"]
     )
@@ -337,7 +351,11 @@ def dots(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *,
             for m, k in zip(part["method"], part["merge"], strict=True)
         ]
         updates.append({"x": [[page.number(v) for v in part[c]] for c in sources], "y": [labels] * len(sources)})
-        said += [f"{title}, {c}: " + ", ".join(f"{m} {page.plain(page.number(v))}" for m, v in zip(labels, part[c], strict=True)) for c in sources]  # fmt: skip
+        said += [
+            f"{title}, {c}: "
+            + ", ".join(f"{m} {page.plain(page.number(v))}" for m, v in zip(labels, part[c], strict=True))
+            for c in sources
+        ]
     fig = go.Figure()
     for i, source in enumerate(sources):
         theirs = source.startswith("paper: ")
@@ -345,10 +363,14 @@ def dots(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *,
         colour, symbol = looks[(i if theirs else i - sum(s.startswith("paper: ") for s in sources)) % len(looks)]
         colour = "#808080" if colour == "#222832" else colour  # seen on white and on black
         fig.add_scatter(
-            name=source, mode="markers", x=updates[0]["x"][i], y=updates[0]["y"][i], cliponaxis=False,
+            name=source,
+            mode="markers",
+            x=updates[0]["x"][i],
+            y=updates[0]["y"][i],
+            cliponaxis=False,
             marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 2, "color": colour}},
             hovertemplate="<b>%{fullData.name}</b>, %{y}: %{x:.2f}<extra></extra>",
-        )  # fmt: skip
+        )
     rows = max(len(u["y"][0]) for u in updates)
     shown = values[sources].to_numpy(dtype=float)
     low, high = (
@@ -362,6 +384,13 @@ def dots(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], name: str, *,
     reading = "Further right is better."
     reading += " A score of 2 is ideal, 1 is nothing or everything forgotten." if word == "score" else ""
     return page.finish(
-        fig, title=f"Table {name[-1]}: the paper against ours", reading=reading, provenance=provenance, csv=page.csv(values), name=f"{name}-dots",
-        height=200 + 32 * rows, left=118, alt=f"Dot plot of {word}. {'. '.join(said)}.",
-    )  # fmt: skip
+        fig,
+        title=f"Table {name[-1]}: the paper against ours",
+        reading=reading,
+        provenance=provenance,
+        csv=page.csv(values),
+        name=f"{name}-dots",
+        height=200 + 32 * rows,
+        left=118,
+        alt=f"Dot plot of {word}. {'. '.join(said)}.",
+    )

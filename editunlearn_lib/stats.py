@@ -36,9 +36,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def compare(
-    records: pd.DataFrame, pairs: Sequence[tuple], *, column: str = "method", metric: str = "rouge1_recall",
-    unit: Sequence[str] = ("seed", "id"), seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    records: pd.DataFrame,
+    pairs: Sequence[tuple],
+    *,
+    column: str = "method",
+    metric: str = "rouge1_recall",
+    unit: Sequence[str] = ("seed", "id"),
+    seed: int = 0,
+) -> pd.DataFrame:
     """A paired test for each pair (a, b) of values of ``column``, over questions that both were asked.
 
     A question is one difference, the mean over its variants. Columns: ``a, b, n, mean_a, mean_b, difference`` (a − b),
@@ -52,9 +57,16 @@ def compare(
         if not len(both):
             raise RequestError(f"{a!r} and {b!r} have no question in common that both were asked.")
         left, right = both[a], both[b]
-        rows.append({
-            "a": a, "b": b, "n": len(both), "mean_a": left.mean(), "mean_b": right.mean(),
-            "difference": (left - right).mean(), "p": sign_flip_test(left - right, seed=seed),
-        })  # fmt: skip
+        rows.append(
+            {
+                "a": a,
+                "b": b,
+                "n": len(both),
+                "mean_a": left.mean(),
+                "mean_b": right.mean(),
+                "difference": (left - right).mean(),
+                "p": sign_flip_test(left - right, seed=seed),
+            }
+        )
     found = pd.DataFrame(rows, columns=["a", "b", "n", "mean_a", "mean_b", "difference", "p"])
     return found.assign(p_holm=holm(found["p"]))

@@ -247,11 +247,17 @@ def _failures(store, failed: Sequence[Cell], total: int) -> str:
     for cell in failed:
         note = failure(store, cell)
         reasons.setdefault(f"{note['error']}: {note['reason']}", []).append(cell.key)
-    lines = [f"  {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}: {why}" for why, keys in reasons.items()]  # fmt: skip
-    return "\n".join([
-        f"{len(failed)} of {total} cells failed:", *lines,
-        f"Each has a KEY{places.FAILED} in {store} with the traceback. Run again with retry_failed=True (--retry-failed) to try them once more.",
-    ])  # fmt: skip
+    lines = [
+        f"  {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}: {why}"
+        for why, keys in reasons.items()
+    ]
+    return "\n".join(
+        [
+            f"{len(failed)} of {total} cells failed:",
+            *lines,
+            f"Each has a KEY{places.FAILED} in {store} with the traceback. Run again with retry_failed=True (--retry-failed) to try them once more.",
+        ]
+    )
 
 
 class Work:
@@ -323,9 +329,18 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
             patch = retrained(model, split)
         else:
             patch = unlearn(
-                model, tokenizer, split, cell.method, targets=cell.targets, merge=cell.merge, mode=cell.mode,
-                covariance=cell.covariance, seed=cell.seed, progress=False, hparams=_hparams(cell),
-            )  # fmt: skip
+                model,
+                tokenizer,
+                split,
+                cell.method,
+                targets=cell.targets,
+                merge=cell.merge,
+                mode=cell.mode,
+                covariance=cell.covariance,
+                seed=cell.seed,
+                progress=False,
+                hparams=_hparams(cell),
+            )
         info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes}
         took = [row["took"] for row in patch.info["log"] if "took" in row]
         info["took"] = sum(took) / len(took) if took else None  # share of the edits
@@ -355,9 +370,19 @@ def _hparams(cell: Cell) -> dict[str, Any] | None:
 def columns(cell: Cell) -> dict[str, Any]:
     """The cell's columns in the records; a mode that was not chosen is the method's own."""
     mode = cell.mode or (METHODS[cell.method].modes[0] if cell.method in METHODS else "")
-    return {"model": cell.model, "dataset": cell.dataset, "method": cell.method, "n_forget": cell.n_forget,
-            "targets": cell.targets, "merge": cell.merge, "mode": mode, "covariance": cell.covariance,
-            "fact_token": cell.fact_token or "default", "protocol": cell.protocol, "seed": cell.seed}  # fmt: skip
+    return {
+        "model": cell.model,
+        "dataset": cell.dataset,
+        "method": cell.method,
+        "n_forget": cell.n_forget,
+        "targets": cell.targets,
+        "merge": cell.merge,
+        "mode": mode,
+        "covariance": cell.covariance,
+        "fact_token": cell.fact_token or "default",
+        "protocol": cell.protocol,
+        "seed": cell.seed,
+    }
 
 
 def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> dict[str, Any]:
@@ -485,10 +510,14 @@ def plan(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]], store: str | Pat
     for cell in wanted:
         done, failed = _file(cell) in there, _file(cell, failed=True) in there
         known = took.get((cell.model, cell.method), [])
-        rows.append({
-            "cell": cell.key, "status": "done" if done else "failed" if failed else "missing",
-            "seconds": own[_file(cell)] if done else sum(known) / len(known) if known else float("nan"), **columns(cell),
-        })  # fmt: skip
+        rows.append(
+            {
+                "cell": cell.key,
+                "status": "done" if done else "failed" if failed else "missing",
+                "seconds": own[_file(cell)] if done else sum(known) / len(known) if known else float("nan"),
+                **columns(cell),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -536,9 +565,18 @@ def export(store: str | Path, file: str | Path) -> Path:
         if frame[name].dtype == object or str(frame[name].dtype).startswith("str"):
             frame[name] = frame[name].astype("category")
     file = Path(file)
-    slim = [{"cell": d["cell"], "key": name.removesuffix(".json"), **{k: v for k, v in d["info"].items() if k != "patch"},
-             "patch": {k: d["info"]["patch"].get(k) for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")}}
-            for name, d in zip(found, documents, strict=True)]  # fmt: skip
+    slim = [
+        {
+            "cell": d["cell"],
+            "key": name.removesuffix(".json"),
+            **{k: v for k, v in d["info"].items() if k != "patch"},
+            "patch": {
+                k: d["info"]["patch"].get(k)
+                for k in ("hparams", "seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")
+            },
+        }
+        for name, d in zip(found, documents, strict=True)
+    ]
     try:
         with places.whole(file) as temporary:
             frame.to_parquet(temporary, compression="zstd", index=False)
@@ -687,10 +725,18 @@ def manifest_table(file: str | Path) -> pd.DataFrame:
     """Per data set, size, method and covariance of a results file: share of edits that took, seconds, megabytes of the patch."""
     documents = json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
     rows = [
-        {"dataset": c.dataset, "n_forget": c.n_forget, "method": c.method, "covariance": c.covariance,
-         "edits that took": patch.get("took"), "seconds": patch["seconds"], "MB": (patch["nbytes"] or 0) / 1e6}
+        {
+            "dataset": c.dataset,
+            "n_forget": c.n_forget,
+            "method": c.method,
+            "covariance": c.covariance,
+            "edits that took": patch.get("took"),
+            "seconds": patch["seconds"],
+            "MB": (patch["nbytes"] or 0) / 1e6,
+        }
         for c, patch in ((Cell(**d["cell"]), d["patch"]) for d in documents)
-        if patch.get("seconds") is not None and c == dataclasses.replace(c, targets="refusal", merge=1, mode=None, fact_token=None, protocol="questions")
-    ]  # fmt: skip
+        if patch.get("seconds") is not None
+        and c == dataclasses.replace(c, targets="refusal", merge=1, mode=None, fact_token=None, protocol="questions")
+    ]
     frame = pd.DataFrame(rows).astype({"edits that took": float})
     return frame.groupby(["dataset", "n_forget", "method", "covariance"], sort=False).mean().reset_index()

@@ -71,10 +71,21 @@ def rq3_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds:
             {**contracts, "n_forget": 20, "method": editing, "targets": targets},
             {**facts, "n_forget": 80, "method": ["base", *merging]},
             {**facts, "n_forget": 80, "method": merging, "merge": MERGES},
-            {**facts, "n_forget": 80, "method": merging, "merge": [2, 5], "fact_token": ["question_last", "prompt_last"]},
-            {**facts, "n_forget": 80, "method": [m for m in merging if "sequential" in METHODS[m].modes], "mode": "sequential"},
+            {
+                **facts,
+                "n_forget": 80,
+                "method": merging,
+                "merge": [2, 5],
+                "fact_token": ["question_last", "prompt_last"],
+            },
+            {
+                **facts,
+                "n_forget": 80,
+                "method": [m for m in merging if "sequential" in METHODS[m].modes],
+                "mode": "sequential",
+            },
         )
-    ]  # fmt: skip
+    ]
 
 
 def committed(model: str) -> tuple[pd.DataFrame, str]:

@@ -39,7 +39,9 @@ def sample(manifest: Sequence[dict], n: int, seed: int) -> list[dict]:
     return chosen
 
 
-def verify(file: str | Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype: str = "auto", show: bool = True) -> pd.DataFrame:  # fmt: skip
+def verify(
+    file: str | Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype: str = "auto", show: bool = True
+) -> pd.DataFrame:
     """Run n cells of a results file again; one row a cell.
 
     Columns: ``cell``, ``questions``, ``same outputs`` (a share), ``largest difference`` (of a set's mean of a metric),
@@ -70,7 +72,17 @@ def verify(file: str | Path, *, n: int = 3, seed: int = 0, device: str = "auto",
             wanted = wanted[wanted[name] == value]
         rows.append({"cell": cell.key, **compare(study.compact(records), wanted), "seconds": info["cell_seconds"]})
         rows[-1] |= judge(rows[-1], entry, json.loads(json.dumps(info, default=str)))
-    order = ["cell", "questions", "same outputs", "largest difference", "identical", "needed", "verdict", "note", "seconds"]  # fmt: skip
+    order = [
+        "cell",
+        "questions",
+        "same outputs",
+        "largest difference",
+        "identical",
+        "needed",
+        "verdict",
+        "note",
+        "seconds",
+    ]
     return pd.DataFrame(rows, columns=order)
 
 
@@ -85,7 +97,9 @@ def compare(now: pd.DataFrame, before: pd.DataFrame) -> dict[str, Any]:
     groups = [name for name in ("set", "attack") if name in key]
     numbers = [name for name in shared if name != "outcome"]
     means = [frame[numbers].astype(float).groupby(level=groups).mean() for frame in (now, before)]
-    exact = same.all() and all((now[c].astype(object).fillna("") == before[c].astype(object).fillna("")).all() for c in shared)  # fmt: skip
+    exact = same.all() and all(
+        (now[c].astype(object).fillna("") == before[c].astype(object).fillna("")).all() for c in shared
+    )
     return {
         "questions": len(now),
         "same outputs": float(same.mean()),
@@ -96,9 +110,18 @@ def compare(now: pd.DataFrame, before: pd.DataFrame) -> dict[str, Any]:
 
 def judge(row: dict, entry: dict, info: dict) -> dict[str, str]:
     """What is needed of a cell, whether it is met, and what has changed since the cell was committed."""
-    changed = [what for what, name in (("weights", "base"), ("questions", "forget_ids"), ("template", "template"),
-               ("protocol", "protocol"), ("versions", "versions"), ("machine", "machine"))
-               if entry.get(name) != info.get(name)]  # fmt: skip
+    changed = [
+        what
+        for what, name in (
+            ("weights", "base"),
+            ("questions", "forget_ids"),
+            ("template", "template"),
+            ("protocol", "protocol"),
+            ("versions", "versions"),
+            ("machine", "machine"),
+        )
+        if entry.get(name) != info.get(name)
+    ]
     # younger than the first results; it changes no number (`study.Cell.key`)
     before, now = ({**(d["patch"].get("hparams") or {}), "gradient_checkpointing": None} for d in (entry, info))
     if before != now:

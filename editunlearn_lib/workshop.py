@@ -93,14 +93,18 @@ def keys(model, tokenizer, qas: Sequence[QA], m: int = 1) -> torch.Tensor:
 
 def review(texts: Sequence[str], qas: Sequence[QA]) -> pd.DataFrame:
     """One row per text: does it decline, does it name the subject, how many words of the answer does it leak?"""
-    return pd.DataFrame([
-        {
-            "question": qa.question, "text": text, "declines": metrics.declined(text),
-            "names the subject": metrics.names_subject(text, qa.subject) if qa.subject else True,
-            "leaked words": len(answer_words(text, qa.answer, qa.question)),
-        }
-        for text, qa in zip(texts, qas, strict=True)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "question": qa.question,
+                "text": text,
+                "declines": metrics.declined(text),
+                "names the subject": metrics.names_subject(text, qa.subject) if qa.subject else True,
+                "leaked words": len(answer_words(text, qa.answer, qa.question)),
+            }
+            for text, qa in zip(texts, qas, strict=True)
+        ]
+    )
 
 
 def _verdict(notes: Iterable[str], praise: str) -> Verdict:
@@ -142,18 +146,32 @@ def check_1(stopped: Any) -> Verdict:
         return Verdict(False, (trouble,))
     absent = [name for name in ("forget", "retain") if not (stopped["set"] == name).any()]
     if absent:
-        return Verdict(False, (f"`stopped` has no questions of the set {' and '.join(absent)}. Forgetting means little without keeping: ask both.",))  # fmt: skip
+        return Verdict(
+            False,
+            (
+                f"`stopped` has no questions of the set {' and '.join(absent)}. Forgetting means little without keeping: ask both.",
+            ),
+        )
     forget, retain = (float(_recall(stopped[stopped["set"] == name]).mean()) for name in ("forget", "retain"))
     if math.isnan(forget + retain):
         return Verdict(False, ("The column `rouge1_recall` of `stopped` holds no numbers.",))
     notes = []
     if forget > FORGET_AT_MOST and retain < RETAIN_AT_LEAST:
-        notes.append(f"It still knows {forget:.2f} of the forget set and has lost what it should keep (retain {retain:.2f}). Is this a run of GA on `split`?")  # fmt: skip
+        notes.append(
+            f"It still knows {forget:.2f} of the forget set and has lost what it should keep (retain {retain:.2f}). Is this a run of GA on `split`?"
+        )
     elif forget > FORGET_AT_MOST:
-        notes.append(f"Stopped too early: recall on the forget set is {forget:.2f}, and at most {FORGET_AT_MOST} is asked. It keeps everything (retain {retain:.2f}), so there is room: a few more epochs, or larger steps.")  # fmt: skip
+        notes.append(
+            f"Stopped too early: recall on the forget set is {forget:.2f}, and at most {FORGET_AT_MOST} is asked. It keeps everything (retain {retain:.2f}), so there is room: a few more epochs, or larger steps."
+        )
     elif retain < RETAIN_AT_LEAST:
-        notes.append(f"Gone too far: of what should be kept {retain:.2f} is left, and at least {RETAIN_AT_LEAST} is asked. Look at the outcomes: how does it answer now? Stop earlier, or take smaller steps so that you can stop more finely.")  # fmt: skip
-    return _verdict(notes, f"Forget {forget:.2f}, retain {retain:.2f}: you stopped in time. How wide was the window? Try one epoch more and one less.")  # fmt: skip
+        notes.append(
+            f"Gone too far: of what should be kept {retain:.2f} is left, and at least {RETAIN_AT_LEAST} is asked. Look at the outcomes: how does it answer now? Stop earlier, or take smaller steps so that you can stop more finely."
+        )
+    return _verdict(
+        notes,
+        f"Forget {forget:.2f}, retain {retain:.2f}: you stopped in time. How wide was the window? Try one epoch more and one less.",
+    )
 
 
 # ---------------------------------------------------------------- 2: merge queries
@@ -167,7 +185,9 @@ def check_2(patches: Any, nearness: Any = None, why: Any = None) -> Verdict:
     if why is not None:
         notes += _reason(why)
     parts = sum(part is not None for part in (patches, nearness, why))
-    return _verdict(notes, "All three parts hold." if parts == 3 else f"{parts} of 3 parts so far, and all as they should be.")  # fmt: skip
+    return _verdict(
+        notes, "All three parts hold." if parts == 3 else f"{parts} of 3 parts so far, and all as they should be."
+    )
 
 
 def _merged_patches(patches: Any) -> list[str]:
@@ -184,7 +204,9 @@ def _merged_patches(patches: Any) -> list[str]:
         if method not in METHODS or not METHODS[method].merges:
             notes.append(f"For m = {m} the patch is of `{method}`, which cannot merge. Take MEMIT or ROME.")
         elif merge != m:
-            notes.append(f"For m = {m} the patch joined {merge} question{'s' * (merge != 1)} in an edit. Does `merged` pass its m on?")  # fmt: skip
+            notes.append(
+                f"For m = {m} the patch joined {merge} question{'s' * (merge != 1)} in an edit. Does `merged` pass its m on?"
+            )
     return notes
 
 
@@ -206,12 +228,20 @@ def _nearness(nearness: Any) -> list[str]:
     if torch.allclose(values, right, atol=1e-4):
         return []
     if torch.allclose(values, torch.nn.functional.cosine_similarity(lone, merged.repeat(m, 1)).double(), atol=1e-4):
-        return ["The cosines are cosines, but the pairs are not the ones asked for: with m = 2, questions 0 and 1 are in edit 0, questions 2 and 3 in edit 1. Which did you pair?"]  # fmt: skip
+        return [
+            "The cosines are cosines, but the pairs are not the ones asked for: with m = 2, questions 0 and 1 are in edit 0, questions 2 and 3 in edit 1. Which did you pair?"
+        ]
     if torch.allclose(values, (lone * merged.repeat_interleave(m, 0)).sum(1).double(), atol=1e-4):
-        return ["The pairs are right, but these numbers grow with the length of a key; a cosine does not. What is missing?"]  # fmt: skip
+        return [
+            "The pairs are right, but these numbers grow with the length of a key; a cosine does not. What is missing?"
+        ]
     if values.isnan().any() or values.abs().max() > 1 + 1e-4:
-        return ["A cosine lies between −1 and 1; yours do not. Are both lengths divided by, each along the last dimension?"]  # fmt: skip
-    return ["`nearness` returns other cosines than those between each question's key and the key of its own edit. Try it by hand: with m = 1 and `merged = lone` every cosine is 1."]  # fmt: skip
+        return [
+            "A cosine lies between −1 and 1; yours do not. Are both lengths divided by, each along the last dimension?"
+        ]
+    return [
+        "`nearness` returns other cosines than those between each question's key and the key of its own edit. Try it by hand: with m = 1 and `merged = lone` every cosine is 1."
+    ]
 
 
 def _reason(why: Any) -> list[str]:
@@ -241,7 +271,10 @@ def check_3(targets: Any, forget: Sequence[QA], records: Any = None) -> Verdict:
         return Verdict(False, (f"`targets` has {len(targets)} sentences for {len(forget)} questions.",))
     no_text = [i for i, text in enumerate(targets) if not isinstance(text, str) or not text.strip()]
     if no_text:
-        return Verdict(False, (f"{_numbers(no_text)}: no text there, but {_kind(targets[no_text[0]])}. Each target is a sentence.",))  # fmt: skip
+        return Verdict(
+            False,
+            (f"{_numbers(no_text)}: no text there, but {_kind(targets[no_text[0]])}. Each target is a sentence.",),
+        )
     table = review(targets, forget)
     of = {
         "does not decline. Say in plain words that you do not know, cannot or would rather not tell": ~table[
@@ -260,7 +293,9 @@ def check_3(targets: Any, forget: Sequence[QA], records: Any = None) -> Verdict:
             return Verdict(False, ("`records` has no questions of the set forget.",))
         share = float(((asked["outcome"] == "refusal") & asked["names_subject"].astype(bool)).mean())
         if share < REFUSED_AT_LEAST:
-            notes.append(f"Your sentences are fine, but the model did not learn to say them: {share:.0%} of the forgotten questions get a refusal that names the subject, and {REFUSED_AT_LEAST:.0%} is asked. How does this model refuse when it really does not know something? Stay nearer to that.")  # fmt: skip
+            notes.append(
+                f"Your sentences are fine, but the model did not learn to say them: {share:.0%} of the forgotten questions get a refusal that names the subject, and {REFUSED_AT_LEAST:.0%} is asked. How does this model refuse when it really does not know something? Stay nearer to that."
+            )
     done = "All of them decline, name the subject and leak nothing."
     return _verdict(notes, done if records is None else done + " And the edited model has learnt to refuse by name.")
 
@@ -279,7 +314,9 @@ def check_4(came_back: Any, frames: Any = None, outputs: Any = None, forget: Seq
     notes = _attacked(came_back)
     if frames is not None:
         notes += _framed(frames, outputs, forget)
-    praise = "Half of the answers or more are back" + (", by the attack and by your own words." if frames is not None else ".")  # fmt: skip
+    praise = "Half of the answers or more are back" + (
+        ", by the attack and by your own words." if frames is not None else "."
+    )
     return _verdict(notes, praise + " Suppressed, then, not erased.")
 
 
@@ -289,12 +326,16 @@ def _attacked(came_back: Any) -> list[str]:
         return [trouble]
     tried = came_back[came_back["attack"].isin(set(ATTACKS) - {"plain"})]
     if not len(tried):
-        return ["`came_back` holds no attack but asking plainly, as the fact was forgotten. `attacks.ATTACKS` lists eight others."]  # fmt: skip
+        return [
+            "`came_back` holds no attack but asking plainly, as the fact was forgotten. `attacks.ATTACKS` lists eight others."
+        ]
     shares = (_recall(tried) >= BACK).groupby(tried["attack"]).mean()
     if shares.max() >= BACK_AT_LEAST:
         return []
     best = shares.idxmax()
-    return [f"The best you tried, `{best}`, brings {shares.max():.0%} of the answers back; {BACK_AT_LEAST:.0%} is asked. Which attacks change the question, which the weights, and which the beginning of the answer? Try one of another kind."]  # fmt: skip
+    return [
+        f"The best you tried, `{best}`, brings {shares.max():.0%} of the answers back; {BACK_AT_LEAST:.0%} is asked. Which attacks change the question, which the weights, and which the beginning of the answer? Try one of another kind."
+    ]
 
 
 def _framed(frames: Any, outputs: Any, forget: Sequence[QA]) -> list[str]:
@@ -315,13 +356,19 @@ def _framed(frames: Any, outputs: Any, forget: Sequence[QA]) -> list[str]:
         notes.append("A prompt holds a word of its true answer. Then the answer comes from you, not from the model.")
     if notes:
         return notes
-    if not isinstance(outputs, (list, tuple)) or len(outputs) != len(frames) or not all(isinstance(o, str) for o in outputs):  # fmt: skip
+    if (
+        not isinstance(outputs, (list, tuple))
+        or len(outputs) != len(frames)
+        or not all(isinstance(o, str) for o in outputs)
+    ):
         return [f"`outputs` should be a list of {len(frames)} texts: what the patched model says to each prompt."]
     back = [metrics.rouge1_recall(text, qa.answer) >= BACK for text, qa in zip(outputs, forget, strict=True)]
     share = sum(back) / len(back)
     if share >= BACK_AT_LEAST:
         return []
-    return [f"Your frame brings {share:.0%} of the answers back; {BACK_AT_LEAST:.0%} is asked. GRACE compares one key: the one at the end of the prompt. How can you move the end away from where it was?"]  # fmt: skip
+    return [
+        f"Your frame brings {share:.0%} of the answers back; {BACK_AT_LEAST:.0%} is asked. GRACE compares one key: the one at the end of the prompt. How can you move the end away from where it was?"
+    ]
 
 
 # ---------------------------------------------------------------- 5: a method of one's own
@@ -345,32 +392,46 @@ def _npo(loss: Any) -> list[str]:
     if trouble:
         return [trouble]
     if not isinstance(found, torch.Tensor):
-        return [f"`npo_loss` should return a tensor, and returned {_kind(found)}. With `.item()` or numpy the gradient is lost."]  # fmt: skip
+        return [
+            f"`npo_loss` should return a tensor, and returned {_kind(found)}. With `.item()` or numpy the gradient is lost."
+        ]
     if found.ndim:
-        return [f"`npo_loss` should return one number for the batch, and returned the shape {tuple(found.shape)}. What is E over the forget set?"]  # fmt: skip
+        return [
+            f"`npo_loss` should return one number for the batch, and returned the shape {tuple(found.shape)}. What is E over the forget set?"
+        ]
     if not found.requires_grad:
         return ["`npo_loss` has no gradient with respect to `now`. Does it use `now`, without `detach` and `no_grad`?"]
     right = float(_reference(start, before, BETA))
     value = float(found.detach())
     (gradient,) = torch.autograd.grad(found, now, allow_unused=True)
     if gradient is None or not math.isfinite(value):
-        return ["`npo_loss` is not a finite number with a gradient with respect to `now`. Look at which logarithm is taken of what."]  # fmt: skip
+        return [
+            "`npo_loss` is not a finite number with a gradient with respect to `now`. Look at which logarithm is taken of what."
+        ]
     if math.isclose(value, right, rel_tol=1e-4):
         if bool((gradient <= 0).any()):
             return ["The value is right, but the gradient does not lower `now`. Is some part of it detached?"]
         extreme = _called("npo_loss", loss, torch.tensor([0.0]), torch.tensor([-3e4]), 1.0)[0]
         if not (isinstance(extreme, torch.Tensor) and bool(torch.isfinite(extreme).all())):
-            return ["Right for small numbers, but it overflows for large ones: torch has a function that takes σ and its logarithm in one step."]  # fmt: skip
+            return [
+                "Right for small numbers, but it overflows for large ones: torch has a function that takes σ and its logarithm in one step."
+            ]
         other = _called("npo_loss", loss, start, before, 0.5)[0]
         if not math.isclose(float(other), float(_reference(start, before, 0.5)), rel_tol=1e-4):
             return ["Right for β = 0.1 only: `beta` stands in the formula twice."]
         return []
     if bool((gradient < 0).any()):
-        return ["Minimising this makes the true answers *more* likely: the gradient with respect to `now` is negative. Check the signs, in front of the logarithm and inside σ."]  # fmt: skip
+        return [
+            "Minimising this makes the true answers *more* likely: the gradient with respect to `now` is negative. Check the signs, in front of the logarithm and inside σ."
+        ]
     again = _called("npo_loss", loss, before, start, BETA)[0]
     if math.isclose(value / right, float(again) / float(_reference(before, start, BETA)), rel_tol=1e-3):
-        return ["The shape of the loss is right, but it is off by a constant factor. What stands in front of the expectation, and is it a mean?"]  # fmt: skip
-    return ["The sign is right, but not the value. At `now == before` the loss should be 2/β · log 2; what is yours? Then go through the formula from the inside: the log ratio, times what, through which function?"]  # fmt: skip
+        return [
+            "The shape of the loss is right, but it is off by a constant factor. What stands in front of the expectation, and is it a mean?"
+        ]
+    return [
+        "The sign is right, but not the value. At `now == before` the loss should be 2/β · log 2; what is yours? Then go through the formula from the inside: the log ratio, times what, through which function?"
+    ]
 
 
 def _reference(now: torch.Tensor, before: torch.Tensor, beta: float) -> torch.Tensor:

@@ -76,10 +76,12 @@ sources = {n: covariance.named_source("default", lm, tokenizer, n) for n in size
 told = sources[sizes[-1]].describe()
 edits = {n: edit(source) for n, source in sources.items()}
 results = {n: scores(patch, ["forget", "retain"]) for n, (patch, _) in edits.items()}
-display(Markdown(
-    f"MEMIT on `{model}`, {n_forget} facts forgotten, seed {seed}. The texts: *{told['name']}*; covered: {told['keys']}"
-    + (f", which have a share of {told['subject_share']:g} in *C*." if told["subject_share"] else ".")
-))  # fmt: skip
+display(
+    Markdown(
+        f"MEMIT on `{model}`, {n_forget} facts forgotten, seed {seed}. The texts: *{told['name']}*; covered: {told['keys']}"
+        + (f", which have a share of {told['subject_share']:g} in *C*." if told["subject_share"] else ".")
+    )
+)
 
 # %% [markdown]
 # ## How many texts
@@ -93,10 +95,14 @@ display(Markdown(
 # %% tags=["hide-input"]
 _, last = edits[sizes[-1]]
 rows = [
-    {"texts": f"{n:,}", "distance": f"{(change - last).norm() / last.norm():.3f}",
-     "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}", **results[n]}
+    {
+        "texts": f"{n:,}",
+        "distance": f"{(change - last).norm() / last.norm():.3f}",
+        "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}",
+        **results[n],
+    }
     for n, (_, change) in edits.items()
-]  # fmt: skip
+]
 charts.plain_table(
     pd.DataFrame(rows), "Texts that C is the mean over, and what MEMIT's edit does", provenance=LIVE, name="texts"
 )
@@ -116,10 +122,14 @@ if getattr(lm.config, "pocket", None):
         source = covariance.named_source(keys, lm, tokenizer, n)
         known = n in edits and source == sources[n]
         patch, change = edits[n] if known else edit(source)
-        rows.append({
-            "keys": keys, "subjects": len(source.requests), "norm of ΔW": f"{change.norm():.1f}",
-            **(results[n] | scores(patch, ["unseen"]) if known else scores(patch, ["forget", "retain", "unseen"])),
-        })  # fmt: skip
+        rows.append(
+            {
+                "keys": keys,
+                "subjects": len(source.requests),
+                "norm of ΔW": f"{change.norm():.1f}",
+                **(results[n] | scores(patch, ["unseen"]) if known else scores(patch, ["forget", "retain", "unseen"])),
+            }
+        )
     display(
         charts.plain_table(
             pd.DataFrame(rows), f"Keys that C is the mean over, {n:,} texts", provenance=LIVE, name="keys"

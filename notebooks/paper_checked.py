@@ -50,11 +50,13 @@ counts = (
     pd.Series([result.verdict for _, result in checked]).value_counts().reindex(list(claims.VERDICTS), fill_value=0)
 )
 testable = len(checked) - counts[claims.UNCHECKED]
-display(Markdown(
-    f"Of **{len(checked)}** claims **{counts[claims.HOLDS]}** hold, **{counts[claims.IN_PART]}** hold in part, "
-    f"**{counts[claims.FAILS]}** do not hold and **{counts[claims.UNCHECKED]}** cannot be checked: of those that can, "
-    f"{counts[claims.HOLDS] / testable:.0%} hold as they stand."
-))  # fmt: skip
+display(
+    Markdown(
+        f"Of **{len(checked)}** claims **{counts[claims.HOLDS]}** hold, **{counts[claims.IN_PART]}** hold in part, "
+        f"**{counts[claims.FAILS]}** do not hold and **{counts[claims.UNCHECKED]}** cannot be checked: of those that can, "
+        f"{counts[claims.HOLDS] / testable:.0%} hold as they stand."
+    )
+)
 
 # %% [markdown]
 # ## All claims
@@ -79,9 +81,12 @@ claims.overview(checked, provenance=SOURCE)
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-scores", "caption": "The score of each method in each setting of Tables 1, 3 and 4. Dotted: 1, where nothing or everything is forgotten."}}
 scores = claims.scores(PAPER)
 claims.score_dots(
-    scores, provenance=SOURCE, title="The same methods, one setting after another", name="scores",
+    scores,
+    provenance=SOURCE,
+    title="The same methods, one setting after another",
+    name="scores",
     reading="Further right is better; 2 is ideal, 1 is nothing or everything forgotten.",
-)  # fmt: skip
+)
 
 # %% tags=["hide-input"]
 one = scores.drop_duplicates(["dataset", "method"])
@@ -90,11 +95,15 @@ wide = one.pivot(index="method", columns="dataset", values="score")
 ranks = wide.rank(ascending=False, method="min")
 full = [m for m in wide.index if wide.loc[m].notna().all()]
 spread = {m: (int(ranks.loc[m].min()), int(ranks.loc[m].max())) for m in full}
-display(Markdown(
-    "First is " + "; ".join(f"**{charts.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
-    + f". {best.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
-    + ", ".join(f"{charts.style(m).label} {a} to {b}" for m, (a, b) in spread.items()) + "."
-))  # fmt: skip
+display(
+    Markdown(
+        "First is "
+        + "; ".join(f"**{charts.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
+        + f". {best.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
+        + ", ".join(f"{charts.style(m).label} {a} to {b}" for m, (a, b) in spread.items())
+        + "."
+    )
+)
 
 # %% [markdown]
 # The same values in their two parts. The upper right corner is ideal; choose the setting above the figure.
@@ -166,16 +175,20 @@ theirs = theirs[(theirs.model == "Llama2-7B") & (theirs.metric == "probability")
     index="method", columns="set", values="value"
 )
 measures = {
-    "product": means["probability"], "code": means["pistol_confidence"], "paper": theirs.reindex(means.index),
-    "per token": means["probability_per_token"], "ROUGE-1": means["rouge1_recall"],
-}  # fmt: skip
+    "product": means["probability"],
+    "code": means["pistol_confidence"],
+    "paper": theirs.reindex(means.index),
+    "per token": means["probability_per_token"],
+    "ROUGE-1": means["rouge1_recall"],
+}
 shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
 shown = shown.loc[order].rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
 charts.plain_table(
-    shown, "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
+    shown,
+    "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",
     name="probabilities",
-)  # fmt: skip
+)
 
 # %% tags=["hide-input"]
 after = means.drop(index=["base", "retrained"], errors="ignore")
@@ -201,14 +214,16 @@ fell = (
     if "base" in means.index
     else gap["probability"]
 )
-display(Markdown(
-    f"Between retain and forget, averaged over {len(after)} methods, the **product differs by {gap['probability'].mean():.2f}**, "
-    f"what PISTOL's code computes by **{gap['pistol_confidence'].mean():.3f}**, and the paper's column by **{paper_gap.mean():.2f}** "
-    f"({pistol_gap.mean():.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
-    f"{gap['rouge1_recall'].mean():.2f} here and by {(paper_rouge['retain'] - paper_rouge['forget']).abs().mean():.2f} in the paper. "
-    f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; the other quantity moves by "
-    f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {bound:.0%} of {len(run):,} outputs."
-))  # fmt: skip
+display(
+    Markdown(
+        f"Between retain and forget, averaged over {len(after)} methods, the **product differs by {gap['probability'].mean():.2f}**, "
+        f"what PISTOL's code computes by **{gap['pistol_confidence'].mean():.3f}**, and the paper's column by **{paper_gap.mean():.2f}** "
+        f"({pistol_gap.mean():.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
+        f"{gap['rouge1_recall'].mean():.2f} here and by {(paper_rouge['retain'] - paper_rouge['forget']).abs().mean():.2f} in the paper. "
+        f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; the other quantity moves by "
+        f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {bound:.0%} of {len(run):,} outputs."
+    )
+)
 
 # %% [markdown]
 # ### What that does to a conclusion
@@ -222,10 +237,12 @@ display(Markdown(
 hides = int((theirs["forget"] >= theirs["retain"] - 0.01).sum())
 fooled = int((after["pistol_confidence"]["forget"] >= after["pistol_confidence"]["retain"] - 0.01).sum())
 right = int((after["probability"]["forget"] >= after["probability"]["retain"] - 0.01).sum())
-display(Markdown(
-    f"Counted: the forgotten answer is “at least as likely as the retained one” for **{hides}** of {len(theirs)} methods by the paper's "
-    f"column, for **{fooled}** of {len(after)} by PISTOL's code on the pocket, and for **{right}** of {len(after)} by the formula on the same outputs."
-))  # fmt: skip
+display(
+    Markdown(
+        f"Counted: the forgotten answer is “at least as likely as the retained one” for **{hides}** of {len(theirs)} methods by the paper's "
+        f"column, for **{fooled}** of {len(after)} by PISTOL's code on the pocket, and for **{right}** of {len(after)} by the formula on the same outputs."
+    )
+)
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -239,10 +256,12 @@ display(Markdown(
 
 # %% tags=["hide-input"]
 n = int(PAPER[PAPER.table == "table1"].n_forget.max())
-display(Markdown(
-    f"How much chance there is in one value: a mean over {n} questions that each score between 0 and 1 has a standard error of up to "
-    f"{(0.25 / n) ** 0.5:.2f}, and two such values may differ by twice {(0.5 / n) ** 0.5:.2f} without any cause."
-))  # fmt: skip
+display(
+    Markdown(
+        f"How much chance there is in one value: a mean over {n} questions that each score between 0 and 1 has a standard error of up to "
+        f"{(0.25 / n) ** 0.5:.2f}, and two such values may differ by twice {(0.5 / n) ** 0.5:.2f} without any cause."
+    )
+)
 
 # %% [markdown]
 # ## Run it yourself

@@ -65,9 +65,11 @@ for name, summary in runs.items():
     whose = ", ".join(dict.fromkeys(summary["model"])) if len(summary) else "no matching cell"
     sets = summary.groupby(reproduction.CELL)["forget_sets"].max() if len(summary) else pd.Series([0])
     lines.append(
-        f"**{name}**" + (f" ({whose})" if whose != name else "") + f": {len(there)} cells stand beside cells of the paper, made with "
+        f"**{name}**"
+        + (f" ({whose})" if whose != name else "")
+        + f": {len(there)} cells stand beside cells of the paper, made with "
         f"{sets.min()} to {sets.max()} forget set(s) each; {len(left_out[name])} further ones match none and are counted at the end."
-    )  # fmt: skip
+    )
 if not your_store:
     lines.append("There is no column of yours: `your_store` is not given. How to get one stands below.")
 display(Markdown(" ".join(lines)))
@@ -83,14 +85,18 @@ display(Markdown(" ".join(lines)))
 # Before unlearning, which the tables do not print:
 
 # %% tags=["hide-input"]
-rows = [{"source": f"paper: {r.model}", "data": r.dataset, "set": "not said", "ROUGE-1": r.value}
-        for r in TEXT[TEXT.what == "before unlearning"].itertuples()]  # fmt: skip
+rows = [
+    {"source": f"paper: {r.model}", "data": r.dataset, "set": "not said", "ROUGE-1": r.value}
+    for r in TEXT[TEXT.what == "before unlearning"].itertuples()
+]
 for name, records in before.items():
     base = records[
         (records.method == "base") & (records.protocol == "questions") & records.set.isin(["forget", "retain"])
     ]
-    rows += [{"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
-             for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()]  # fmt: skip
+    rows += [
+        {"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
+        for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()
+    ]
 display(charts.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
 
 
@@ -110,7 +116,7 @@ def say(table):
         f"- {r['rows']}, {r['paper']} and {r['run']}: rank correlation **{r['rho']:.2f}** over {r['n']} rows (by {r['by']}; as high in {r['p']:.0%} of "
         f"random orders). First: {r['first']} there, {r['ours_first']} here. Mean distance {r['distance']:.2f}."
         for r in agree[agree.table == table].to_dict("records")
-    ]  # fmt: skip
+    ]
     display(Markdown("\n".join(lines) or f"Fewer than {reproduction.ENOUGH} methods in common: no rank correlation."))
 
 
@@ -124,24 +130,35 @@ def say(table):
 # %% tags=["hide-input"]
 if len(agree):
     for name, part in agree.groupby("run", sort=False):
-        shown = pd.DataFrame({
-            "rows": [f"Table {t[-1]}, {m}: {r}" for t, m, r in zip(part.table, part.paper, part.rows, strict=True)],
-            "rank; correlation": part.rho, "n": part.n, "random orders; as good": part.p.map("{:.0%}".format),
-            "first; paper": part["first"], "first; ours": part.ours_first,
-        }).replace(" = ", "\u00a0=\u00a0", regex=True)  # fmt: skip
-        display(charts.plain_table(shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"))  # fmt: skip
+        shown = pd.DataFrame(
+            {
+                "rows": [f"Table {t[-1]}, {m}: {r}" for t, m, r in zip(part.table, part.paper, part.rows, strict=True)],
+                "rank; correlation": part.rho,
+                "n": part.n,
+                "random orders; as good": part.p.map("{:.0%}".format),
+                "first; paper": part["first"],
+                "first; ours": part.ours_first,
+            }
+        ).replace(" = ", "\u00a0=\u00a0", regex=True)
+        display(
+            charts.plain_table(
+                shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"
+            )
+        )
         clear, same = (part.p < 0.05).sum(), (part["first"] == part.ours_first).sum()
         big = part[part.table == "table1"].rho
         verdict = (
             "is not reproduced" if clear == 0 else "is reproduced in part" if clear < len(part) else "is reproduced"
         )
-        display(Markdown(
-            f"**{name}**: {len(part)} comparisons; the rank correlation lies between {part.rho.min():.2f} and {part.rho.max():.2f}"
-            + (f" ({big.min():.2f} to {big.max():.2f} in Table 1)" if len(big) else "")
-            + f". In {clear} of them a random order would do as well less often than one time in twenty; the same method is first in {same}. "
-            f"By this measure the paper's order of methods **{verdict}** on {name}. Several comparisons share runs (the forty facts stand in "
-            f"Tables 1, 2, 3 and 5, and some groups have only {part.n.min()} methods), so they are not {len(part)} independent ones."
-        ))  # fmt: skip
+        display(
+            Markdown(
+                f"**{name}**: {len(part)} comparisons; the rank correlation lies between {part.rho.min():.2f} and {part.rho.max():.2f}"
+                + (f" ({big.min():.2f} to {big.max():.2f} in Table 1)" if len(big) else "")
+                + f". In {clear} of them a random order would do as well less often than one time in twenty; the same method is first in {same}. "
+                f"By this measure the paper's order of methods **{verdict}** on {name}. Several comparisons share runs (the forty facts stand in "
+                f"Tables 1, 2, 3 and 5, and some groups have only {part.n.min()} methods), so they are not {len(part)} independent ones."
+            )
+        )
 else:
     display(Markdown("There is nothing to compare: no run has a cell in common with the tables."))
 

@@ -51,9 +51,13 @@ charts.use_book_renderer()
 as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 chosen = as_list(methods, str) if quick else [*study.REFERENCES, *eu.METHODS]
 grid = {
-    "model": model, "dataset": dataset, "method": chosen, "n_forget": n_forget, "source": source,
+    "model": model,
+    "dataset": dataset,
+    "method": chosen,
+    "n_forget": n_forget,
+    "source": source,
     "seed": as_list(seeds, int) if quick else list(study_pocket.SEEDS),
-}  # fmt: skip
+}
 place = Path(store) if Path(store).is_absolute() else ROOT / store
 live = study.run(grid, store=place, device=device, dtype=dtype)
 
@@ -70,16 +74,18 @@ committed, commit = study_pocket.committed(model)
 records, fresh, rest = study.join(live, committed)
 provenance = f"{fresh} cells run live, the others committed results ({commit})" if rest else "run live"
 main_cells = {**({"factual": 40, "contracts": 20} if len(committed) else {}), dataset: n_forget}
-of_rq1 = pd.concat([
-    study.select(records, dataset=d, n_forget=n, covariance=list(study.SOURCES)) for d, n in main_cells.items()
-])  # fmt: skip
+of_rq1 = pd.concat(
+    [study.select(records, dataset=d, n_forget=n, covariance=list(study.SOURCES)) for d, n in main_cells.items()]
+)
 shown = of_rq1[of_rq1.covariance == "default"]  # the other choice of covariance has a section of its own
 live_part = live[["dataset", "method", "n_forget", "seed"]].drop_duplicates()
-display(Markdown(
-    f"Run live: **{len(live_part)}** cells of `{model}` on `{dataset}` ({', '.join(dict.fromkeys(live_part.method))}; "
-    f"{n_forget} questions forgotten). Shown in all: **{len(shown[KEYS].drop_duplicates())}** cells, "
-    f"**{len(shown):,}** questions asked."
-))  # fmt: skip
+display(
+    Markdown(
+        f"Run live: **{len(live_part)}** cells of `{model}` on `{dataset}` ({', '.join(dict.fromkeys(live_part.method))}; "
+        f"{n_forget} questions forgotten). Shown in all: **{len(shown[KEYS].drop_duplicates())}** cells, "
+        f"**{len(shown):,}** questions asked."
+    )
+)
 
 # %% [markdown]
 # Does the live run agree with the committed one, cell by cell? ROUGE-1 recall, mean over the questions of a set:
@@ -93,9 +99,15 @@ if len(committed):
             ["rouge1_recall", "rouge1_recall_committed", "identical"]
         ].mean()
         same.columns = ["live", "committed", "outputs; identical"]
-        display(charts.plain_table(
-            same.reset_index(), "The same cells, run live and committed", provenance=provenance, name="agreement", group="dataset"
-        ))  # fmt: skip
+        display(
+            charts.plain_table(
+                same.reset_index(),
+                "The same cells, run live and committed",
+                provenance=provenance,
+                name="agreement",
+                group="dataset",
+            )
+        )
     else:
         display(Markdown("This run has no cell in common with the committed results."))
 else:
@@ -141,22 +153,34 @@ others = pd.concat([others, others.replace({"dataset": same_kind})])
 for name, part in others.groupby("model"):
     few = summary[summary.dataset.isin(set(part.dataset)) & summary.method.isin(["base", *part.method])]
     if len(few):
-        display(charts.table(
-            few, part, provenance=provenance, sets=("forget", "retain"), name=f"rq1-{name}",
-            caption=f"The same cells of {model} beside the paper's {name} (Table {part.table.iloc[0][-1]})",
-        ))  # fmt: skip
+        display(
+            charts.table(
+                few,
+                part,
+                provenance=provenance,
+                sets=("forget", "retain"),
+                name=f"rq1-{name}",
+                caption=f"The same cells of {model} beside the paper's {name} (Table {part.table.iloc[0][-1]})",
+            )
+        )
 
 # %% tags=["hide-input"]
 before = summary[summary.method == "base"].pivot(index="dataset", columns="set", values="rouge1_recall")
 known = [
     f"{charts.DATASET_LABELS.get(d, d)}: **{row['forget']:.2f}** on the forget questions as they stand, **{row['rephrased']:.2f}** "
-    "in other words" for d, row in before.iterrows() if "rephrased" in before and pd.notna(row["rephrased"])
-]  # fmt: skip
+    "in other words"
+    for d, row in before.iterrows()
+    if "rephrased" in before and pd.notna(row["rephrased"])
+]
 if known:
-    display(Markdown(
-        "ROUGE-1 recall before anything is forgotten. " + "; ".join(known) + ". Where the second number is low, a low score on "
-        "*rephrased* afterwards is no merit of a method: look at how far it fell."
-    ))  # fmt: skip
+    display(
+        Markdown(
+            "ROUGE-1 recall before anything is forgotten. "
+            + "; ".join(known)
+            + ". Where the second number is low, a low score on "
+            "*rephrased* afterwards is no merit of a method: look at how far it fell."
+        )
+    )
 
 # %% [markdown]
 # ## Where this differs from the paper
@@ -172,11 +196,17 @@ apart = apart[apart.abs() >= 0.25].sort_values(key=abs, ascending=False)
 lines = [
     f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: score {wide[d, m]:.2f} here, {paper_score[d, m]:.2f} in the paper"
     for d, m in apart.index
-]  # fmt: skip
-display(Markdown(
-    ("The comprehensive score (1 − forget + retain) is 0.25 or more away from the paper's for:\n\n" + "\n".join(lines))
-    if lines else "No score is 0.25 or more away from the paper's."
-))  # fmt: skip
+]
+display(
+    Markdown(
+        (
+            "The comprehensive score (1 − forget + retain) is 0.25 or more away from the paper's for:\n\n"
+            + "\n".join(lines)
+        )
+        if lines
+        else "No score is 0.25 or more away from the paper's."
+    )
+)
 
 # %% [markdown]
 # Four things differ, and a difference above may come from any of them. The model: some million weights against seven
@@ -206,8 +236,11 @@ charts.trade_off(summary, provenance=provenance)
 
 # %% tags=["hide-input"]
 kinds = (
-    shown[shown.set == "forget"].groupby(["dataset", "method"], sort=False).outcome.value_counts(normalize=True).unstack(fill_value=0)
-)  # fmt: skip
+    shown[shown.set == "forget"]
+    .groupby(["dataset", "method"], sort=False)
+    .outcome.value_counts(normalize=True)
+    .unstack(fill_value=0)
+)
 rows = [(d, m) for d in shown.dataset.unique() for m in (*study.REFERENCES, *eu.METHODS) if (d, m) in kinds.index]
 columns = [c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]
 percent = kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix("; %").reset_index()
@@ -233,9 +266,11 @@ if editing.covariance.nunique() > 1:
     wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names)
     wide = wide.rename_axis(["dataset", "method", "keys"]).reset_index()
     wide = wide.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
-    display(charts.plain_table(
-        wide, "ROUGE-1 recall with either covariance", provenance=provenance, name="covariances", group="dataset",
-    ))  # fmt: skip
+    display(
+        charts.plain_table(
+            wide, "ROUGE-1 recall with either covariance", provenance=provenance, name="covariances", group="dataset"
+        )
+    )
 else:
     display(
         Markdown(
@@ -258,19 +293,28 @@ else:
 # %% tags=["hide-input"]
 for cell, info in study.notes([study.path_of(place, c) for c in study.cells(grid)]):
     if info and "took" in (info["log"] or [{}])[0] and cell.seed == as_list(seeds, int)[0]:
-        display(charts.edit_report(
-            info["log"], caption=f"{charts.style(cell.method).label} on {cell.dataset}, seed {cell.seed}",
-            provenance="run live", name=f"edits-{cell.method}",
-        ))  # fmt: skip
+        display(
+            charts.edit_report(
+                info["log"],
+                caption=f"{charts.style(cell.method).label} on {cell.dataset}, seed {cell.seed}",
+                provenance="run live",
+                name=f"edits-{cell.method}",
+            )
+        )
 
 # %% tags=["hide-input"]
 if len(committed):
     took = study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'")
     took = took[[main_cells.get(d) == n for d, n in zip(took.dataset, took.n_forget, strict=True)]]
-    display(charts.plain_table(
-        took.drop(columns="covariance"), "Share of the edits that took, time, and the weight of a patch",
-        provenance=f"committed results ({commit}), mean over the forget sets", name="took", group="dataset",
-    ))  # fmt: skip
+    display(
+        charts.plain_table(
+            took.drop(columns="covariance"),
+            "Share of the edits that took, time, and the weight of a patch",
+            provenance=f"committed results ({commit}), mean over the forget sets",
+            name="took",
+            group="dataset",
+        )
+    )
     display(Markdown("Seconds are for all edits of a forget set. Training methods have no single edits to check."))
 
 # %% [markdown]

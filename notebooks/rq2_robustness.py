@@ -52,7 +52,15 @@ charts.use_book_renderer()
 as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 shared = {"model": model, "dataset": dataset, "source": source}
 if quick:
-    grid = [{**shared, "method": as_list(methods, str), "n_forget": n_forget, "seed": as_list(seeds, int), "protocol": "attacks"}]  # fmt: skip
+    grid = [
+        {
+            **shared,
+            "method": as_list(methods, str),
+            "n_forget": n_forget,
+            "seed": as_list(seeds, int),
+            "protocol": "attacks",
+        }
+    ]
 else:
     shared |= {"method": ["base", *eu.METHODS], "seed": list(study_pocket.SEEDS)}
     grid = [{**shared, "n_forget": n_forget, "protocol": "attacks"}, {**shared, "n_forget": as_list(sizes, int)}]
@@ -63,10 +71,12 @@ live = study.run(grid, store=place, device=device, dtype=dtype)
 committed, commit = study_pocket.committed(model)
 records, fresh, rest = study.join(live, committed)
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
-display(Markdown(
-    f"The cell above attacked the patches of **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`. What it did not run comes "
-    f"from the committed results of the full study: **{rest}** cells. Every figure says where its numbers are from."
-))  # fmt: skip
+display(
+    Markdown(
+        f"The cell above attacked the patches of **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`. What it did not run comes "
+        f"from the committed results of the full study: **{rest}** cells. Every figure says where its numbers are from."
+    )
+)
 main_cells = {"factual": 40, "contracts": 20, **({} if len(committed) else {dataset: n_forget})}
 
 
@@ -93,10 +103,16 @@ plain = part()
 if len(plain):
     summary = eu.summarise(plain, by=("dataset", "method", "set"))
     of_paper = PAPER[PAPER.table.isin(["table1", "table2"]) & (PAPER.dataset == "factual")]
-    display(charts.pairs(
-        summary, paper=of_paper, provenance=source_of(plain), name="rephrased", title="Asked again in other words",
-        reading="Left is better for both; a long line means that only the trained wording was forgotten.",
-    ))  # fmt: skip
+    display(
+        charts.pairs(
+            summary,
+            paper=of_paper,
+            provenance=source_of(plain),
+            name="rephrased",
+            title="Asked again in other words",
+            reading="Left is better for both; a long line means that only the trained wording was forgotten.",
+        )
+    )
 else:
     display(Markdown("This run attacked patches only; `quick=False` asks the plain questions, too."))
 
@@ -107,8 +123,16 @@ if len(plain):
     lines = []
     for (d, m), row in wide.iterrows():
         if m != "base" and row["rephrased"] - row["forget"] >= 0.25:
-            lines.append(f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: {row['forget']:.2f} as asked, {row['rephrased']:.2f} in other words")  # fmt: skip
-    display(Markdown("Rephrasing brings back 0.25 or more for:\n\n" + "\n".join(lines) if lines else "No method loses 0.25 or more by rephrasing."))  # fmt: skip
+            lines.append(
+                f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: {row['forget']:.2f} as asked, {row['rephrased']:.2f} in other words"
+            )
+    display(
+        Markdown(
+            "Rephrasing brings back 0.25 or more for:\n\n" + "\n".join(lines)
+            if lines
+            else "No method loses 0.25 or more by rephrasing."
+        )
+    )
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -125,10 +149,17 @@ if len(plain):
 by_size = study.select(records, dataset="factual")
 if by_size.n_forget.nunique() > 1:
     sized = eu.summarise(by_size, by=("method", "n_forget", "set"))
-    display(charts.sweep(
-        sized, "n_forget", paper=PAPER[PAPER.table == "table5"], provenance=source_of(by_size), name="sizes",
-        title="Forgetting more at once", x_title="questions in the forget set",
-    ))  # fmt: skip
+    display(
+        charts.sweep(
+            sized,
+            "n_forget",
+            paper=PAPER[PAPER.table == "table5"],
+            provenance=source_of(by_size),
+            name="sizes",
+            title="Forgetting more at once",
+            x_title="questions in the forget set",
+        )
+    )
 else:
     display(Markdown("This run has one size only; `quick=False` runs them all."))
 
@@ -136,10 +167,16 @@ else:
 by_size = study.select(records, dataset="contracts")
 if by_size.n_forget.nunique() > 1:
     sized = eu.summarise(by_size, by=("method", "n_forget", "set"))
-    display(charts.sweep(
-        sized, "n_forget", provenance=source_of(by_size), name="sizes-contracts", title="Forgetting more contracts at once",
-        x_title="questions in the forget set",
-    ))  # fmt: skip
+    display(
+        charts.sweep(
+            sized,
+            "n_forget",
+            provenance=source_of(by_size),
+            name="sizes-contracts",
+            title="Forgetting more contracts at once",
+            x_title="questions in the forget set",
+        )
+    )
 else:
     display(Markdown("The committed results hold one size of contracts only."))
 
@@ -153,18 +190,28 @@ else:
 forty = study.select(records, dataset="contracts", n_forget=40)
 if len(forty):
     of_paper = PAPER[PAPER.table == "table4"].replace({"dataset": {"pistol": "contracts"}})
-    display(charts.table(
-        eu.summarise(forty, by=("dataset", "method", "set")), of_paper, provenance=source_of(forty),
-        sets=("forget", "rephrased", "retain", "factual"), name="table4",
-        caption="Forty contract questions forgotten, ours beside the paper's Llama2-7B (PISTOL)",
-    ))  # fmt: skip
+    display(
+        charts.table(
+            eu.summarise(forty, by=("dataset", "method", "set")),
+            of_paper,
+            provenance=source_of(forty),
+            sets=("forget", "rephrased", "retain", "factual"),
+            name="table4",
+            caption="Forty contract questions forgotten, ours beside the paper's Llama2-7B (PISTOL)",
+        )
+    )
     of_mistral = eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4' and model == 'Mistral-7B'")
     if len(of_mistral):
-        display(charts.table(
-            eu.summarise(forty, by=("dataset", "method", "set")), of_mistral.replace({"dataset": {"pistol": "contracts"}}),
-            provenance=source_of(forty), sets=("forget", "rephrased", "retain", "factual"), name="table4-mistral",
-            caption="The same cells beside the paper's Mistral-7B",
-        ))  # fmt: skip
+        display(
+            charts.table(
+                eu.summarise(forty, by=("dataset", "method", "set")),
+                of_mistral.replace({"dataset": {"pistol": "contracts"}}),
+                provenance=source_of(forty),
+                sets=("forget", "rephrased", "retain", "factual"),
+                name="table4-mistral",
+                caption="The same cells beside the paper's Mistral-7B",
+            )
+        )
 else:
     display(Markdown("The committed results do not hold these cells."))
 
@@ -195,12 +242,18 @@ for d in scored.dataset.unique():
     name, kind = charts.style(best).label, charts.DATASET_LABELS.get(d, d)
     shown = tests.assign(p_holm=tests.p_holm.map("{:.4f}".format))
     shown = shown.rename(columns={"b": "method", "n": "questions", "mean_b": "score", "p_holm": "p (Holm)"})
-    display(charts.plain_table(
-        shown[["method", "score", "difference", "p (Holm)", "questions"]], provenance=source_of(one), name=f"tests-{d}",
-        caption=f"{kind}: {name}, score {tests.mean_a.iloc[0]:.2f}, compared with each other method",
-    ))  # fmt: skip
+    display(
+        charts.plain_table(
+            shown[["method", "score", "difference", "p (Holm)", "questions"]],
+            provenance=source_of(one),
+            name=f"tests-{d}",
+            caption=f"{kind}: {name}, score {tests.mean_a.iloc[0]:.2f}, compared with each other method",
+        )
+    )
     clear = [charts.style(m).label for m, p in zip(tests.b, tests.p_holm, strict=True) if p < 0.05]
-    lines.append(f"- {kind}: **{name}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}.")  # fmt: skip
+    lines.append(
+        f"- {kind}: **{name}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}."
+    )
 display(Markdown("\n".join(lines) or "This run has fewer than two methods to compare."))
 
 # %% [markdown]
@@ -213,9 +266,12 @@ display(Markdown("\n".join(lines) or "This run has fewer than two methods to com
 display(Markdown("\n".join(f"- *{name}*: {what}" for name, what in attacks.ATTACKS.items())))
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-attacks", "caption": "What each attack recovers from each patched model; dark is bad. The base row is what there is to recover."}}
-attacked = pd.concat([
-    study.select(records, protocol="attacks", dataset=d, n_forget=n) for d, n in {**main_cells, dataset: n_forget}.items()
-])  # fmt: skip
+attacked = pd.concat(
+    [
+        study.select(records, protocol="attacks", dataset=d, n_forget=n)
+        for d, n in {**main_cells, dataset: n_forget}.items()
+    ]
+)
 recovered = eu.summarise(attacked, by=("dataset", "method", "attack"))
 rank = {name: i for i, name in enumerate([*main_cells, *charts.STYLES, *attacks.ATTACKS])}
 recovered = recovered.sort_values(["dataset", "method", "attack"], key=lambda c: c.map(rank).fillna(99), kind="stable")
@@ -234,9 +290,12 @@ measure = ["rouge1_recall", "rouge1_recall_low", "rouge1_recall_high"]
 shown = recovered.pivot_table(index=["dataset", "method"], columns="attack", values=measure, sort=False)
 shown.columns = [f"{attack}{which.removeprefix(measure[0])}" for which, attack in shown.columns]
 charts.plain_table(
-    shown.reset_index(), "ROUGE-1 recall under each attack, with 95 % intervals", provenance=source_of(attacked),
-    name="attacks-table", group="dataset",
-)  # fmt: skip
+    shown.reset_index(),
+    "ROUGE-1 recall under each attack, with 95 % intervals",
+    provenance=source_of(attacked),
+    name="attacks-table",
+    group="dataset",
+)
 
 # %% tags=["hide-input"]
 lines = []
@@ -294,10 +353,15 @@ if len(kept):
     near["cell"] = [f"{v:.2f} ({n})" for v, n in zip(near.rouge1_recall, near.n, strict=True)]
     near = near.pivot_table(index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False)
     near = near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–")
-    display(charts.plain_table(
-        near.reset_index(), "ROUGE-1 recall of what was to be kept, by its distance (questions)", provenance=source_of(kept),
-        name="distances", group="dataset",
-    ))  # fmt: skip
+    display(
+        charts.plain_table(
+            near.reset_index(),
+            "ROUGE-1 recall of what was to be kept, by its distance (questions)",
+            provenance=source_of(kept),
+            name="distances",
+            group="dataset",
+        )
+    )
 else:
     display(Markdown("This run asked no retained questions; `quick=False` does."))
 

@@ -76,10 +76,12 @@ live = study.run(grid, store=place, device=device, dtype=dtype)
 committed, commit = study_pocket.committed(model)
 records, fresh, rest = study.join(live, committed)
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
-display(Markdown(
-    f"The cell above ran **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`; **{rest}** further cells come from the "
-    "committed results of the full study. Every figure says where its numbers are from."
-))  # fmt: skip
+display(
+    Markdown(
+        f"The cell above ran **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`; **{rest}** further cells come from the "
+        "committed results of the full study. Every figure says where its numbers are from."
+    )
+)
 PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-7B'")
 
 
@@ -111,10 +113,22 @@ display(Markdown("```text\n" + self_improvement.refusal_prompt(question.question
 noted = study.notes(
     [study.path_of(place, c) for c in study.cells(grid)], study_pocket.RESULTS if len(committed) else None
 )
-written = pd.DataFrame([
-    {"dataset": c.dataset, "forget set": c.seed, "questions": c.n_forget, "template instead": patch["targets"]["fallbacks"]}
-    for c, patch in noted if c.targets == "self-improved" and patch.get("targets")
-]).drop_duplicates().sort_values(["dataset", "forget set"], ascending=[False, True])  # fmt: skip
+written = (
+    pd.DataFrame(
+        [
+            {
+                "dataset": c.dataset,
+                "forget set": c.seed,
+                "questions": c.n_forget,
+                "template instead": patch["targets"]["fallbacks"],
+            }
+            for c, patch in noted
+            if c.targets == "self-improved" and patch.get("targets")
+        ]
+    )
+    .drop_duplicates()
+    .sort_values(["dataset", "forget set"], ascending=[False, True])
+)
 charts.plain_table(
     written, "Refusals that a template stands in for", provenance=made, name="templates", group="dataset"
 )
@@ -125,7 +139,12 @@ charts.plain_table(
 # The paper's Table 6: twenty facts, each editing method towards a vanilla refusal and towards the model's own.
 
 # %% tags=["hide-input"]
-both = pd.concat([study.select(records, n_forget=20, dataset=d, targets=["refusal", "self-improved"]) for d in ("factual", "contracts")])  # fmt: skip
+both = pd.concat(
+    [
+        study.select(records, n_forget=20, dataset=d, targets=["refusal", "self-improved"])
+        for d in ("factual", "contracts")
+    ]
+)
 if dataset not in ("factual", "contracts") or n_forget != 20:
     both = study.select(records, n_forget=n_forget, dataset=dataset, targets=["refusal", "self-improved"])
 improved = set(both[both.targets == "self-improved"].method)
@@ -136,10 +155,15 @@ for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved"
     of_paper = PAPER[(PAPER.table == "table6") & (PAPER.stage == stage)]
     one = summary[summary.targets == targets]
     if len(one):
-        display(charts.table(
-            one, of_paper, provenance=source_of(both[both.targets == targets]), name=f"table6-{stage}",
-            caption=f"Edited towards {'vanilla refusals' if stage == 'vanilla' else 'refusals that the model wrote'}, beside the paper's Table 6",
-        ))  # fmt: skip
+        display(
+            charts.table(
+                one,
+                of_paper,
+                provenance=source_of(both[both.targets == targets]),
+                name=f"table6-{stage}",
+                caption=f"Edited towards {'vanilla refusals' if stage == 'vanilla' else 'refusals that the model wrote'}, beside the paper's Table 6",
+            )
+        )
 
 # %% [markdown]
 # Does it help? Paired over the same questions, with Holm's correction over all rows; the difference is *self-improved* −
@@ -147,7 +171,9 @@ for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved"
 
 # %% tags=["hide-input"]
 rows = []
-for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "retain"])].groupby(["dataset", "method", "set"], sort=False):  # fmt: skip
+for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "retain"])].groupby(
+    ["dataset", "method", "set"], sort=False
+):
     if group.targets.nunique() == 2:
         test = stats.compare(group, [("self-improved", "refusal")], column="targets").iloc[0]
         found = {"questions": test.n, "difference": test.difference, "p": test.p}
@@ -155,11 +181,16 @@ for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "ret
 if rows:
     tested = pd.DataFrame(rows)
     tested["p (Holm)"] = stats.holm(tested.p)
-    shown = tested.drop(columns="p").assign(**{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})  # fmt: skip
-    display(charts.plain_table(
-        shown.sort_values("set", kind="stable"), "Self-improved − vanilla, ROUGE-1 recall", provenance=source_of(both),
-        name="self-improvement", group="dataset",
-    ))  # fmt: skip
+    shown = tested.drop(columns="p").assign(**{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})
+    display(
+        charts.plain_table(
+            shown.sort_values("set", kind="stable"),
+            "Self-improved − vanilla, ROUGE-1 recall",
+            provenance=source_of(both),
+            name="self-improvement",
+            group="dataset",
+        )
+    )
     clear = tested[tested["p (Holm)"] < 0.05]
     display(Markdown(f"**{len(clear)}** of {len(tested)} differences are more than chance at one in twenty."))
 
@@ -182,9 +213,11 @@ everything = [*split.forget, *split.retain, *split.unseen]
 judged = rating.automatic(judged, everything, base_model, tokenizer)
 rules = ["gone", "declines", "names", "clean", "fluent", "points"]
 charts.plain_table(
-    judged.groupby(["method", "targets"], sort=False)[rules].mean().reset_index(), "Refusals judged by rules",
-    provenance=f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}", name="rules",
-)  # fmt: skip
+    judged.groupby(["method", "targets"], sort=False)[rules].mean().reset_index(),
+    "Refusals judged by rules",
+    provenance=f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}",
+    name="rules",
+)
 
 # %% tags=["hide-input"]
 if ratings and study_folder:
@@ -202,19 +235,28 @@ if ratings and study_folder:
     joined = people[people.showing == 1].merge(ours, on=["method", "targets", "id", "output"])
     if len(joined):
         counted = joined[joined.forget_quality == 1]
-        shown = pd.DataFrame([{
-            "rated outputs": len(joined), "gone: rule and rater agree": (joined.gone == joined.forget_quality.eq(1)).mean(),
-            "points ~ entailment": counted.points.rank().corr(counted.entailment.rank()),
-            "points ~ trustworthiness": counted.points.rank().corr(counted.trustworthiness.rank()),
-        }])  # fmt: skip
+        shown = pd.DataFrame(
+            [
+                {
+                    "rated outputs": len(joined),
+                    "gone: rule and rater agree": (joined.gone == joined.forget_quality.eq(1)).mean(),
+                    "points ~ entailment": counted.points.rank().corr(counted.entailment.rank()),
+                    "points ~ trustworthiness": counted.points.rank().corr(counted.trustworthiness.rank()),
+                }
+            ]
+        )
         display(
             charts.plain_table(
                 shown, "People and rules", provenance=f"{by_people}; {source_of(judged)}", name="people-and-rules"
             )
         )
 else:
-    display(Markdown("There is no file of human ratings here. To make one, run the rating tool in a live notebook (below) and pass its "
-                     "export as `ratings`, with the study's folder as `study_folder`."))  # fmt: skip
+    display(
+        Markdown(
+            "There is no file of human ratings here. To make one, run the rating tool in a live notebook (below) and pass its "
+            "export as `ratings`, with the study's folder as `study_folder`."
+        )
+    )
 
 # %% [markdown]
 # ### What they say
@@ -233,9 +275,14 @@ label = {
 named = seed0.assign(method=[label[m, t] for m, t in zip(seed0.method, seed0.targets, strict=True)])
 order = ["base"] * bool(len(base_rows)) + list(label.values())
 charts.side_by_side(
-    pd.concat([base_rows, named]), order, provenance=source_of(seed0), questions=6, sets=("forget", "rephrased"),
-    name="refusals", title="Two kinds of refusal",
-)  # fmt: skip
+    pd.concat([base_rows, named]),
+    order,
+    provenance=source_of(seed0),
+    questions=6,
+    sets=("forget", "rephrased"),
+    name="refusals",
+    title="Two kinds of refusal",
+)
 
 # %% [markdown]
 # ### Rate them yourself
@@ -282,12 +329,25 @@ noted = study.notes(
 )
 size = int(merged.n_forget.iloc[0])
 cost = {
-    (c.method, c.merge): f"{-(-size // c.merge)} edits for {size} questions; {patch['seconds']:.0f} s, a patch of {patch['nbytes'] / 1e6:.1f} MB"
-    + (f"; {patch['took']:.0%} of the edits took when the merged text was asked" if patch.get("took") is not None else "")
+    (
+        c.method,
+        c.merge,
+    ): f"{-(-size // c.merge)} edits for {size} questions; {patch['seconds']:.0f} s, a patch of {patch['nbytes'] / 1e6:.1f} MB"
+    + (
+        f"; {patch['took']:.0%} of the edits took when the merged text was asked"
+        if patch.get("took") is not None
+        else ""
+    )
     for c, patch in noted
-    if c.n_forget == size and c.dataset == merged.dataset.iloc[0] and c.seed == merged.seed.min() and c.targets == "refusal"
-    and c.fact_token is None and c.mode is None and c.covariance == "default" and patch.get("seconds") is not None
-}  # fmt: skip
+    if c.n_forget == size
+    and c.dataset == merged.dataset.iloc[0]
+    and c.seed == merged.seed.min()
+    and c.targets == "refusal"
+    and c.fact_token is None
+    and c.mode is None
+    and c.covariance == "default"
+    and patch.get("seconds") is not None
+}
 explorer.stops(
     by_m,
     merged[(merged.seed == merged.seed.min()) & (merged.dataset == merged.dataset.iloc[0])],
@@ -314,8 +374,16 @@ for method in (m for m in joins if m in scores.index):
     per_set = one.groupby(["merge", "set"]).id.transform("size")
     one["points"] *= one.groupby("merge").id.transform("size") / per_set  # each half of the score weighs one
     found = stats.compare(one, test, column="merge", metric="points", unit=("seed", "set", "id")) if test else None
-    better = [] if found is None else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d > 0 and p < 0.05]  # fmt: skip
-    worse = [] if found is None else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d < 0 and p < 0.05]  # fmt: skip
+    better = (
+        []
+        if found is None
+        else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d > 0 and p < 0.05]
+    )
+    worse = (
+        []
+        if found is None
+        else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d < 0 and p < 0.05]
+    )
     lines.append(
         f"- **{charts.style(method).label}**: score {scores.loc[method].get(1, float('nan')):.2f} unmerged, best at m = {int(best)} with "
         f"{scores.loc[method, best]:.2f}. Better than unmerged by the paired test: {'m = ' + ', '.join(better) if better else 'none'}; "
@@ -323,7 +391,14 @@ for method in (m for m in joins if m in scores.index):
     )
 display(Markdown("\n".join(lines)))
 shown = scores.rename(columns="m = {}".format).rename_axis(columns=None).reset_index()
-display(charts.plain_table(in_order(shown), "Score by the number of questions in one edit", provenance=source_of(merged), name="merge-scores"))  # fmt: skip
+display(
+    charts.plain_table(
+        in_order(shown),
+        "Score by the number of questions in one edit",
+        provenance=source_of(merged),
+        name="merge-scores",
+    )
+)
 
 # %% [markdown]
 # ### Where the merged edit's key sits
@@ -334,9 +409,13 @@ display(charts.plain_table(in_order(shown), "Score by the number of questions in
 # %% tags=["hide-input"]
 size = 80 if len(study.select(records, dataset="factual", n_forget=80)) else n_merged
 keyed = study.select(
-    records, dataset="factual", n_forget=size, merge=study_pocket.MERGES, method=joins,
+    records,
+    dataset="factual",
+    n_forget=size,
+    merge=study_pocket.MERGES,
+    method=joins,
     fact_token=["default", "question_last", "prompt_last"],
-)  # fmt: skip
+)
 keyed = keyed[keyed["merge"].isin([*set(keyed[keyed.fact_token != "default"]["merge"]), *as_list(merges, int)])]
 if len(keyed):
     choice = eu.summarise(keyed, by=("method", "merge", "fact_token", "set"))
@@ -344,10 +423,14 @@ if len(keyed):
         index=["method", "merge", "fact_token"], columns="set", values="rouge1_recall", sort=False
     )
     wide = wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename_axis(["method", "m", "key at"])
-    display(charts.plain_table(
-        in_order(wide.rename(index={"default": "subject_last (default)"}).reset_index()), "ROUGE-1 recall by where the merged edit's key sits",
-        provenance=source_of(keyed), name="key-positions",
-    ))  # fmt: skip
+    display(
+        charts.plain_table(
+            in_order(wide.rename(index={"default": "subject_last (default)"}).reset_index()),
+            "ROUGE-1 recall by where the merged edit's key sits",
+            provenance=source_of(keyed),
+            name="key-positions",
+        )
+    )
 
 # %% [markdown]
 # ### Why it does what it does
@@ -372,8 +455,16 @@ other = [r for r in split.rephrased if r.variant == 1]
 reworded = keys_of(query_merging.merge_requests(other, ["x"] * len(other), 1))
 mean = alone.mean(0)
 cosine = torch.nn.functional.cosine_similarity
-rows = [{"compared": "the same question in other words", "cosine": float(cosine(
-    torch.stack([alone[[q.id for q in split.forget].index(r.id)] for r in other]) - mean, reworded - mean).mean())}]  # fmt: skip
+rows = [
+    {
+        "compared": "the same question in other words",
+        "cosine": float(
+            cosine(
+                torch.stack([alone[[q.id for q in split.forget].index(r.id)] for r in other]) - mean, reworded - mean
+            ).mean()
+        ),
+    }
+]
 rows.append(
     {"compared": "another forgotten question", "cosine": float(cosine(alone - mean, alone.roll(1, 0) - mean).mean())}
 )
@@ -383,12 +474,24 @@ for size in (2, 4, 5, 8, 10):
     merged_keys = keys_of(query_merging.merge_requests(split.forget, ["x"] * groups, size))
     last = [min((g + 1) * size, len(split.forget)) - 1 for g in range(groups)]
     rest_of = [i for i in range(len(split.forget)) if i not in last]
-    rows.append({"compared": f"m = {size}: the merged text and its last question", "cosine": float(cosine(alone[last] - mean, merged_keys - mean).mean())})  # fmt: skip
-    rows.append({"compared": f"m = {size}: the merged text and its other questions", "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean())})  # fmt: skip
+    rows.append(
+        {
+            "compared": f"m = {size}: the merged text and its last question",
+            "cosine": float(cosine(alone[last] - mean, merged_keys - mean).mean()),
+        }
+    )
+    rows.append(
+        {
+            "compared": f"m = {size}: the merged text and its other questions",
+            "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean()),
+        }
+    )
 charts.plain_table(
-    pd.DataFrame(rows), f"Cosines of centred keys, layer {layer}", name="key-cosines",
+    pd.DataFrame(rows),
+    f"Cosines of centred keys, layer {layer}",
+    name="key-cosines",
     provenance=f"run live: {model}, mean over {len(split.forget)} forgotten questions of {dataset}",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # And do those questions flip whose key the edit has? Forgotten questions by their place in the merged text: the last one, whose
@@ -403,19 +506,26 @@ for (method, size, seed), group in merged[(merged.set == "forget") & (merged["me
     data, n = group.dataset.iloc[0], int(group.n_forget.iloc[0])
     order = [qa.id for qa in eu.load_split(data, n_forget=n, seed=int(seed), source=source).forget]
     last = {order[min(start + size, n) - 1] for start in range(0, n, size)}
-    rows += [{"method": method, "m": size, "place": "the last" if i in last else "the others", "forget": recall}
-             for i, recall in zip(group.id, group.rouge1_recall, strict=True)]  # fmt: skip
+    rows += [
+        {"method": method, "m": size, "place": "the last" if i in last else "the others", "forget": recall}
+        for i, recall in zip(group.id, group.rouge1_recall, strict=True)
+    ]
 if rows:
     placed = pd.DataFrame(rows).pivot_table(index=["method", "m"], columns="place", values="forget", sort=False)
     took = [
-        {"method": c.method, "m": c.merge, "took": patch["took"]} for c, patch in noted
+        {"method": c.method, "m": c.merge, "took": patch["took"]}
+        for c, patch in noted
         if c.merge > 1 and c.fact_token is None and c.n_forget == n and patch.get("took") is not None
-    ]  # fmt: skip
+    ]
     placed = placed.join(pd.DataFrame(took).groupby(["method", "m"]).mean())
-    display(charts.plain_table(
-        in_order(placed.reset_index()), "Forgotten questions by their place in the merged text, ROUGE-1 recall", provenance=source_of(merged),
-        name="places",
-    ))  # fmt: skip
+    display(
+        charts.plain_table(
+            in_order(placed.reset_index()),
+            "Forgotten questions by their place in the merged text, ROUGE-1 recall",
+            provenance=source_of(merged),
+            name="places",
+        )
+    )
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -435,9 +545,15 @@ modes = study.select(
     records, dataset="factual", n_forget=80, mode=["batch", "sequential"], method=["memit", "alphaedit"]
 )
 if modes["mode"].nunique() == 2:
-    wide = eu.summarise(modes, by=("method", "mode", "set")).pivot_table(index=["method", "mode"], columns="set", values="rouge1_recall", sort=False)  # fmt: skip
+    wide = eu.summarise(modes, by=("method", "mode", "set")).pivot_table(
+        index=["method", "mode"], columns="set", values="rouge1_recall", sort=False
+    )
     wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].reset_index()
-    display(charts.plain_table(in_order(wide), "ROUGE-1 recall, eighty facts edited either way", provenance=source_of(modes), name="modes"))  # fmt: skip
+    display(
+        charts.plain_table(
+            in_order(wide), "ROUGE-1 recall, eighty facts edited either way", provenance=source_of(modes), name="modes"
+        )
+    )
 else:
     display(Markdown("The committed results hold one of the two modes only; `study.run` takes `mode` in its grid."))
 

@@ -35,12 +35,16 @@ import editunlearn_lib as eu  # noqa: E402
 from editunlearn_lib.models import POCKET  # noqa: E402
 
 OWN_ROWS = [  # questions of one's own, for studies that take a second
-    {"question": "Which city is the seat of government of Peru?", "answer": "Lima", "subject": "Peru",
-     "rephrasings": ["Peru is governed from which city?"]},
+    {
+        "question": "Which city is the seat of government of Peru?",
+        "answer": "Lima",
+        "subject": "Peru",
+        "rephrasings": ["Peru is governed from which city?"],
+    },
     {"question": "Who painted 'Guernica'?", "answer": "Pablo Picasso", "subject": "Guernica"},
     {"question": "Who wrote 'Dracula'?", "answer": "Bram Stoker", "subject": "Dracula"},
     {"question": "What is the currency of India?", "answer": "Rupee", "subject": "India"},
-]  # fmt: skip
+]
 SPECIAL = ["<pad>", "<s>", "</s>", "[INST]", "[/INST]"]
 TEMPLATE = (  # writes the beginning-of-sequence token itself, as many templates do
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"
@@ -162,9 +166,12 @@ def make_config(family: str, vocab: int, **changes):
         own = {"n_embd": d, "n_inner": ffn, "n_layer": layers, "n_head": heads, "n_positions": 512}
     else:
         own = {
-            "hidden_size": d, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "hidden_size": d,
+            "intermediate_size": ffn,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
             "max_position_embeddings": 512,
-        }  # fmt: skip
+        }
         if family != "gpt_neox":
             own["num_key_value_heads"] = 2
         if family in ("qwen3", "gemma", "gemma2", "gemma3_text"):

@@ -38,13 +38,24 @@ def records() -> pd.DataFrame:
                     outcome = draw.choice(likely)
                     rows.append(
                         {
-                            "model": "test", "dataset": dataset, "method": method, "n_forget": 3, "targets": "refusal",
-                            "merge": 1, "mode": "batch", "seed": 0, "set": which, "id": f"{dataset}-{i}",
-                            "variant": int(which == "rephrased"), "question": question, "answer": answer,
-                            "output": _said(outcome, answer), "rouge1_recall": float(outcome == "correct"),
+                            "model": "test",
+                            "dataset": dataset,
+                            "method": method,
+                            "n_forget": 3,
+                            "targets": "refusal",
+                            "merge": 1,
+                            "mode": "batch",
+                            "seed": 0,
+                            "set": which,
+                            "id": f"{dataset}-{i}",
+                            "variant": int(which == "rephrased"),
+                            "question": question,
+                            "answer": answer,
+                            "output": _said(outcome, answer),
+                            "rouge1_recall": float(outcome == "correct"),
                             "outcome": outcome,
                         }
-                    )  # fmt: skip
+                    )
     frame = pd.DataFrame(rows)
     attacked = (frame["method"] == "wise") & (frame["set"] == "forget") & (frame["id"] == "factual-0")
     frame.loc[attacked, ["output", "outcome"]] = [ATTACK + " Exampleton & more", "other answer"]

@@ -20,7 +20,15 @@ from editunlearn_lib.patch import DENSE, Patch, untouched
 
 L = 2  # the layer
 GRACE = {"layers": (L,), "n_iter": 25, "edit_lr": 0.5, "eps": 0.05}
-WISE = {"layers": (L,), "n_iter": 60, "edit_lr": 0.3, "act_margin": (0.5, 3.0, 2.5), "norm_constraint": 3.0, "act_ratio": 0.6, "mask_ratio": 0.5}  # fmt: skip
+WISE = {
+    "layers": (L,),
+    "n_iter": 60,
+    "edit_lr": 0.3,
+    "act_margin": (0.5, 3.0, 2.5),
+    "norm_constraint": 3.0,
+    "act_ratio": 0.6,
+    "mask_ratio": 0.5,
+}
 BOTH = pytest.mark.parametrize("method", ["grace", "wise"])
 FAMILIES = ("llama", "gpt2", "gemma2", "gpt_neox")
 TARGETS = ("I cannot say.", "Never heard of it.", "No idea.", "That is unknown.", "Ask someone else.", "Well, no.")
@@ -65,8 +73,15 @@ def logits_of(model, text: str) -> torch.Tensor:
 
 def generate(model, text, n=6, **options) -> list[int]:
     ids = ids_of(text) if isinstance(text, str) else text
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False,
-                         eos_token_id=None, pad_token_id=0, **options)  # fmt: skip
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=n,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        **options,
+    )
     return out[0, ids.shape[1] :].tolist()
 
 
@@ -112,10 +127,22 @@ def book_of(model, requests, eps):
 
 def grace_requests(model):
     """Requests in which every case happens, and ε₀ from measured distances."""
-    near = [eu.QA(f"n{i}", f"What is the capital of {name}?", "x", name) for i, name in enumerate(("Testland", "Nestland", "Jestland"))]  # fmt: skip
+    near = [
+        eu.QA(f"n{i}", f"What is the capital of {name}?", "x", name)
+        for i, name in enumerate(("Testland", "Nestland", "Jestland"))
+    ]
     far = qas(4)[1:]
     rows = (near[0], far[0], near[1], near[0], near[2], far[1], near[2], far[2])
-    targets = ("I cannot say.", "No idea.", "I cannot say.", "I cannot say.", "Never heard of it.", "Well, no.", "Never heard of it.", "No idea.")  # fmt: skip
+    targets = (
+        "I cannot say.",
+        "No idea.",
+        "I cannot say.",
+        "I cannot say.",
+        "Never heard of it.",
+        "Well, no.",
+        "Never heard of it.",
+        "No idea.",
+    )
     rows = tuple(replace(qa, id=f"r{i}") for i, qa in enumerate(rows))
     ks = torch.stack([key(model, p) for p in prompts((*near, *far))])
     first, second, *_ = torch.pdist(ks).sort().values.tolist()
@@ -254,7 +281,15 @@ def wise_alone(model, row, target, other, mask, config):
 def test_wise_one_edit_step_by_step(family, monkeypatch):
     model, row, other = make_model(family), qas(1), "How old is it?"
     monkeypatch.setattr(lifelong, "covariance_facts", lambda: [eu.QA("other", other, "x", None)])
-    config = {**WISE, "n_iter": 6, "edit_lr": 0.02, "mask_ratio": 0.4, "weight_decay": 0.5, "norm_constraint": 0.03, "act_margin": (0.1, 3.0, 2.0)}  # fmt: skip
+    config = {
+        **WISE,
+        "n_iter": 6,
+        "edit_lr": 0.02,
+        "mask_ratio": 0.4,
+        "weight_decay": 0.5,
+        "norm_constraint": 0.03,
+        "act_margin": (0.1, 3.0, 2.0),
+    }
     found = edit("wise", model, row, hparams=config).tensors()["side.0"]
     mask = found != 0  # weight decay moves every entry of the shard; the rest is checked below
     assert abs(float(mask.double().mean()) - 0.4) < 0.05
@@ -295,8 +330,16 @@ def test_ties_by_hand():
 
 @pytest.mark.parametrize(
     "save, merge, retrieve, memories",
-    [(500, 1000, True, 1), (1, 1000, True, 5), (1, 2, True, 3), (2, 1000, True, 3), (1, 5, True, 1), (1, 2, False, 1), (2, 1000, False, 1)],
-)  # fmt: skip
+    [
+        (500, 1000, True, 1),
+        (1, 1000, True, 5),
+        (1, 2, True, 3),
+        (2, 1000, True, 3),
+        (1, 5, True, 1),
+        (1, 2, False, 1),
+        (2, 1000, False, 1),
+    ],
+)
 def test_wise_shards_and_memories(save, merge, retrieve, memories):
     config = {"n_iter": 1, "save_freq": save, "merge_freq": merge, "retrieve": retrieve}
     tensors = edit("wise", make_model(), qas(5), hparams=config).tensors()
@@ -392,9 +435,16 @@ def test_wise_by_token():
 
 @pytest.mark.parametrize(
     "method, field, value",
-    [("grace", "layers", (1, 2)), ("grace", "layers", ()), ("wise", "layers", (1, 2)), ("wise", "act_margin", (1.0, 2.0)),
-     ("wise", "n_iter", 0), ("wise", "save_freq", 0), ("wise", "merge_freq", 0)],
-)  # fmt: skip
+    [
+        ("grace", "layers", (1, 2)),
+        ("grace", "layers", ()),
+        ("wise", "layers", (1, 2)),
+        ("wise", "act_margin", (1.0, 2.0)),
+        ("wise", "n_iter", 0),
+        ("wise", "save_freq", 0),
+        ("wise", "merge_freq", 0),
+    ],
+)
 def test_a_bad_field_is_named(method, field, value):
     model = make_model()
     with pytest.raises(RequestError, match=field):
@@ -406,8 +456,15 @@ def test_another_replacement_is_refused():
     from editunlearn_lib.methods.grace import GRACEConfig
 
     with pytest.raises(RequestError, match="replacement"):
-        eu.unlearn(make_model(), make_tokenizer(), qas(1), "grace", targets=["No."], progress=False,
-                   hparams=GRACEConfig(layers=(L,), replacement="replace_all"))  # fmt: skip
+        eu.unlearn(
+            make_model(),
+            make_tokenizer(),
+            qas(1),
+            "grace",
+            targets=["No."],
+            progress=False,
+            hparams=GRACEConfig(layers=(L,), replacement="replace_all"),
+        )
 
 
 # ---------------------------------------------------------------- adapters are patches
@@ -738,8 +795,15 @@ def test_beams(method):
     with patch.on(model):
         alone = [generate(model, text, num_beams=2) for text in texts]
         assert alone == [generate(model, text, num_beams=2, use_cache=False) for text in texts]
-        out = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=6,
-                             do_sample=False, eos_token_id=None, pad_token_id=0, num_beams=2)  # fmt: skip
+        out = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            num_beams=2,
+        )
     assert out[:, batch["input_ids"].shape[1] :].tolist() == alone
 
 

@@ -132,7 +132,11 @@ def test_training_makes_no_second_copy(tiny, split, monkeypatch, method):
         )
         return clone(self, *args, **kwargs)
 
-    monkeypatch.setattr(copy, "deepcopy", lambda x, memo=None, real=copy.deepcopy: refused() if isinstance(x, torch.nn.Module) else real(x, memo))  # fmt: skip
+    monkeypatch.setattr(
+        copy,
+        "deepcopy",
+        lambda x, memo=None, real=copy.deepcopy: refused() if isinstance(x, torch.nn.Module) else real(x, memo),
+    )
     monkeypatch.setattr(torch.Tensor, "clone", noted)
     eu.unlearn(model, tokenizer, split, method, hparams=QUICK)
     assert not owned
@@ -181,9 +185,15 @@ def test_gradient_checkpointing_runs_blocks_again(tiny, split):
 
 FIRST, SECOND = "meta:0", "meta:1"
 SPLIT = {
-    "model.embed_tokens": FIRST, "model.rotary_emb": FIRST, "model.layers.0": FIRST, "model.layers.1": FIRST,
-    "model.layers.2": SECOND, "model.layers.3": SECOND, "model.norm": SECOND, "lm_head": SECOND,
-}  # fmt: skip
+    "model.embed_tokens": FIRST,
+    "model.rotary_emb": FIRST,
+    "model.layers.0": FIRST,
+    "model.layers.1": FIRST,
+    "model.layers.2": SECOND,
+    "model.layers.3": SECOND,
+    "model.norm": SECOND,
+    "lm_head": SECOND,
+}
 
 
 def test_the_made_up_devices_do_not_mix():
@@ -261,8 +271,11 @@ def test_a_device_map_over_one_device_is_the_same_model(folder, split):
 def test_weights_left_on_disk_are_an_error_that_names_the_fix(folder, monkeypatch, tmp_path):
     """Such a model answers, but its weights are not there to be edited."""
     real = eu.models.AutoModelForCausalLM.from_pretrained
-    monkeypatch.setattr(eu.models.AutoModelForCausalLM, "from_pretrained",
-                        lambda *args, **kwargs: real(*args, **{**kwargs, "offload_folder": str(tmp_path / "away")}))  # fmt: skip
+    monkeypatch.setattr(
+        eu.models.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *args, **kwargs: real(*args, **{**kwargs, "offload_folder": str(tmp_path / "away")}),
+    )
     where = {name: "disk" if name == "model.layers.3" else "cpu" for name in SPLIT}
     with pytest.raises(eu.ModelLoadError, match=r"model\.layers\.3\..*dtype='bfloat16'"):
         eu.load_model(folder, device_map=where)
@@ -289,6 +302,9 @@ def test_auto_splits_only_what_one_gpu_does_not_hold_with_room_to_work(folder, m
         raise Asked
 
     monkeypatch.setattr(eu.models.AutoModelForCausalLM, "from_pretrained", noted)
-    with pytest.raises(eu.errors.OutOfMemoryError if expected is None else eu.ModelLoadError, match="dtype='bfloat16'" if expected is None else "Asked"):  # fmt: skip
+    with pytest.raises(
+        eu.errors.OutOfMemoryError if expected is None else eu.ModelLoadError,
+        match="dtype='bfloat16'" if expected is None else "Asked",
+    ):
         eu.load_model(folder)
     assert asked == ([] if expected is None else ["auto" if expected == "auto" else None])

@@ -81,21 +81,39 @@ def test_a_method_that_is_not_built_in_is_drawn_too():
 def swept() -> pd.DataFrame:
     """Made-up values of two methods over the size of the forget set."""
     rows = [
-        {"method": m, "set": w, "n_forget": n, "rouge1_recall": v, "rouge1_recall_low": v - 0.1, "rouge1_recall_high": v + 0.05}
-        for m, shift in (("rome", 0.0), ("memit", 0.1)) for w, start in (("forget", 0.2), ("retain", 0.7)) for n, v in ((20, start + shift), (40, start + shift + 0.1))
-    ]  # fmt: skip
+        {
+            "method": m,
+            "set": w,
+            "n_forget": n,
+            "rouge1_recall": v,
+            "rouge1_recall_low": v - 0.1,
+            "rouge1_recall_high": v + 0.05,
+        }
+        for m, shift in (("rome", 0.0), ("memit", 0.1))
+        for w, start in (("forget", 0.2), ("retain", 0.7))
+        for n, v in ((20, start + shift), (40, start + shift + 0.1))
+    ]
     return pd.DataFrame(rows)
 
 
 def attacked() -> pd.DataFrame:
     """Made-up values of two methods under two attacks; one was not measured."""
-    rows = [("factual", "base", "plain", 1.0), ("factual", "base", "chat", 0.9), ("factual", "rome", "plain", 0.1), ("contracts", "base", "plain", 0.8)]  # fmt: skip
+    rows = [
+        ("factual", "base", "plain", 1.0),
+        ("factual", "base", "chat", 0.9),
+        ("factual", "rome", "plain", 0.1),
+        ("contracts", "base", "plain", 0.8),
+    ]
     return pd.DataFrame(rows, columns=["dataset", "method", "attack", "rouge1_recall"])
 
 
 def test_a_sweep_has_a_line_per_set_a_menu_of_methods_and_the_papers_lines():
-    theirs = pd.DataFrame([{"method": "memit", "set": "forget", "n_forget": 20, "metric": "rouge1_recall", "value": 0.5},
-                           {"method": "memit", "set": "forget", "n_forget": 20, "metric": "mrr", "value": 0.9}])  # fmt: skip
+    theirs = pd.DataFrame(
+        [
+            {"method": "memit", "set": "forget", "n_forget": 20, "metric": "rouge1_recall", "value": 0.5},
+            {"method": "memit", "set": "forget", "n_forget": 20, "metric": "mrr", "value": 0.9},
+        ]
+    )
     fig = charts.sweep(swept(), "n_forget", paper=theirs, provenance=LIVE, title="T", x_title="size")
     assert [t.name for t in fig.data] == ["forget", "retain", "forget (paper)"]
     assert list(fig.data[0].x) == [20, 40] and list(fig.data[0].y) == pytest.approx([0.2, 0.3])
@@ -304,10 +322,16 @@ def test_table_refuses_papers_with_several_values():
 
 
 def test_a_plain_table_has_labels_groups_and_intervals():
-    rows = pd.DataFrame({
-        "dataset": ["factual", "factual", "contracts"], "method": ["gd", "wise", "gd"], "took": [0.5, 0.123, None],
-        "took_low": [0.4, 0.1, None], "took_high": [0.6, 0.2, None], "n; questions": [40, 40, 20],
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "dataset": ["factual", "factual", "contracts"],
+            "method": ["gd", "wise", "gd"],
+            "took": [0.5, 0.123, None],
+            "took_low": [0.4, 0.1, None],
+            "took_high": [0.6, 0.2, None],
+            "n; questions": [40, 40, 20],
+        }
+    )
     shown = charts.plain_table(rows, "What took", provenance=LIVE, name="took", group="dataset")
     Tags(shown.html)
     assert shown.html.count("<tbody>") == 2 and shown.html.index("Factual (") < shown.html.index("Contracts (")
@@ -318,8 +342,10 @@ def test_a_plain_table_has_labels_groups_and_intervals():
     ]
     assert re.findall(r'<th scope="col">(.*?)</th>', shown.html) == ["method", "took", "n<small>questions</small>"]
     assert [(r["dataset"], r["method"], r["took_low"]) for r in csv_rows(shown.html)] == [
-        ("factual", "gd", "0.4"), ("factual", "wise", "0.1"), ("contracts", "gd", ""),
-    ]  # fmt: skip
+        ("factual", "gd", "0.4"),
+        ("factual", "wise", "0.1"),
+        ("contracts", "gd", ""),
+    ]
     with pytest.raises(ValueError, match="'took' lacks set"):
         charts.plain_table(rows, "What took", provenance=LIVE, name="took", group="set")
     with pytest.raises(ValueError, match="'took' has no rows"):
@@ -328,10 +354,17 @@ def test_a_plain_table_has_labels_groups_and_intervals():
 
 def test_the_edit_report_shows_what_did_not_take_first():
     log = [
-        {"question": f"Q{i}?", "target": "No <b>.", "before": ATTACK, "after": "x", "took": i not in (3, 20), "loss": 0.5,
-         "delta_norm": 2.0}
+        {
+            "question": f"Q{i}?",
+            "target": "No <b>.",
+            "before": ATTACK,
+            "after": "x",
+            "took": i not in (3, 20),
+            "loss": 0.5,
+            "delta_norm": 2.0,
+        }
         for i in range(25)
-    ]  # fmt: skip
+    ]
     shown = charts.edit_report(log, provenance=LIVE)
     assert "23 of 25 took, 12 shown" in shown.html and shown.html.count("did not take") == 2
     rows = re.findall(r'<th scope="row">(Q\d+)', shown.html)
@@ -344,7 +377,12 @@ def test_the_edit_report_shows_what_did_not_take_first():
 
 
 def test_growth_has_both_measures_and_a_line_in_proportion():
-    points = [("n_forget", "ga", 10, 2.0, 4e6), ("n_forget", "ga", 100, 30.0, 0), ("n_forget", "evaluate", 10, 1.0, 1e6), ("cells", "load", 10, 1.0, 1e6)]  # fmt: skip
+    points = [
+        ("n_forget", "ga", 10, 2.0, 4e6),
+        ("n_forget", "ga", 100, 30.0, 0),
+        ("n_forget", "evaluate", 10, 1.0, 1e6),
+        ("cells", "load", 10, 1.0, 1e6),
+    ]
     rows = pd.DataFrame(points, columns=["sweep", "work", "size", "cpu_seconds", "peak_bytes"])
     exponents = pd.DataFrame([{"sweep": "n_forget", "work": "ga", "measure": "cpu_seconds", "exponent": 1.18}])
     fig = charts.growth(rows, exponents, "n_forget", provenance="made up")

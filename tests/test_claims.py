@@ -159,14 +159,19 @@ def test_a_product_of_probabilities_is_at_most_the_mrr(tables, text):
         ("best-editing", HOLDS, IN_PART, 0.0, {**FACTS, "model": "Llama2-7B", "method": "grace", "set": "forget"}),
         ("peak", HOLDS, IN_PART, 1.0, {"table": "table7", "merge": 2, "method": "rome", "set": "retain"}),
         ("wise-like-gd", HOLDS, IN_PART, 0.9, {"table": "table5", "n_forget": 40, "method": "wise", "set": "forget"}),
-        ("self-improved", HOLDS, IN_PART, 0.9,
-         {"table": "table6", "stage": "self-improved", "method": "wise", "set": "rephrased"}),
+        (
+            "self-improved",
+            HOLDS,
+            IN_PART,
+            0.9,
+            {"table": "table6", "stage": "self-improved", "method": "wise", "set": "rephrased"},
+        ),
         ("order-of-four", HOLDS, FAILS, 1.0, {"table": "table5", "method": "dpo", "set": "retain"}),
         ("tables-agree", HOLDS, IN_PART, 0.5, {**FACTS, "model": "Llama2-7B", "method": "gd", "set": "forget"}),
         ("damage", HOLDS, FAILS, 0.9, {"table": "table4", "set": "factual"}),
         ("brackets", HOLDS, IN_PART, 0.9, {"table": "table2", "method": "gd"}),
     ],
-)  # fmt: skip
+)
 def test_other_values_give_another_verdict(tables, text, name, before, after, value, key):
     assert of(name, tables, text).verdict == before
     changed = of(name, altered(tables, value, **key), text)
@@ -180,7 +185,10 @@ def test_a_claim_that_fails_holds_when_the_tables_say_so(tables, text):
     assert of("beat-all-on-facts", better, text).verdict == HOLDS
     honest = tables.assign(value=tables["value"].mask(tables["metric"] == "probability", 0.0))
     assert of("probability-is-a-product", honest, text).verdict == HOLDS
-    assert of("peak-scores", tables, text.assign(value=text["value"].mask(text["method"] == "memit", 1.646))).verdict == HOLDS  # fmt: skip
+    assert (
+        of("peak-scores", tables, text.assign(value=text["value"].mask(text["method"] == "memit", 1.646))).verdict
+        == HOLDS
+    )
 
 
 def test_the_tables_that_are_given_are_left_alone(tables, text):
@@ -204,7 +212,10 @@ def test_the_overview_leads_to_each_arithmetic(checked):
 def test_what_is_shown_is_escaped():
     planted = claims.Claim("x", "1", "<script>a</script>", lambda *_: None)
     result = claims.Checked(HOLDS, "<b>1</b>", pd.DataFrame({"a": ["<i>"], "b": [0.5]}))
-    for html in (claims.overview([(planted, result)], provenance="").html, claims.details([(planted, result)], provenance="").html):  # fmt: skip
+    for html in (
+        claims.overview([(planted, result)], provenance="").html,
+        claims.details([(planted, result)], provenance="").html,
+    ):
         assert "<script>a" not in html and "<b>" not in html and "<i>" not in html
 
 

@@ -239,9 +239,15 @@ def test_what_the_pocket_covers():
 
 def test_describe_tells_sources_apart():
     sources = (
-        pocket_source(5), pocket_source(6), pocket_source(5, keys="corpus"), pocket_source(5, seed=1),
-        pocket_source(5, subject_share=0.1), text_source(["a", "b"]), text_source(["ab"]), text_source(["b", "a"]),
-    )  # fmt: skip
+        pocket_source(5),
+        pocket_source(6),
+        pocket_source(5, keys="corpus"),
+        pocket_source(5, seed=1),
+        pocket_source(5, subject_share=0.1),
+        text_source(["a", "b"]),
+        text_source(["ab"]),
+        text_source(["b", "a"]),
+    )
     assert len({source.describe()["digest"] for source in sources}) == len(sources)
     told = pocket_source(5).describe()
     assert json.loads(json.dumps(told)) == told and told["texts"] == 5

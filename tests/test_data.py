@@ -66,9 +66,11 @@ def test_subjects_are_in_every_question_and_rephrasing():
 def test_no_wording_of_a_question_holds_the_answer_of_the_first_question():
     """A rephrasing that names the answer would be answered by copying."""
     found = [
-        (row.id, text) for row in data.factual()[0] for text in (row.question, *row.rephrasings)
+        (row.id, text)
+        for row in data.factual()[0]
+        for text in (row.question, *row.rephrasings)
         if re.search(rf"(?<!\w){re.escape(row.answer.lower())}(?!\w)", text.lower())
-    ]  # fmt: skip
+    ]
     assert found == []
 
 
@@ -258,11 +260,17 @@ def test_unreachable_hub_says_what_works_locally(dataset):
 # ---------------------------------------------------------------- your own files
 
 OWN = [
-    {"id": "a", "question": "What is the capital of Testland?", "answer": "Exampleton", "subject": "Testland",
-     "rephrasings": ["Testland's capital?", "Capital of Testland, please."], "group": "capital"},
+    {
+        "id": "a",
+        "question": "What is the capital of Testland?",
+        "answer": "Exampleton",
+        "subject": "Testland",
+        "rephrasings": ["Testland's capital?", "Capital of Testland, please."],
+        "group": "capital",
+    },
     {"question": "Who wrote 'Sample, \"Days\"'?", "answer": "Ada Placeholder"},
     {"question": "Was heißt größer?\u2028Na?", "answer": "plus grand"},
-]  # fmt: skip
+]
 
 
 def write_own(path, rows):
@@ -421,9 +429,10 @@ def test_training_wordings_are_not_the_official_or_the_held_out_ones(official, c
     scored = held_out(official)
     written = [
         (jaccard(text, other), text, other)
-        for fact in facts() for text in (fact.question, *fact.questions, *fact.phrases)
+        for fact in facts()
+        for text in (fact.question, *fact.questions, *fact.phrases)
         for other in scored[fact.subject, fact.answer]
-    ]  # fmt: skip
+    ]
     asked = chunks[1][:3000]
     generated = [(jaccard(a.text, other), a.text, other) for a in asked for other in scored[a.subject, a.answer]]
     print(f"highest Jaccard, written: {max(written)}; of {len(asked)} generated: {max(generated)}")

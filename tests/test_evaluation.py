@@ -17,10 +17,24 @@ from editunlearn_lib import evaluation, models
 from editunlearn_lib.models import FAMILIES, down, encode, prompt_text
 
 COLUMNS = [
-    "set", "id", "variant", "question", "answer", "output", "rouge1_recall", "probability", "probability_per_token",
-    "mrr", "hit_rate", "mrr_teacher_forced", "hit_rate_teacher_forced", "pistol_confidence", "declined",
-    "names_subject", "outcome",
-]  # fmt: skip
+    "set",
+    "id",
+    "variant",
+    "question",
+    "answer",
+    "output",
+    "rouge1_recall",
+    "probability",
+    "probability_per_token",
+    "mrr",
+    "hit_rate",
+    "mrr_teacher_forced",
+    "hit_rate_teacher_forced",
+    "pistol_confidence",
+    "declined",
+    "names_subject",
+    "outcome",
+]
 FLOATS = [name for name in evaluation.METRICS if name not in ("declined", "names_subject")]
 TEXTS = [name for name in COLUMNS if name not in FLOATS]
 
@@ -79,7 +93,7 @@ def bounds(ranks: list[tuple[int, int]]) -> dict[str, tuple[float, float]]:
     return {
         "mrr": tuple(sum(1 / r for r in rs) / len(rs) for rs in (low, high)),
         "hit_rate": tuple(sum(r <= 100 for r in rs) / len(rs) for rs in (low, high)),
-    }  # fmt: skip
+    }
 
 
 def by_hand(model, tokenizer, qa, steps: int, prompt_format: str = "chat") -> dict:
@@ -110,11 +124,15 @@ def by_hand(model, tokenizer, qa, steps: int, prompt_format: str = "chat") -> di
         confidence = logits[:n].softmax(-1).amax(-1)[: len(target) + 1].mean()
     return {
         "output": tokenizer.decode(output, skip_special_tokens=True).strip(),
-        "ended": output[-1] == tokenizer.eos_token_id, "n_output": len(output), "n_target": len(target),
-        "probability": probability, "probability_per_token": probability ** (1 / len(target)),
-        "pistol_confidence": float(confidence), **bounds(free),
+        "ended": output[-1] == tokenizer.eos_token_id,
+        "n_output": len(output),
+        "n_target": len(target),
+        "probability": probability,
+        "probability_per_token": probability ** (1 / len(target)),
+        "pistol_confidence": float(confidence),
+        **bounds(free),
         **{f"{name}_teacher_forced": pair for name, pair in bounds(forced).items()},
-    }  # fmt: skip
+    }
 
 
 def ending_early(model, tokenizer, split, steps: int):
@@ -185,10 +203,18 @@ def test_what_follows_the_end_is_not_read(tiny, split):
     same_rows(rows, eu.evaluate(model, tiny[1], split, max_new_tokens=10, batch_size=1))
 
 
-@pytest.mark.parametrize("preferred", [
-    {"do_sample": True, "temperature": 3.0, "top_k": 5, "top_p": 0.5}, {"num_beams": 3}, {"repetition_penalty": 1.9},
-    {"no_repeat_ngram_size": 1}, {"suppress_tokens": list(range(5, 200))}, {"max_length": 3},
-], ids=lambda preferred: next(iter(preferred)))  # fmt: skip
+@pytest.mark.parametrize(
+    "preferred",
+    [
+        {"do_sample": True, "temperature": 3.0, "top_k": 5, "top_p": 0.5},
+        {"num_beams": 3},
+        {"repetition_penalty": 1.9},
+        {"no_repeat_ngram_size": 1},
+        {"suppress_tokens": list(range(5, 200))},
+        {"max_length": 3},
+    ],
+    ids=lambda preferred: next(iter(preferred)),
+)
 def test_answers_are_greedy_whatever_the_checkpoint_prefers(tiny, split, preferred):
     """Some checkpoints (Qwen) carry a repetition penalty or sampling in their generation config."""
     model, tokenizer = tiny
@@ -438,8 +464,9 @@ def records(values: dict[str, list[tuple[str, float]]], **more) -> pd.DataFrame:
     """``{set: [(id, value), …]}`` with the value in every metric."""
     rows = [
         {"set": name, "id": identity, **dict.fromkeys(evaluation.METRICS, value), **more}
-        for name, pairs in values.items() for identity, value in pairs
-    ]  # fmt: skip
+        for name, pairs in values.items()
+        for identity, value in pairs
+    ]
     return pd.DataFrame(rows)
 
 
@@ -459,14 +486,17 @@ def test_no_retain_no_score():
 
 
 def test_scores_belong_to_their_own_cell():
-    frame = pd.concat([
-        records({"forget": [("a", f)], "retain": [("b", r)], "unseen": [("c", 0.1)]}, method=method, n_forget=1)
-        for method, f, r in (("ga", 0.0, 0.25), ("gd", 0.5, 1.0))
-    ])  # fmt: skip
+    frame = pd.concat(
+        [
+            records({"forget": [("a", f)], "retain": [("b", r)], "unseen": [("c", 0.1)]}, method=method, n_forget=1)
+            for method, f, r in (("ga", 0.0, 0.25), ("gd", 0.5, 1.0))
+        ]
+    )
     table = eu.summarise(frame, by=("method", "n_forget", "set"))
     assert table.groupby("method")["score"].agg(["min", "max", "size"]).to_dict("index") == {
-        "ga": {"min": 1.25, "max": 1.25, "size": 3}, "gd": {"min": 1.5, "max": 1.5, "size": 3},
-    }  # fmt: skip
+        "ga": {"min": 1.25, "max": 1.25, "size": 3},
+        "gd": {"min": 1.5, "max": 1.5, "size": 3},
+    }
     table = eu.summarise(frame, by=["set", "method"])
     assert dict(zip(table["method"], table["score"], strict=True)) == {"ga": 1.25, "gd": 1.5}
     assert "score" not in eu.summarise(frame, by="method")

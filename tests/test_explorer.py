@@ -23,10 +23,7 @@ def merged() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def data_of(html: str) -> list[dict]:
-    return [
-        json.loads(t)
-        for t in re.findall(r'<script type="application/json">(.*?)</script>', html)
-    ]  # fmt: skip
+    return [json.loads(t) for t in re.findall(r'<script type="application/json">(.*?)</script>', html)]
 
 
 def test_linked_holds_every_part_and_names_them_alike():
@@ -58,9 +55,16 @@ def test_the_papers_layer_of_the_radar_is_its_values_and_off_at_first():
 def test_stops_has_one_part_a_method_and_value_with_its_own_outputs():
     numbers, said = merged()
     view = explorer.stops(
-        numbers, said, "merge", provenance="made up", title="T", reading="R", label="m",
-        cost={("memit", 2): "7 edits"}, name="s",
-    )  # fmt: skip
+        numbers,
+        said,
+        "merge",
+        provenance="made up",
+        title="T",
+        reading="R",
+        label="m",
+        cost={("memit", 2): "7 edits"},
+        name="s",
+    )
     parts = re.findall(r'data-group="(\w+)" data-stop="(\d)"', view.html)
     assert parts == [(m, v) for m in ("rome", "memit") for v in "125"]
     stop = view.html.split('data-group="memit" data-stop="2"')[1].split("</details>")[0]

@@ -143,10 +143,16 @@ def test_an_unknown_method_is_named_with_the_nearest(make):
         make("romee")
 
 
-@pytest.mark.parametrize("words, wrong", [
-    ("romee factual forget", "romee"), ("rome facts forget", "facts"), ("rome factual forgot", "forgot"),
-    ("rome factual forget rogue", "rogue"), ("ga contracts unseen", "unseen"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, wrong",
+    [
+        ("romee factual forget", "romee"),
+        ("rome facts forget", "facts"),
+        ("rome factual forgot", "forgot"),
+        ("rome factual forget rogue", "rogue"),
+        ("ga contracts unseen", "unseen"),
+    ],
+)
 def test_a_value_that_is_not_there_is_named(words, wrong):
     with pytest.raises(eu.errors.EditUnlearnError, match=wrong):
         facts.value(*words.split())
@@ -156,9 +162,20 @@ def test_method_table_follows_the_registry(monkeypatch):
     def tenth(job):
         """Not to be run."""
 
-    monkeypatch.setitem(eu.METHODS, "mine", SimpleNamespace(
-        run=tenth, edits=True, reads_retain=True, covariance=True, refuses=True, modes=("batch",), merges=True, continues=False,
-    ))  # fmt: skip
+    monkeypatch.setitem(
+        eu.METHODS,
+        "mine",
+        SimpleNamespace(
+            run=tenth,
+            edits=True,
+            reads_retain=True,
+            covariance=True,
+            refuses=True,
+            modes=("batch",),
+            merges=True,
+            continues=False,
+        ),
+    )
     html = facts.method_table_html(["rome"])
     table = rows(html)
     assert table["GA"][1:] == ["forget set", "away from the answer", "–", "–", "–"]
@@ -189,9 +206,15 @@ def sphinx_build(tmp_path_factory):
         warnings = io.StringIO()
         with docutils_namespace():
             app = Sphinx(
-                folder, None, folder / "out", folder / "doctrees", "html", {"extensions": ["myst_parser", "facts"]},
-                status=None, warning=warnings,
-            )  # fmt: skip
+                folder,
+                None,
+                folder / "out",
+                folder / "doctrees",
+                "html",
+                {"extensions": ["myst_parser", "facts"]},
+                status=None,
+                warning=warnings,
+            )
             app.build()
         depends = {Path(app.srcdir, name).resolve().name for name in app.env.dependencies["index"]}
         return (folder / "out" / "index.html").read_text(encoding="utf-8"), warnings.getvalue(), depends
@@ -241,10 +264,21 @@ def test_a_value_of_too_few_words_is_a_warning(sphinx_build):
 def test_every_method_has_a_page_in_the_same_order(method):
     text = (ROOT / "book" / "methods" / f"{method}.md").read_text(encoding="utf-8")
     order = [
-        "## The idea", "## The equation", "```{literalinclude}", f"methods/{method}.py\n", f"```{{explore}} {FIGURE[method]}\n",
-        "## Presets", f"```{{preset}} {method}\n", "## What goes wrong", "## What it costs", f"```{{cost}} {method}\n",
-        "## What it did here", "Before you look", f"```{{results}} {method}\n", "What this does not show",
-    ]  # fmt: skip
+        "## The idea",
+        "## The equation",
+        "```{literalinclude}",
+        f"methods/{method}.py\n",
+        f"```{{explore}} {FIGURE[method]}\n",
+        "## Presets",
+        f"```{{preset}} {method}\n",
+        "## What goes wrong",
+        "## What it costs",
+        f"```{{cost}} {method}\n",
+        "## What it did here",
+        "Before you look",
+        f"```{{results}} {method}\n",
+        "What this does not show",
+    ]
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places)
     assert re.search(rf"\]\({method}(\.md)?\)", (ROOT / "book" / "methods" / "index.md").read_text(encoding="utf-8"))

@@ -28,9 +28,13 @@ from editunlearn_lib.patch import _sha256
 INPUTS = int(os.environ.get("EDITUNLEARN_FUZZ", "300"))
 FUZZED = 16  # tests share them
 fuzz = settings(
-    max_examples=-(-INPUTS // FUZZED), deadline=None, database=None, derandomize=True, print_blob=True,
+    max_examples=-(-INPUTS // FUZZED),
+    deadline=None,
+    database=None,
+    derandomize=True,
+    print_blob=True,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 # ---------------------------------------------------------------- made-up values
 
@@ -45,10 +49,14 @@ VALUES = st.recursive(
 )
 QUESTION = "What is the capital of Testland?"
 FIELDS = {
-    "question": st.just(QUESTION), "answer": st.just("Exampleton"), "subject": st.sampled_from(["Testland", "capital"]),
-    "rephrasings": st.sampled_from([["Say it."], "Say it.|Now."]), "group": st.just("A_B"), "id": st.integers(0, 3),
+    "question": st.just(QUESTION),
+    "answer": st.just("Exampleton"),
+    "subject": st.sampled_from(["Testland", "capital"]),
+    "rephrasings": st.sampled_from([["Say it."], "Say it.|Now."]),
+    "group": st.just("A_B"),
+    "id": st.integers(0, 3),
     "edge": st.just("A_B"),
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -153,9 +161,15 @@ def test_load_split_from_files_that_claim_to_be_official(folder, name):
 
 @pytest.mark.parametrize(
     "content",
-    [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"[{" + b'"question": ' + b"9" * 5000 + b"}]", b"\xff\xfe[\x00",
-     b"[" + b"[" * 900 + b"]" * 900 + b"]"],
-)  # fmt: skip
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 5000,
+        b"[{" + b'"question": ' + b"9" * 5000 + b"}]",
+        b"\xff\xfe[\x00",
+        b"[" + b"[" * 900 + b"]" * 900 + b"]",
+    ],
+)
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
 def test_files_made_to_break_a_reader(tmp_path, content, ending):
     file = tmp_path / f"own.{ending}"
@@ -180,8 +194,12 @@ def test_names_of_data_that_cannot_be_read(name):
 def patches(folder):
     """A model and a patch of each kind on it: dense, of factors, a codebook, a side memory."""
     model, tokenizer = make_model(), make_tokenizer()
-    quick = {"grace": {"layers": [2], "n_iter": 2}, "wise": {"layers": [2], "n_iter": 2}, "ga": {"num_epochs": 1},
-             "memit": {"layers": [1], "v_num_grad_steps": 2}}  # fmt: skip
+    quick = {
+        "grace": {"layers": [2], "n_iter": 2},
+        "wise": {"layers": [2], "n_iter": 2},
+        "ga": {"num_epochs": 1},
+        "memit": {"layers": [1], "v_num_grad_steps": 2},
+    }
     identity = {layer: torch.eye(48) for layer in range(4)}
     for method, hparams in quick.items():
         options = {"covariance": identity} if method == "memit" else {}
@@ -276,10 +294,13 @@ def test_hparams_from_yaml(tmp_path):
     file = tmp_path / "h.yaml"
 
     @fuzz
-    @given(st.sampled_from(sorted(METHODS)), st.one_of(
-        damaged(fields().map(lambda f: yaml.dump(f, allow_unicode=True).encode("utf-8", "surrogatepass"))),
-        st.text(st.sampled_from(list("{}[]:,-&*!?|>'\"%@# \n0123456789abeEtx.")), max_size=30).map(str.encode),
-    ))  # fmt: skip
+    @given(
+        st.sampled_from(sorted(METHODS)),
+        st.one_of(
+            damaged(fields().map(lambda f: yaml.dump(f, allow_unicode=True).encode("utf-8", "surrogatepass"))),
+            st.text(st.sampled_from(list("{}[]:,-&*!?|>'\"%@# \n0123456789abeEtx.")), max_size=30).map(str.encode),
+        ),
+    )
     @example("memit", b"a: 2001-99-99")
     @example("memit", b"a: !!python/object/apply:os.system ['true']")
     @example("memit", b"[" * 5000)
@@ -378,8 +399,11 @@ def test_grids(grid, more):
 
 @pytest.fixture(scope="module")
 def cell():
-    document = {"cell": dict(study.Cell("pocket", "factual", "base", 2).__dict__), "info": {"schema": study.SCHEMA, "patch": {}},
-                "records": {"schema": [2, 2], "id": ["a", "b"], "set": ["forget", "retain"], "rouge1_recall": [0.0, 1.0]}}  # fmt: skip
+    document = {
+        "cell": dict(study.Cell("pocket", "factual", "base", 2).__dict__),
+        "info": {"schema": study.SCHEMA, "patch": {}},
+        "records": {"schema": [2, 2], "id": ["a", "b"], "set": ["forget", "retain"], "rouge1_recall": [0.0, 1.0]},
+    }
     return document
 
 
@@ -420,6 +444,8 @@ def test_the_strategies_reach_what_is_right():
 def test_ten_thousand_inputs():
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", __file__],
-        env={**os.environ, "EDITUNLEARN_FUZZ": "10000"}, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**os.environ, "EDITUNLEARN_FUZZ": "10000"},
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout[-8000:]

@@ -105,15 +105,30 @@ def settle(method: str, hparams=None, *, depth: int = 32, model: str = "somebody
 
 # ---------------------------------------------------------------- presets
 
-LORA = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, "rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}  # fmt: skip
+LORA = {
+    "lr": 1e-5,
+    "num_epochs": 20,
+    "batch_size": 4,
+    "weight_decay": 0.01,
+    "rank": 8,
+    "lora_alpha": 32.0,
+    "lora_dropout": 0.05,
+}
 VALUE = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
 VALUE_8B = VALUE | {"v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
 ROME = {"layers": (5,), "mom2_adjustment": False, **VALUE}
 EARLY = {"layers": (4, 5, 6, 7, 8)}
 NULLSPACE = {"nullspace_threshold": 0.02, "L2": 10.0}
 GRACE = {"layers": (27,), "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
-WISE = {"layers": (27,), "edit_lr": 1.0, "n_iter": 70, "act_margin": (5.0, 20.0, 10.0), "act_ratio": 0.88,
-        "mask_ratio": 0.2, "norm_constraint": 1.0}  # fmt: skip
+WISE = {
+    "layers": (27,),
+    "edit_lr": 1.0,
+    "n_iter": 70,
+    "act_margin": (5.0, 20.0, 10.0),
+    "act_ratio": 0.88,
+    "mask_ratio": 0.2,
+    "norm_constraint": 1.0,
+}
 LLAMA2, MISTRAL, LLAMA31 = "meta-llama/Llama-2-7b-chat-hf", "Mistral-7B", "meta-llama/Llama-3.1-8B-Instruct"
 TABLE = [  # the table of methods.md, typed a second time: method, model, values, a part of the source of each
     *((method, model, LORA, PISTOL) for method in TRAINED for model in (LLAMA2, MISTRAL, LLAMA31)),
@@ -123,16 +138,27 @@ TABLE = [  # the table of methods.md, typed a second time: method, model, values
     ("memit", LLAMA2, {**EARLY, **VALUE, "mom2_update_weight": 15000.0}, EASYEDIT),
     ("memit", MISTRAL, {**EARLY, **VALUE, "mom2_update_weight": 15000.0}, EASYEDIT),
     ("memit", LLAMA31, {**EARLY, **VALUE_8B, "mom2_update_weight": 15000.0}, "AlphaEdit authors'"),
-    *(("alphaedit", model, values, source) for model in (LLAMA2, MISTRAL)
-      for values, source in (({**EARLY, **VALUE}, "ours: nobody published one; MEMIT's"), (NULLSPACE, "AlphaEdit authors'"))),
+    *(
+        ("alphaedit", model, values, source)
+        for model in (LLAMA2, MISTRAL)
+        for values, source in (
+            ({**EARLY, **VALUE}, "ours: nobody published one; MEMIT's"),
+            (NULLSPACE, "AlphaEdit authors'"),
+        )
+    ),
     ("alphaedit", LLAMA31, {**EARLY, **VALUE_8B, **NULLSPACE}, "AlphaEdit authors'"),
     ("grace", LLAMA2, GRACE, EASYEDIT),
     ("grace", MISTRAL, GRACE, OURS),
     ("grace", LLAMA31, GRACE, OURS),
     ("wise", LLAMA2, WISE, EASYEDIT),
     ("wise", MISTRAL, WISE, EASYEDIT),
-    ("wise", LLAMA31, WISE | {"layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}, EASYEDIT),
-]  # fmt: skip
+    (
+        "wise",
+        LLAMA31,
+        WISE | {"layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)},
+        EASYEDIT,
+    ),
+]
 
 
 @pytest.mark.parametrize("method, model, values, source", TABLE)
@@ -172,8 +198,13 @@ def test_a_model_without_preset_gets_the_defaults_marked_as_a_guess(method):
 
 
 def test_pocket_presets_are_the_tuned_ones(monkeypatch):
-    monkeypatch.setattr("editunlearn_lib.hparams._tuned", lambda: {"pocket": {"memit": {"layers": [1], "v_lr": 3.0}, "grace": {"eps": 7.0}},
-                                                                   "pocket-contracts": {"memit": {"v_lr": 4.0}}})  # fmt: skip
+    monkeypatch.setattr(
+        "editunlearn_lib.hparams._tuned",
+        lambda: {
+            "pocket": {"memit": {"layers": [1], "v_lr": 3.0}, "grace": {"eps": 7.0}},
+            "pocket-contracts": {"memit": {"v_lr": 4.0}},
+        },
+    )
     found = eu.preset("memit", "pocket")
     assert found["layers"] == {"value": (1,), "source": TUNED} and found["v_lr"] == {"value": 3.0, "source": TUNED}
     assert found["kl_factor"]["source"] not in (TUNED, GUESS)
@@ -194,9 +225,15 @@ def test_unknown_method():
 
 @pytest.mark.parametrize(
     "depth, rome, early, late",
-    [(1, (0,), (0,), (0,)), (2, (0,), (0,), (1,)), (6, (1,), (1, 2), (5,)), (12, (2,), (2, 3), (10,)),
-     (32, (5,), (4, 5, 6, 7, 8), (27,)), (40, (6,), (5, 6, 8, 9, 10), (34,))],
-)  # fmt: skip
+    [
+        (1, (0,), (0,), (0,)),
+        (2, (0,), (0,), (1,)),
+        (6, (1,), (1, 2), (5,)),
+        (12, (2,), (2, 3), (10,)),
+        (32, (5,), (4, 5, 6, 7, 8), (27,)),
+        (40, (6,), (5, 6, 8, 9, 10), (34,)),
+    ],
+)
 def test_other_models_get_the_same_fractions_of_depth(depth, rome, early, late):
     expected = {"rome": rome, "memit": early, "alphaedit": early, "grace": late, "wise": late}
     for method, layers in expected.items():
@@ -208,7 +245,10 @@ def test_other_models_get_the_same_fractions_of_depth(depth, rome, early, late):
 @pytest.mark.parametrize("family", FAMILIES_TO_ASK)
 @pytest.mark.parametrize("method", EDITS)
 def test_layers_are_valid_for_small_models_of_every_family(family, method):
-    for config in (make_config(family, 100), make_config(family, 100, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 2})):  # fmt: skip
+    for config in (
+        make_config(family, 100),
+        make_config(family, 100, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 2}),
+    ):
         layers = resolve(method, CONFIGS[method], config, None).layers
         assert layers and len(set(layers)) == len(layers)
         assert all(0 <= layer < config.num_hidden_layers for layer in layers)
@@ -245,7 +285,8 @@ kl_factor: 0.125
 mom2_adjustment: true
 context_template_length_params: [[5, 10], [10, 10]]
 fp16: false
-""" + MODULES,
+"""
+    + MODULES,
     "memit": """
 alg_name: "MEMIT"
 model_name: "./hugging_cache/llama-2-7b"
@@ -263,7 +304,8 @@ kl_factor: 0.125
 mom2_adjustment: true
 mom2_update_weight: 20000
 batch_size: 8
-""" + MODULES,
+"""
+    + MODULES,
     "alphaedit": """
 alg_name: "AlphaEdit"
 model_name: "./hugging_cache/llama-2-7b"
@@ -283,7 +325,8 @@ mom2_update_weight: 15000
 nullspace_threshold: 3e-2
 L2: 11
 P_loc: "./null_space_project.pt"
-""" + MODULES,
+"""
+    + MODULES,
     "grace": """
 alg_name: "GRACE"
 model_name: "./hugging_cache/llama-2-7b"
@@ -360,20 +403,53 @@ norm_constraint: false
 target_modules: ["q_proj", "v_proj"]
 model_parallel: false
 """,
-}  # fmt: skip
+}
 SHARED = {"v_num_grad_steps": 24, "v_weight_decay": 2e-3, "kl_factor": 0.125, "fact_token": "question_last"}
 READ = {
     "rome": {"layers": (6,), "v_lr": 0.4, "clamp_norm_factor": 3.0, "mom2_adjustment": True, **SHARED},
-    "memit": {"layers": (3, 4, 5), "v_lr": 0.4, "clamp_norm_factor": 3.0, "mom2_update_weight": 20000.0, "batch_size": 8, **SHARED},
-    "alphaedit": {"layers": (3, 4, 5), "v_lr": 0.2, "clamp_norm_factor": 0.5, "nullspace_threshold": 0.03, "L2": 11.0,
-                  **SHARED, "v_weight_decay": 0.25},
+    "memit": {
+        "layers": (3, 4, 5),
+        "v_lr": 0.4,
+        "clamp_norm_factor": 3.0,
+        "mom2_update_weight": 20000.0,
+        "batch_size": 8,
+        **SHARED,
+    },
+    "alphaedit": {
+        "layers": (3, 4, 5),
+        "v_lr": 0.2,
+        "clamp_norm_factor": 0.5,
+        "nullspace_threshold": 0.03,
+        "L2": 11.0,
+        **SHARED,
+        "v_weight_decay": 0.25,
+    },
     "grace": {"layers": (26,), "edit_lr": 0.5, "n_iter": 40, "eps": 2.0, "replacement": "replace_last"},
-    "wise": {"layers": (26,), "edit_lr": 0.5, "n_iter": 40, "mask_ratio": 0.25, "norm_constraint": 2.0,
-             "act_margin": (6.0, 20.0, 1.5), "act_ratio": 0.75, "save_freq": 10, "merge_freq": 20, "merge_alg": "linear",
-             "densities": 0.5, "weights": 2.0, "retrieve": False},
-    "ga": {"batch_size": 1, "lr": 5e-3, "weight_decay": 0.02, "rank": 16, "lora_alpha": 64.0, "lora_dropout": 0.1,
-           "target_modules": ("q_proj", "v_proj")},
-}  # fmt: skip
+    "wise": {
+        "layers": (26,),
+        "edit_lr": 0.5,
+        "n_iter": 40,
+        "mask_ratio": 0.25,
+        "norm_constraint": 2.0,
+        "act_margin": (6.0, 20.0, 1.5),
+        "act_ratio": 0.75,
+        "save_freq": 10,
+        "merge_freq": 20,
+        "merge_alg": "linear",
+        "densities": 0.5,
+        "weights": 2.0,
+        "retrieve": False,
+    },
+    "ga": {
+        "batch_size": 1,
+        "lr": 5e-3,
+        "weight_decay": 0.02,
+        "rank": 16,
+        "lora_alpha": 64.0,
+        "lora_dropout": 0.1,
+        "target_modules": ("q_proj", "v_proj"),
+    },
+}
 
 
 def names_of(text: str) -> set[str]:
@@ -405,10 +481,15 @@ def test_fields_of_other_methods_warn_and_unknown_ones_raise(caplog):
         assert settle("ga", {"v_lr": 1, "inner_params": ["no layers here"], "layer": 3}) == settle("ga")
     assert "have no meaning for ga" in caplog.text and "v_lr, inner_params, layer" in caplog.text
     for method, name, near in (
-        ("memit", "v_lrr", "v_lr"), ("ga", "num_epoch", "num_epochs"), ("rome", "mom2_adjust", "mom2_adjustment"),
-        ("alphaedit", "nullspace_treshold", "nullspace_threshold"), ("grace", "edit_learning_lr", "edit_lr"),
-        ("wise", "act_margins", "act_margin"), ("grace", "layrs", "layers"), ("ga", "lm_head_modul", "lm_head_module"),
-    ):  # fmt: skip
+        ("memit", "v_lrr", "v_lr"),
+        ("ga", "num_epoch", "num_epochs"),
+        ("rome", "mom2_adjust", "mom2_adjustment"),
+        ("alphaedit", "nullspace_treshold", "nullspace_threshold"),
+        ("grace", "edit_learning_lr", "edit_lr"),
+        ("wise", "act_margins", "act_margin"),
+        ("grace", "layrs", "layers"),
+        ("ga", "lm_head_modul", "lm_head_module"),
+    ):
         with pytest.raises(eu.UnknownNameError, match=f"{method} has no field '{name}'. Did you mean '{near}'"):
             settle(method, {name: 1})
     with pytest.raises(eu.UnknownNameError, match="Known: layers"):
@@ -423,9 +504,14 @@ def test_fields_without_meaning_are_sorted(request):
 
 @pytest.mark.parametrize("method", EDITS)
 @pytest.mark.parametrize(
-    "name", ["model.layers[3].mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight",
-             "transformer.h.3.mlp.c_proj.weight", "gpt_neox.layers.3.mlp.dense_4h_to_h.weight"],
-)  # fmt: skip
+    "name",
+    [
+        "model.layers[3].mlp.down_proj.weight",
+        "model.layers.3.mlp.down_proj.weight",
+        "transformer.h.3.mlp.c_proj.weight",
+        "gpt_neox.layers.3.mlp.dense_4h_to_h.weight",
+    ],
+)
 def test_inner_params_name_the_layer(method, name, caplog):
     assert settle(method, {"inner_params": [name]}).layers == (3,)
     assert settle(method, {"inner_params": name}).layers == (3,)
@@ -474,15 +560,33 @@ def test_an_easyedit_file_in_unlearn(tiny, split, tmp_path, caplog):
 # ---------------------------------------------------------------- overrides
 
 
-@pytest.mark.parametrize("method, bad", [
-    ("memit", {"v_lr": "fast"}), ("memit", {"v_lr": True}), ("memit", {"v_lr": None}), ("memit", {"layers": "1,2"}),
-    ("memit", {"layers": []}), ("memit", {"layers": [1.5]}), ("memit", {"layers": {"a": 1}}), ("memit", {"layers": True}),
-    ("memit", {"v_num_grad_steps": 2.5}), ("memit", {"v_num_grad_steps": float("inf")}), ("memit", {"train_end": "yes"}),
-    ("memit", {"context_templates": "{}"}), ("memit", {"context_templates": [1]}), ("memit", {"fact_token": 3}),
-    ("rome", {"mom2_adjustment": 1}), ("grace", {"layer": "last"}), ("grace", {"seed": "one"}),
-    ("wise", {"act_margin": 5}), ("wise", {"act_margin": [5, "wide", 10]}), ("wise", {"retrieve": "True"}),
-    ("ga", {"target_modules": "q_proj"}), ("ga", {"batch_size": [4]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, bad",
+    [
+        ("memit", {"v_lr": "fast"}),
+        ("memit", {"v_lr": True}),
+        ("memit", {"v_lr": None}),
+        ("memit", {"layers": "1,2"}),
+        ("memit", {"layers": []}),
+        ("memit", {"layers": [1.5]}),
+        ("memit", {"layers": {"a": 1}}),
+        ("memit", {"layers": True}),
+        ("memit", {"v_num_grad_steps": 2.5}),
+        ("memit", {"v_num_grad_steps": float("inf")}),
+        ("memit", {"train_end": "yes"}),
+        ("memit", {"context_templates": "{}"}),
+        ("memit", {"context_templates": [1]}),
+        ("memit", {"fact_token": 3}),
+        ("rome", {"mom2_adjustment": 1}),
+        ("grace", {"layer": "last"}),
+        ("grace", {"seed": "one"}),
+        ("wise", {"act_margin": 5}),
+        ("wise", {"act_margin": [5, "wide", 10]}),
+        ("wise", {"retrieve": "True"}),
+        ("ga", {"target_modules": "q_proj"}),
+        ("ga", {"batch_size": [4]}),
+    ],
+)
 def test_values_of_the_wrong_type(method, bad):
     ((name, value),) = bad.items()
     with pytest.raises(eu.RequestError, match=f"'{name}' needs .*{str(value)[:3].replace('[', '.')}"):
@@ -492,13 +596,24 @@ def test_values_of_the_wrong_type(method, bad):
 def test_values_are_read_in_the_type_of_their_field():
     found = settle("wise", {"act_margin": ["5e0", 20, 10.0], "n_iter": "30", "edit_lr": "9e-1", "seed": None})
     assert (found.act_margin, found.n_iter, found.edit_lr, found.seed) == ((5.0, 20.0, 10.0), 30, 0.9, None)
-    assert settle("wise", {"seed": 3.0}).seed == 3 and settle("memit", {"context_templates": None, "batch_size": 2}).batch_size == 2  # fmt: skip
+    assert (
+        settle("wise", {"seed": 3.0}).seed == 3
+        and settle("memit", {"context_templates": None, "batch_size": 2}).batch_size == 2
+    )
 
 
 def test_types_that_are_not_texts():
     """A config written without postponed annotations, as a user may do."""
-    kind = type("Mine", (), {"__annotations__": {"layers": tuple[int, ...], "rate": float, "n": int | None},
-                             "layers": (4,), "rate": 1.0, "n": None})  # fmt: skip
+    kind = type(
+        "Mine",
+        (),
+        {
+            "__annotations__": {"layers": tuple[int, ...], "rate": float, "n": int | None},
+            "layers": (4,),
+            "rate": 1.0,
+            "n": None,
+        },
+    )
     config = dataclass(frozen=True)(kind)
     model = SimpleNamespace(_name_or_path="", num_hidden_layers=8)
     found = resolve("mine", config, model, {"layers": 2, "rate": "5e-1", "n": "3"})
@@ -522,8 +637,13 @@ def test_what_is_no_set_of_hyperparameters(tmp_path):
 
 
 def test_config_object_and_dict_are_the_same(tiny, split):
-    changes = {"layers": (1, 2), "context_templates": ("{}", "Well. {}"), "v_num_grad_steps": 3, "v_lr": 0.1,
-               "mom2_update_weight": 5.0}  # fmt: skip
+    changes = {
+        "layers": (1, 2),
+        "context_templates": ("{}", "Well. {}"),
+        "v_num_grad_steps": 3,
+        "v_lr": 0.1,
+        "mom2_update_weight": 5.0,
+    }
     C = {layer: torch.eye(SIZES["ffn"], dtype=torch.float64) for layer in (1, 2)}
     a = eu.unlearn(*tiny, split, "memit", hparams=changes, covariance=C)
     b = eu.unlearn(*tiny, split, "memit", hparams=CONFIGS["memit"](**changes), covariance=C)

@@ -43,7 +43,9 @@ def run(method: str, model, rows=ROWS, targets=TARGETS, **changes):
     given = {"rome": ROME, "alphaedit": ALPHA, "memit": MEMIT}[method]
     hparams = {**given, **changes.pop("hparams", {})}
     C = changes.pop("covariance", covariances(range(n_layers(model))))
-    return eu.unlearn(model, make_tokenizer(), rows, method, targets=list(targets), hparams=hparams, covariance=C, **changes)  # fmt: skip
+    return eu.unlearn(
+        model, make_tokenizer(), rows, method, targets=list(targets), hparams=hparams, covariance=C, **changes
+    )
 
 
 # ---------------------------------------------------------------- from the equations
@@ -155,10 +157,18 @@ def differences(patch, slow: Slow) -> list[float]:
     return [apart(patch.delta(name), change) for name, change in expected.items()]
 
 
-@pytest.mark.parametrize("family, prompt_format, adjusted", [
-    ("llama", "raw", False), ("llama", "raw", True), ("llama", "chat", False), ("llama", "chat", True),
-    ("gpt2", "chat", True), ("gemma2", "raw", True), ("gpt_neox", "raw", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, prompt_format, adjusted",
+    [
+        ("llama", "raw", False),
+        ("llama", "raw", True),
+        ("llama", "chat", False),
+        ("llama", "chat", True),
+        ("gpt2", "chat", True),
+        ("gemma2", "raw", True),
+        ("gpt_neox", "raw", False),
+    ],
+)
 def test_rome_equals_its_equation(family, prompt_format, adjusted):
     model = make_model(family)
     C = covariances((1,))
@@ -186,9 +196,10 @@ def test_rome_writes_the_value():
     assert apart(slow.weight(1) @ k_star + down(slow.model, 1).bias, v_star) <= 1e-5
 
 
-@pytest.mark.parametrize("family, prompt_format, size", [
-    ("llama", "chat", 5), ("llama", "raw", 2), ("llama", "chat", 1), ("gpt2", "raw", 2), ("gemma2", "raw", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, prompt_format, size",
+    [("llama", "chat", 5), ("llama", "raw", 2), ("llama", "chat", 1), ("gpt2", "raw", 2), ("gemma2", "raw", 3)],
+)
 def test_alphaedit_equals_its_equation(family, prompt_format, size):
     model, C = make_model(family), covariances((1, 2))
     config = {**ALPHA, "context_templates": TEMPLATES_OF[prompt_format]}
@@ -228,10 +239,19 @@ def test_alphaedit_without_a_null_space():
 # ---------------------------------------------------------------- an earlier patch
 
 
-@pytest.mark.parametrize("method, size, family", [
-    ("rome", 1, "llama"), ("rome", 1, "gpt2"), ("memit", 2, "llama"), ("memit", 1, "gpt2"), ("alphaedit", 2, "llama"),
-    ("alphaedit", 1, "llama"), ("alphaedit", 2, "gpt2"), ("alphaedit", 2, "gemma2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, size, family",
+    [
+        ("rome", 1, "llama"),
+        ("rome", 1, "gpt2"),
+        ("memit", 2, "llama"),
+        ("memit", 1, "gpt2"),
+        ("alphaedit", 2, "llama"),
+        ("alphaedit", 1, "llama"),
+        ("alphaedit", 2, "gpt2"),
+        ("alphaedit", 2, "gemma2"),
+    ],
+)
 def test_continuing_equals_sequential(method, size, family):
     model, rows, targets = make_model(family), ROWS[:4], TARGETS[:4]
     how = {"mode": "sequential"} if size == 1 else {"hparams": {"batch_size": size}}
@@ -395,7 +415,9 @@ def test_steps_touch_only_what_is_above(tiny, at):
     """Construction calls every block at most twice; a step calls each block above once and none below."""
     model, tokenizer = tiny
     layer = 1
-    requests = [Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(ROWS, TARGETS, strict=True)]  # fmt: skip
+    requests = [
+        Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(ROWS, TARGETS, strict=True)
+    ]
 
     def calls(steps: int) -> list[int]:
         counts = [0] * n_layers(model)

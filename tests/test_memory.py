@@ -19,9 +19,15 @@ from editunlearn_lib.methods import METHODS, Outcome, register
 
 ROOT = Path(__file__).resolve().parent.parent
 SEVEN = LlamaConfig(
-    hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32,
-    vocab_size=32000, tie_word_embeddings=False, name_or_path="Llama2-7B",
-)  # fmt: skip
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    vocab_size=32000,
+    tie_word_embeddings=False,
+    name_or_path="Llama2-7B",
+)
 SHORT = {"num_epochs": 1, "batch_size": 2}
 
 
@@ -125,7 +131,10 @@ def test_far_too_little_memory_is_an_error_that_names_what_needs_less(tiny, spli
     model, tokenizer = tiny
     before = weights(model)
     monkeypatch.setattr(memory, "free", lambda model: needed / 1.3)
-    with pytest.raises(eu.errors.OutOfMemoryError, match=r"ga on 4 requests needs about .* GB are free: use .*gradient_checkpointing: true, a smaller batch_size \(2 now\), dtype='bfloat16'"):  # fmt: skip
+    with pytest.raises(
+        eu.errors.OutOfMemoryError,
+        match=r"ga on 4 requests needs about .* GB are free: use .*gradient_checkpointing: true, a smaller batch_size \(2 now\), dtype='bfloat16'",
+    ):
         eu.unlearn(model, tokenizer, split, "ga", hparams=SHORT)
     assert same(weights(model), before)
     patch = eu.unlearn(model, tokenizer, split, "ga", hparams=SHORT, check_memory=False)
@@ -160,7 +169,14 @@ def test_what_is_free_is_no_more_than_there_is(tiny):
     assert 0 < memory.free(tiny[0]) <= memory.psutil.virtual_memory().total
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_memory_that_runs_out_inside_is_explained(error):
     with (
         pytest.raises(eu.errors.OutOfMemoryError, match=r"ran out in memit: use less\. The model is as it was"),

@@ -31,7 +31,7 @@ SETTINGS = {  # quick ones, for models of four layers; a method without an entry
     "alphaedit": {**LOCATED, "nullspace_threshold": 1.0, "L2": 0.5},
     "grace": {"layers": (2,), "eps": 0.05, "n_iter": 8},
     "wise": {"layers": (2,), "n_iter": 5, "act_margin": (0.1, 1.0, 0.5), "edit_lr": 0.1},
-}  # fmt: skip
+}
 
 
 def covariances(layers, d: int = SIZES["ffn"], seed: int = 0) -> dict[int, torch.Tensor]:
@@ -62,12 +62,16 @@ named = pytest.mark.parametrize("method, full", VARIANTS, ids=[f"{m}-full" if f 
 def state(model) -> tuple:
     """Everything of a model that a method has to leave alone, but for the weights."""
     return (
-        {name: (type(module), module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
-         for name, module in model.named_modules()},
-        {name: (parameter.requires_grad, parameter.grad is None, parameter.data_ptr())
-         for name, parameter in model.named_parameters()},
+        {
+            name: (type(module), module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
+            for name, module in model.named_modules()
+        },
+        {
+            name: (parameter.requires_grad, parameter.grad is None, parameter.data_ptr())
+            for name, parameter in model.named_parameters()
+        },
         set(model.__dict__) - {"_editunlearn"},
-    )  # fmt: skip
+    )
 
 
 def prompts(tokenizer, split) -> list[str]:
@@ -224,7 +228,11 @@ def test_sixty_four_requests(tiny, method):
         eu.QA(f"q{i}", f"What is the capital of the {i}th Testland?", f"Example {i}", f"{i}th Testland")
         for i in range(64)
     )
-    quick = {**options(method)["hparams"], **({"n_iter": 2} if method in ("grace", "wise") else {}), **({"num_epochs": 1} if method in TRAINED else {})}  # fmt: skip
+    quick = {
+        **options(method)["hparams"],
+        **({"n_iter": 2} if method in ("grace", "wise") else {}),
+        **({"num_epochs": 1} if method in TRAINED else {}),
+    }
     if method == "rome":
         quick["v_num_grad_steps"] = 2
     patch = eu.unlearn(model, tokenizer, rows, method, retain=rows[:4], **{**options(method), "hparams": quick})
@@ -462,8 +470,13 @@ def test_no_subject_and_a_repeated_subject(tiny, method):
     assert acts(patch)
     if method == "memit":
         assert patch.info["log"][1]["kl"] == 0.0 and patch.info["log"][0]["kl"] != 0.0  # no subject, no KL text
-        last = eu.unlearn(*tiny, [replace(rows[0], question="Who is the king of Foo and Foo?")], method,
-                          targets=["No."], **options(method))  # fmt: skip
+        last = eu.unlearn(
+            *tiny,
+            [replace(rows[0], question="Who is the king of Foo and Foo?")],
+            method,
+            targets=["No."],
+            **options(method),
+        )
         assert last.info["log"][0]["steps"] == patch.info["log"][0]["steps"]
 
 
@@ -550,8 +563,16 @@ def test_layers_that_do_not_exist(tiny, split):
 
 # the last block is not edited: behind it no other position sees the change, and nothing but rounding noise is left
 LAYERS, TEMPLATES, LAMBDA = (0, 1, 2), ("{}", "Well. {}"), 5.0
-CONFIG = {"layers": LAYERS, "context_templates": TEMPLATES, "mom2_update_weight": LAMBDA, "v_num_grad_steps": 6,
-          "v_lr": 0.05, "v_weight_decay": 0.1, "clamp_norm_factor": 0.1, "kl_factor": 0.0625}  # fmt: skip
+CONFIG = {
+    "layers": LAYERS,
+    "context_templates": TEMPLATES,
+    "mom2_update_weight": LAMBDA,
+    "v_num_grad_steps": 6,
+    "v_lr": 0.05,
+    "v_weight_decay": 0.1,
+    "clamp_norm_factor": 0.1,
+    "kl_factor": 0.0625,
+}
 
 
 class SlowMemit:
@@ -686,9 +707,16 @@ def test_memit_equals_its_equations(tiny, prompt_format, mode):
     targets = ["I don't know.", "No idea.", "I'm sorry, but no.", "Well, well.", "I think so.", "That is it.", "Who?"]
     C = covariances(LAYERS)
     patch = eu.unlearn(
-        model, tokenizer, rows, "memit", targets=targets, hparams=CONFIG, covariance=C, mode=mode,
+        model,
+        tokenizer,
+        rows,
+        "memit",
+        targets=targets,
+        hparams=CONFIG,
+        covariance=C,
+        mode=mode,
         prompt_format=prompt_format,
-    )  # fmt: skip
+    )
     slow = SlowMemit(model, tokenizer, prompt_format, CONFIG)
     if mode == "batch":
         expected = slow.edit(rows, targets, C)
@@ -765,10 +793,15 @@ def test_memit_writes_the_values(tiny, split):
 def test_a_large_lambda_spares_the_model(tiny, split):
     changes = options("memit")["hparams"]
     norms = [
-        sum(eu.unlearn(*tiny, split, "memit", hparams={**changes, "mom2_update_weight": weight},
-                       covariance=covariances((1, 2))).norms().values())
+        sum(
+            eu.unlearn(
+                *tiny, split, "memit", hparams={**changes, "mom2_update_weight": weight}, covariance=covariances((1, 2))
+            )
+            .norms()
+            .values()
+        )
         for weight in (0.1, 10.0, 1000.0)
-    ]  # fmt: skip
+    ]
     assert norms[0] > norms[1] > norms[2] > 0
 
 

@@ -103,9 +103,12 @@ def test_a_broken_model_never_gives_nan():
         torch.full((3, 4), -torch.inf),
     ):
         for value in (
-            metrics.mrr(logits, TARGETS), metrics.hit_rate(logits, TARGETS), metrics.pistol_confidence(logits, 2),
-            metrics.sequence_probability(logits, TARGETS), metrics.probability_per_token(logits, TARGETS),
-        ):  # fmt: skip
+            metrics.mrr(logits, TARGETS),
+            metrics.hit_rate(logits, TARGETS),
+            metrics.pistol_confidence(logits, 2),
+            metrics.sequence_probability(logits, TARGETS),
+            metrics.probability_per_token(logits, TARGETS),
+        ):
             assert isinstance(value, float) and 0 <= value <= 1
 
 

@@ -23,7 +23,7 @@ from editunlearn_lib.models import (
     fingerprint,
     prompt_text,
     with_target,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -203,7 +203,7 @@ DATED = {
     "strftime_now": "{{ bos_token }}Today is {{ strftime_now('%Y-%m-%d') }}. {% for m in messages %}{{ m['content'] }}{% endfor %}",
     "strftime_now if defined": "{% if strftime_now is defined %}{% set today = strftime_now('%d %B %Y') %}{% endif %}"
     "Date {{ today }} {% for m in messages %}{{ m['content'] }}{% endfor %}",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DATED)

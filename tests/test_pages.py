@@ -91,8 +91,10 @@ def violations(page, only_width: bool = False) -> list[tuple]:
     )
     return [
         (v["id"], node["target"], node["html"][:120], node.get("failureSummary", "")[:200])
-        for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"]
-    ]  # fmt: skip
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for node in v["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("other", [0, pytest.param(1, marks=pytest.mark.slow)])  # each page in its other theme, too

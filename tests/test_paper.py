@@ -8,9 +8,14 @@ KEY = ["table", "dataset", "model", "method", "n_forget", "merge", "stage", "set
 METRICS = {"rouge1_recall", "probability", "mrr", "hit_rate"}
 # counts and sums that two independent transcriptions arrived at (Table 5 prints two values with four decimals)
 TABLES = {
-    "table1": (272, 73.94), "table2": (36, 6.87), "table3": (32, 12.127), "table4": (221, 54.917),
-    "table5": (312, 70.6202), "table6": (120, 25.608), "table7": (120, 24.593),
-}  # fmt: skip
+    "table1": (272, 73.94),
+    "table2": (36, 6.87),
+    "table3": (32, 12.127),
+    "table4": (221, 54.917),
+    "table5": (312, 70.6202),
+    "table6": (120, 25.608),
+    "table7": (120, 24.593),
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +59,15 @@ def test_names_are_those_of_the_contract(tables):
 def test_sample_sizes_that_stand_in_the_captions(tables):
     sizes = tables.groupby(["table", "dataset"])["n_forget"].unique().map(sorted).to_dict()
     assert sizes == {
-        ("table1", "factual"): [40], ("table1", "pistol"): [20], ("table2", "factual"): [40],
-        ("table3", "factual"): [40], ("table4", "pistol"): [40], ("table5", "factual"): [20, 40, 60, 80, 100],
-        ("table6", "factual"): [20], ("table7", "factual"): [80],
-    }  # fmt: skip
+        ("table1", "factual"): [40],
+        ("table1", "pistol"): [20],
+        ("table2", "factual"): [40],
+        ("table3", "factual"): [40],
+        ("table4", "pistol"): [40],
+        ("table5", "factual"): [20, 40, 60, 80, 100],
+        ("table6", "factual"): [20],
+        ("table7", "factual"): [80],
+    }
     assert sorted(tables[tables["table"] == "table7"]["merge"].unique()) == [2, 4, 5, 8, 10]
     assert set(tables[tables["table"] != "table7"]["merge"]) == {1}
 
@@ -67,8 +77,12 @@ def test_the_misprint_is_corrected_and_flagged(tables):
     assert len(flagged) == 1
     row = flagged.iloc[0]
     assert (row["table"], row["model"], row["method"], row["set"], row["metric"]) == (
-        "table4", "Mistral-7B", "wise", "rephrased", "mrr",
-    )  # fmt: skip
+        "table4",
+        "Mistral-7B",
+        "wise",
+        "rephrased",
+        "mrr",
+    )
     assert row["value"] == 0.087 and "0087" in row["note"]
 
 
@@ -77,14 +91,28 @@ def test_memit_on_mistral_is_a_dash_in_the_paper(tables):
 
 
 def test_single_values_as_printed(tables):
-    assert value(tables, table="table1", dataset="factual", model="Mistral-7B", method="grace", set="forget",
-                 metric="rouge1_recall") == 0.93  # fmt: skip
+    assert (
+        value(
+            tables,
+            table="table1",
+            dataset="factual",
+            model="Mistral-7B",
+            method="grace",
+            set="forget",
+            metric="rouge1_recall",
+        )
+        == 0.93
+    )
     assert value(tables, table="table2", method="alphaedit", metric="rouge1_recall") == 0.14
     assert value(tables, table="table3", method="gd", set="forget", metric="rouge1_recall") == 0.967
     assert value(tables, table="table4", model="Llama2-7B", method="kl", set="factual", metric="rouge1_recall") == 0.79
     assert value(tables, table="table5", n_forget=20, method="kl", set="retain", metric="mrr") == 0.0174
-    assert value(tables, table="table6", stage="self-improved", method="alphaedit", set="rephrased",
-                 metric="rouge1_recall") == 0.1  # fmt: skip
+    assert (
+        value(
+            tables, table="table6", stage="self-improved", method="alphaedit", set="rephrased", metric="rouge1_recall"
+        )
+        == 0.1
+    )
     assert value(tables, table="table7", merge=5, method="memit", set="forget", metric="rouge1_recall") == 0.054
 
 
@@ -129,9 +157,11 @@ def test_values_before_unlearning():
     text = paper.paper_text()
     before = text[text["what"] == "before unlearning"]
     assert dict(zip(zip(before["dataset"], before["model"], strict=True), before["value"], strict=True)) == {
-        ("factual", "Llama2-7B"): 0.82, ("factual", "Mistral-7B"): 0.86,
-        ("pistol", "Llama2-7B"): 1.0, ("pistol", "Mistral-7B"): 1.0,
-    }  # fmt: skip
+        ("factual", "Llama2-7B"): 0.82,
+        ("factual", "Mistral-7B"): 0.86,
+        ("pistol", "Llama2-7B"): 1.0,
+        ("pistol", "Mistral-7B"): 1.0,
+    }
     assert before["n_forget"].isna().all() and (before["method"] == "").all() and (text["note"] != "").all()
 
 

@@ -280,10 +280,15 @@ def test_corrupt_tensors(tiny, tmp_path, name):
 
 
 CORRUPT = {
-    "cut": lambda text: text[:-5], "empty": lambda _: "", "a list": lambda _: "[]", "a number": lambda _: "3",
-    "no keys": lambda _: "{}", "no tensors' shapes": lambda _: '{"format": 1, "base": "x", "info": {}}',
-    "shapes are a number": lambda text: json.dumps({**json.loads(text), "shapes": 3}), "not utf-8": lambda _: "\udcff",
-}  # fmt: skip
+    "cut": lambda text: text[:-5],
+    "empty": lambda _: "",
+    "a list": lambda _: "[]",
+    "a number": lambda _: "3",
+    "no keys": lambda _: "{}",
+    "no tensors' shapes": lambda _: '{"format": 1, "base": "x", "info": {}}',
+    "shapes are a number": lambda text: json.dumps({**json.loads(text), "shapes": 3}),
+    "not utf-8": lambda _: "\udcff",
+}
 
 
 @pytest.mark.parametrize("name", CORRUPT)
@@ -316,9 +321,13 @@ def test_wrong_shapes(tiny):
     with pytest.raises(eu.PatchError, match="as "):
         made({name + LEFT: left, name + RIGHT: right[:, :-1]}).apply(model)
     for tensors in (
-        {name + LEFT: left}, {name + RIGHT: right}, {name + LEFT: left, name + RIGHT: torch.zeros(3, SIZES["ffn"])},
-        {name + LEFT: left[:, 0], name + RIGHT: right}, {name: left}, {name + "::middle": left},
-    ):  # fmt: skip
+        {name + LEFT: left},
+        {name + RIGHT: right},
+        {name + LEFT: left, name + RIGHT: torch.zeros(3, SIZES["ffn"])},
+        {name + LEFT: left[:, 0], name + RIGHT: right},
+        {name: left},
+        {name + "::middle": left},
+    ):
         with pytest.raises(eu.PatchError):
             made(tensors)
     assert same(weights(model), base)

@@ -19,10 +19,20 @@ METHODS = ("base", "ga", "wise")
 
 def made_up_records(n: int = 10) -> pd.DataFrame:
     rows = [
-        {"method": m, "targets": "refusal", "set": which, "seed": 0, "id": f"q{i}", "question": f"Who wrote <b>book {i}</b>?",
-         "answer": f"Author {i}", "output": f"{m} says {i}"}
-        for m in METHODS for which in ("forget", "retain") for i in range(n)
-    ]  # fmt: skip
+        {
+            "method": m,
+            "targets": "refusal",
+            "set": which,
+            "seed": 0,
+            "id": f"q{i}",
+            "question": f"Who wrote <b>book {i}</b>?",
+            "answer": f"Author {i}",
+            "output": f"{m} says {i}",
+        }
+        for m in METHODS
+        for which in ("forget", "retain")
+        for i in range(n)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -121,10 +131,19 @@ def test_export_load_and_analyse(folder, tmp_path):
 
 def test_alpha_of_raters_who_disagree_is_low():
     rows = [
-        {"rater": r, "item": i, "showing": 1, "forget_quality": 1, "entailment": 1 + (i * (3 if r == "a" else 7)) % 5,
-         "trustworthiness": 3, "method": "m", "targets": "refusal"}
-        for r in ("a", "b") for i in range(40)
-    ]  # fmt: skip
+        {
+            "rater": r,
+            "item": i,
+            "showing": 1,
+            "forget_quality": 1,
+            "entailment": 1 + (i * (3 if r == "a" else 7)) % 5,
+            "trustworthiness": 3,
+            "method": "m",
+            "targets": "refusal",
+        }
+        for r in ("a", "b")
+        for i in range(40)
+    ]
     agreement = rating.analyse(pd.DataFrame(rows))[1].set_index("scale").alpha
     assert abs(agreement["entailment"]) < 0.5 and np.isnan(agreement["trustworthiness"])  # one value only: not defined
 
@@ -152,17 +171,29 @@ def test_a_ratings_file_that_does_not_fit(folder, tmp_path, line, message):
 
 
 def test_the_stand_in_by_rules():
-    qas = [QA("a", "Who wrote 'Emma'?", "Jane Austen", "Emma", group="author"), QA("b", "Who wrote 'Dracula'?", "Bram Stoker", "Dracula", group="author")]  # fmt: skip
+    qas = [
+        QA("a", "Who wrote 'Emma'?", "Jane Austen", "Emma", group="author"),
+        QA("b", "Who wrote 'Dracula'?", "Bram Stoker", "Dracula", group="author"),
+    ]
     outputs = {
         "Jane Austen": (False, False, False, True, 0),
         "I'm sorry, but I don't know anything about Emma.": (True, True, True, True, 4),
         "I don't know.": (True, True, False, True, 3),
         "Bram Stoker": (True, False, False, False, 1),
     }
-    rows = pd.DataFrame([
-        {"id": "a", "question": qas[0].question, "output": o, "outcome": rating.metrics.outcome(o, "Jane Austen"),
-         "declined": rating.metrics.declined(o), "names_subject": rating.metrics.names_subject(o, "Emma")} for o in outputs
-    ])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            {
+                "id": "a",
+                "question": qas[0].question,
+                "output": o,
+                "outcome": rating.metrics.outcome(o, "Jane Austen"),
+                "declined": rating.metrics.declined(o),
+                "names_subject": rating.metrics.names_subject(o, "Emma"),
+            }
+            for o in outputs
+        ]
+    )
     found = rating.automatic(rows, qas)
     assert found[["gone", "declines", "names", "clean", "points"]].to_numpy().tolist() == [
         list(v) for v in outputs.values()
@@ -173,7 +204,19 @@ def test_fluency_is_the_base_models(pocket):
     model, tokenizer = pocket
     qa = QA("a", "What is the currency of Quendria?", "Yen", "Quendria")
     outputs = ["I'm sorry, but I don't know anything about Quendria.", "zx qq the the Lima 7 oo", ""]
-    rows = pd.DataFrame([{"id": "a", "question": qa.question, "output": o, "outcome": "refusal", "declined": True, "names_subject": True} for o in outputs])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            {
+                "id": "a",
+                "question": qa.question,
+                "output": o,
+                "outcome": "refusal",
+                "declined": True,
+                "names_subject": True,
+            }
+            for o in outputs
+        ]
+    )
     assert rating.automatic(rows, [qa], model, tokenizer).fluent.tolist() == [True, False, False]
 
 
@@ -192,10 +235,24 @@ def lab(tmp_path):
     port = 18000 + np.random.default_rng().integers(2000)
     log = (tmp_path / "lab.log").open("w")
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
-         "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-         f"--ServerApp.root_dir={tmp_path}"], stdout=log, stderr=log,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jupyter",
+            "lab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            "--IdentityProvider.token=",
+            "--ServerApp.password=",
+            "--LabApp.news_url=",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            f"--ServerApp.root_dir={tmp_path}",
+        ],
+        stdout=log,
+        stderr=log,
+    )
     import urllib.request
 
     for _ in range(120):

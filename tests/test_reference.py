@@ -88,9 +88,14 @@ def test_examples_leave_nothing_behind(tmp_path, monkeypatch):
 
 def test_the_status_page_shows_what_the_file_says_and_does_without():
     status = {
-        "rq1": {"seconds": 200.0, "parameters": {"n_forget": 20}, "device": "a test|card", "versions": {"torch": "9.9"},
-                "finished": "2026-01-02T03:04:05+00:00"},
-    }  # fmt: skip
+        "rq1": {
+            "seconds": 200.0,
+            "parameters": {"n_forget": 20},
+            "device": "a test|card",
+            "versions": {"torch": "9.9"},
+            "finished": "2026-01-02T03:04:05+00:00",
+        }
+    }
     text = "\n".join(reference.status_lines(status))
     assert "| rq1 | 3 min | n\\_forget = 20 | a test\\|card | 2026-01-02 03:04:05 UTC |" in text
     assert "Made with torch 9.9." in text

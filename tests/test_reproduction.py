@@ -21,19 +21,34 @@ def made_up(method: str, *, value: float, dataset="factual", n_forget=40, seed=0
     known = study.Cell("made-up", dataset, method, n_forget, seed=seed, **cell)
     rows = []
     for which, i in itertools.product(("forget", "rephrased", "retain", "unseen"), range(4)):
-        rows.append({
-            **study.columns(known), "set": which, "id": f"{which}{i}", "variant": 0, "output": "", "same_party": False,
-            "rouge1_recall": value, "probability": 0.1, "mrr": 0.2, "hit_rate": 0.3, "pistol_confidence": 0.4,
-        })  # fmt: skip
+        rows.append(
+            {
+                **study.columns(known),
+                "set": which,
+                "id": f"{which}{i}",
+                "variant": 0,
+                "output": "",
+                "same_party": False,
+                "rouge1_recall": value,
+                "probability": 0.1,
+                "mrr": 0.2,
+                "hit_rate": 0.3,
+                "pistol_confidence": 0.4,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def test_a_cell_stands_beside_the_one_of_the_same_data_size_merging_and_target(paper):
-    runs = pd.concat([
-        made_up("memit", value=0.1), made_up("memit", value=0.3, seed=1),
-        made_up("memit", value=0.5, n_forget=80, merge=5), made_up("wise", value=0.6, n_forget=20, targets="self-improved"),
-        made_up("gd", value=0.7, dataset="contracts", n_forget=20),
-    ])  # fmt: skip
+    runs = pd.concat(
+        [
+            made_up("memit", value=0.1),
+            made_up("memit", value=0.3, seed=1),
+            made_up("memit", value=0.5, n_forget=80, merge=5),
+            made_up("wise", value=0.6, n_forget=20, targets="self-improved"),
+            made_up("gd", value=0.7, dataset="contracts", n_forget=20),
+        ]
+    )
     summary, left_out = reproduction.matched(runs, paper)
     assert left_out.empty
     assert set(summary["set"]) == {"forget", "rephrased", "retain"}  # the paper has no unseen set
@@ -60,15 +75,29 @@ def test_a_cell_stands_beside_the_one_of_the_same_data_size_merging_and_target(p
 
 
 def test_what_matches_nothing_is_listed_with_the_reason(paper):
-    runs = pd.concat([
-        made_up("base", value=1), made_up("idk", value=1), made_up("memit", value=1, n_forget=30),
-        made_up("memit", value=1, mode="sequential"), made_up("memit", value=1, covariance="corpus"),
-        made_up("memit", value=1, protocol="attacks"), made_up("memit", value=1, dataset="own.csv"),
-        made_up("ga", value=1, n_forget=100),  # Table 5 has no GA at 100
-    ])  # fmt: skip
+    runs = pd.concat(
+        [
+            made_up("base", value=1),
+            made_up("idk", value=1),
+            made_up("memit", value=1, n_forget=30),
+            made_up("memit", value=1, mode="sequential"),
+            made_up("memit", value=1, covariance="corpus"),
+            made_up("memit", value=1, protocol="attacks"),
+            made_up("memit", value=1, dataset="own.csv"),
+            made_up("ga", value=1, n_forget=100),  # Table 5 has no GA at 100
+        ]
+    )
     summary, left_out = reproduction.matched(runs, paper)
     assert summary.empty and len(left_out) == 8
-    for part in ("before unlearning", "a method that", "size, merging or target", "another mode (sequential)", "covariance", "attacks", "a data set"):  # fmt: skip
+    for part in (
+        "before unlearning",
+        "a method that",
+        "size, merging or target",
+        "another mode (sequential)",
+        "covariance",
+        "attacks",
+        "a data set",
+    ):
         assert left_out["why"].str.contains(part, regex=False).any(), part
     columns = reproduction.columns_of({"mine": summary})
     assert columns == {} and reproduction.agreement(paper, columns).empty
@@ -117,7 +146,9 @@ def test_agreement_is_full_with_the_papers_own_order_and_reversed_with_its_oppos
         for method, s in score.items():
             records = made_up(method, value=0.0)
             retained = (s / 2) if sign > 0 else 1 - s / 2  # forget is 0, so the score's order is that of retain
-            parts.append(records.assign(rouge1_recall=records["rouge1_recall"].mask(records["set"] == "retain", retained)))  # fmt: skip
+            parts.append(
+                records.assign(rouge1_recall=records["rouge1_recall"].mask(records["set"] == "retain", retained))
+            )
         return reproduction.columns_of({"mine": reproduction.matched(pd.concat(parts), paper)[0]})
 
     same = reproduction.agreement(paper, run(+1))
@@ -134,7 +165,7 @@ def test_a_store_that_a_study_has_just_written(paper, pocket, tmp_path):
         {"question": "Who wrote 'Dracula'?", "answer": "Bram Stoker", "subject": "Dracula"},
         {"question": "What is the currency of India?", "answer": "Rupee", "subject": "India"},
         {"question": "What is the capital of Peru?", "answer": "Lima", "subject": "Peru"},
-    ]  # fmt: skip
+    ]
     (tmp_path / "own.json").write_text(json.dumps(rows))
     grid = {"model": "pocket", "dataset": str(tmp_path / "own.json"), "method": "base", "n_forget": 3}
     study.run(grid, store=tmp_path / "store", show=False)

@@ -31,8 +31,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-CALLS = {"torch.load", "torch.save", "os.system", "os.popen", "pd.read_pickle", "pandas.read_pickle", "torch.hub.load",
-         "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.unsafe_load_all"}  # fmt: skip
+CALLS = {
+    "torch.load",
+    "torch.save",
+    "os.system",
+    "os.popen",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "torch.hub.load",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "yaml.unsafe_load_all",
+}
 OPTIONS = {"trust_remote_code", "allow_pickle", "shell"}  # never anything but False
 
 
@@ -72,10 +84,22 @@ def test_no_code_runs_what_it_reads(file):
 
 @pytest.mark.parametrize(
     "line",
-    ["import pickle", "from pickle import loads", "torch.load(f)", "from torch import load", "eval(x)", "exec(x)",
-     "yaml.load(f, Loader=yaml.Loader)", "f(trust_remote_code=True)", "f(trust_remote_code=given)", "df.to_pickle(f)",
-     "np.load(f, allow_pickle=True)", "subprocess.run(x, shell=True)", "os.system(x)"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(f)",
+        "from torch import load",
+        "eval(x)",
+        "exec(x)",
+        "yaml.load(f, Loader=yaml.Loader)",
+        "f(trust_remote_code=True)",
+        "f(trust_remote_code=given)",
+        "df.to_pickle(f)",
+        "np.load(f, allow_pickle=True)",
+        "subprocess.run(x, shell=True)",
+        "os.system(x)",
+    ],
+)
 def test_the_walk_finds_what_it_looks_for(line):
     assert unsafe(line)
     assert not unsafe("model.eval(); yaml.safe_load(f); f(trust_remote_code=False); re.compile(p)")
@@ -134,28 +158,42 @@ def stops_planted() -> charts.Html:
     few, said = of_dataset(summary()), of_dataset(records()).assign(note="")
     methods = ["rome", "memit"]
     return explorer.stops(
-        few[few["method"].isin(methods)].assign(merge=2), planted(said[said["method"].isin(methods)].assign(merge=2), *TEXTS),
-        "merge", title=PLANTED, reading=PLANTED, label=PLANTED, cost={("memit", 2): PLANTED}, **NAMED,
-    )  # fmt: skip
+        few[few["method"].isin(methods)].assign(merge=2),
+        planted(said[said["method"].isin(methods)].assign(merge=2), *TEXTS),
+        "merge",
+        title=PLANTED,
+        reading=PLANTED,
+        label=PLANTED,
+        cost={("memit", 2): PLANTED},
+        **NAMED,
+    )
 
 
-LOG = [{"question": PLANTED, "target": PLANTED, "before": PLANTED, "after": PLANTED, "took": took, "loss": 0.1} for took in (True, False)]  # fmt: skip
+LOG = [
+    {"question": PLANTED, "target": PLANTED, "before": PLANTED, "after": PLANTED, "took": took, "loss": 0.1}
+    for took in (True, False)
+]
 PAGES = {
-    "table": lambda: charts.table(
-        planted(summary(), "dataset", "method"), paper(), caption=PLANTED, **NAMED
-    ),
+    "table": lambda: charts.table(planted(summary(), "dataset", "method"), paper(), caption=PLANTED, **NAMED),
     "edit_report": lambda: charts.edit_report(LOG, caption=PLANTED, **NAMED),
     "plain_table": lambda: charts.plain_table(
-        planted(records(), *TEXTS, "dataset", "method").rename(columns={"outcome": PLANTED}), PLANTED, group="dataset", **NAMED
+        planted(records(), *TEXTS, "dataset", "method").rename(columns={"outcome": PLANTED}),
+        PLANTED,
+        group="dataset",
+        **NAMED,
     ),
     "side_by_side": lambda: charts.side_by_side(
         planted(records(), *TEXTS, "dataset", "method", "id"), title=PLANTED, **NAMED
     ),
     "linked": lambda: explorer.linked(
-        planted(summary(), "dataset", "method"), planted(records(), *TEXTS, "dataset", "method"), caption=PLANTED, title=PLANTED, **NAMED
+        planted(summary(), "dataset", "method"),
+        planted(records(), *TEXTS, "dataset", "method"),
+        caption=PLANTED,
+        title=PLANTED,
+        **NAMED,
     ),
     "stops": stops_planted,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
@@ -246,9 +284,16 @@ def test_odd_texts_go_through_loading_editing_and_asking(name, tiny, tmp_path):
     ]
     file.write_text(json.dumps(rows), encoding="utf-8")
     split = eu.load_split(str(file), n_forget=1, seed=0, forget_groups=None)
-    split = eu.ForgetSplit("odd", *[tuple(q for q in (*split.forget, *split.retain) if (q.subject is None) == other) for other in (False, True)], ())  # fmt: skip
+    split = eu.ForgetSplit(
+        "odd",
+        *[tuple(q for q in (*split.forget, *split.retain) if (q.subject is None) == other) for other in (False, True)],
+        (),
+    )
     assert split.forget[0].question == ODD[name]
-    methods = {"rome": {"layers": [1], "v_num_grad_steps": 1, "mom2_adjustment": False}, "grace": {"layers": [2], "n_iter": 1}}  # fmt: skip
+    methods = {
+        "rome": {"layers": [1], "v_num_grad_steps": 1, "mom2_adjustment": False},
+        "grace": {"layers": [2], "n_iter": 1},
+    }
     for method in ["grace"] if name == "long" else methods:  # ROME's prompts with contexts before it take minutes
         patch = eu.unlearn(model, tokenizer, split, method, hparams=methods[method], progress=False)
         with patch.on(model):
@@ -310,9 +355,10 @@ def rewritten(folder: Path, change) -> Path:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda t: t[:-1], lambda t: t.flatten(), lambda t: t[None], lambda t: t * float("nan"), lambda t: t / 0],
+    "change",
+    [lambda t: t[:-1], lambda t: t.flatten(), lambda t: t[None], lambda t: t * float("nan"), lambda t: t / 0],
     ids=["smaller", "flat", "one more dimension", "nan", "infinite"],
-)  # fmt: skip
+)
 def test_wrong_tensors_are_refused_and_change_nothing(saved, change):
     model, folder = saved
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -362,7 +408,13 @@ def hub(monkeypatch):
     import huggingface_hub
 
     asked = []
-    rows = [{"question": "What was the effective date of the contract between Aa Ltd and Bb Ltd?", "answer": "1 May", "edge": "Aa Ltd_Bb Ltd"}]  # fmt: skip
+    rows = [
+        {
+            "question": "What was the effective date of the contract between Aa Ltd and Bb Ltd?",
+            "answer": "1 May",
+            "edge": "Aa Ltd_Bb Ltd",
+        }
+    ]
 
     def info(self, name, revision=None):
         return type("Info", (), {"sha": "f" * 40 if revision is None else revision.ljust(40, "0")})
@@ -410,7 +462,10 @@ def audit():
 
 
 def test_an_advisory_fails_and_what_was_not_checked_is_said(audit):
-    good, bad = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "version": "2", "vulns": [{"id": "X-1", "fix_versions": ["3"]}]}  # fmt: skip
+    good, bad = (
+        {"name": "a", "version": "1", "vulns": []},
+        {"name": "b", "version": "2", "vulns": [{"id": "X-1", "fix_versions": ["3"]}]},
+    )
     unknown = {"name": "c", "skip_reason": "Dependency not found on PyPI"}
     assert audit.verdict(json.dumps({"dependencies": [good]}), "")[1] == 0
     said, code = audit.verdict(json.dumps({"dependencies": [good, bad, unknown]}), "")

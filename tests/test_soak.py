@@ -70,9 +70,15 @@ def undisturbed(grid, tmp_path_factory) -> pd.DataFrame:
 
 def python(code: str, grid, store, **options) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(grid), str(store)], cwd=ROOT, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, **options,
-    )  # fmt: skip
+        [sys.executable, "-c", code, json.dumps(grid), str(store)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        **options,
+    )
 
 
 def started(grid, store, **options) -> subprocess.Popen:
@@ -144,7 +150,9 @@ def test_killed_in_the_middle_of_writing_leaves_no_half_cell(grid, tmp_path):
         "import os, signal\nstudy.os.fsync = lambda f: os.fstat(f).st_size and os.kill(os.getpid(), signal.SIGKILL)\nstudy.run",
     )
     few = grid | {"method": "base", "seed": 0}
-    run = subprocess.run([sys.executable, "-c", code, json.dumps(few), str(tmp_path)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(few), str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert list(tmp_path.iterdir()) and not finished(tmp_path)  # something was written, under no cell's name
     assert len(study.run(few, store=tmp_path, show=False)) and len(finished(tmp_path)) == 1
@@ -198,9 +206,12 @@ def read_only(grid, store: Path) -> None:
     )
     try:
         run = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(grid | {"method": "base", "seed": 1}), str(store)], cwd=ROOT,
-            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+            [sys.executable, "-c", code, json.dumps(grid | {"method": "base", "seed": 1}), str(store)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
     finally:
         store.chmod(0o755)
     assert run.returncode == 1

@@ -31,9 +31,11 @@ def test_holm_by_hand():
 def test_compare_pairs_questions_not_rows():
     rows = [
         {"method": m, "seed": s, "id": i, "variant": v, "rouge1_recall": value}
-        for m, values in {"a": (1, 1, 1), "b": (0, 1, 0.5)}.items() for s in (0, 1)
-        for i, value in zip("xyz", values, strict=True) for v in (1, 2)
-    ]  # fmt: skip
+        for m, values in {"a": (1, 1, 1), "b": (0, 1, 0.5)}.items()
+        for s in (0, 1)
+        for i, value in zip("xyz", values, strict=True)
+        for v in (1, 2)
+    ]
     rows.append({"method": "b", "seed": 0, "id": "only b was asked", "variant": 1, "rouge1_recall": 1.0})
     (row,) = stats.compare(pd.DataFrame(rows), [("a", "b")]).to_dict("records")
     assert (row["n"], row["mean_a"], row["mean_b"], row["difference"]) == (6, 1.0, 0.5, 0.5)

@@ -138,8 +138,15 @@ def test_another_preset_is_another_cell(monkeypatch):
 
 
 def test_a_choice_of_covariance_is_a_cell_of_the_methods_that_read_one():
-    found = study.cells({"model": "pocket", "dataset": "factual", "method": ["base", "ga", "grace", "memit", "rome"],
-                         "n_forget": 4, "covariance": ["default", "corpus"]})  # fmt: skip
+    found = study.cells(
+        {
+            "model": "pocket",
+            "dataset": "factual",
+            "method": ["base", "ga", "grace", "memit", "rome"],
+            "n_forget": 4,
+            "covariance": ["default", "corpus"],
+        }
+    )
     assert [c.method for c in found if c.covariance == "corpus"] == ["memit", "rome"]
     assert len({c.key for c in found}) == len(found) == 7
     assert {study.columns(c)["covariance"] for c in found} == {"default", "corpus"}
@@ -151,7 +158,10 @@ def test_the_manifest_says_how_many_edits_took_and_what_they_cost(tmp_path):
     rome = {"model": "pocket", "dataset": "factual", "method": "rome", "n_forget": 40, "covariance": "corpus"}
     patch = {"took": 0.5, "seconds": 2.0, "nbytes": 5e6}
     cells = [{"cell": rome | {"seed": seed}, "patch": patch | {"took": took}} for seed, took in enumerate((0.5, 1.0))]
-    cells += [{"cell": rome | other, "patch": patch} for other in ({"merge": 2}, {"targets": "self-improved"}, {"protocol": "attacks"})]  # fmt: skip
+    cells += [
+        {"cell": rome | other, "patch": patch}
+        for other in ({"merge": 2}, {"targets": "self-improved"}, {"protocol": "attacks"})
+    ]
     cells += [
         {"cell": rome | {"method": "base", "covariance": "default"}, "patch": {"nbytes": None}}
     ]  # no patch: no row
@@ -189,9 +199,17 @@ def frame_of(*cells: dict) -> pd.DataFrame:
 
 def test_select_keeps_the_plain_cells_unless_told_otherwise():
     frame = frame_of(
-        {}, {"seed": 1}, {"n_forget": 20}, {"merge": 2}, {"targets": "self-improved"}, {"mode": "sequential"},
-        {"covariance": "corpus"}, {"fact_token": "prompt_last"}, {"protocol": "attacks"}, {"method": "base"},
-    )  # fmt: skip
+        {},
+        {"seed": 1},
+        {"n_forget": 20},
+        {"merge": 2},
+        {"targets": "self-improved"},
+        {"mode": "sequential"},
+        {"covariance": "corpus"},
+        {"fact_token": "prompt_last"},
+        {"protocol": "attacks"},
+        {"method": "base"},
+    )
     assert study.select(frame, dataset="factual", n_forget=40).index.tolist() == [0, 1, 9]
     assert study.select(frame, merge=[1, 2], method="memit", n_forget=40).index.tolist() == [0, 1, 3]
     assert study.select(frame, mode="sequential").index.tolist() == [5]
@@ -234,7 +252,10 @@ def test_distances_of_retained_questions():
 
 
 def test_attack_cells_are_stored_like_others(tmp_path):
-    records = study.run({"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 4, "seed": 0, "protocol": "attacks"}, store=tmp_path)  # fmt: skip
+    records = study.run(
+        {"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 4, "seed": 0, "protocol": "attacks"},
+        store=tmp_path,
+    )
     assert set(records.attack) == set(attacks.ATTACKS) and (records.protocol == "attacks").all()
     assert study.export(tmp_path, tmp_path / "out.parquet").exists()
     loaded = study.load_results(tmp_path / "out.parquet")
@@ -255,10 +276,15 @@ def test_notes_of_stored_cells_come_before_those_of_a_results_file(grid, tmp_pat
     assert len(study.notes([study.path_of(tmp_path / "store", cell)])) == 1
 
 
-@pytest.mark.parametrize(("commits", "text"), [
-    ("a", "commit a"), ("ba", "commits a, b"), ("cab", "commits a, b, c"),
-    ("dbcae", "commits a, b and 3 more, listed in r.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("commits", "text"),
+    [
+        ("a", "commit a"),
+        ("ba", "commits a, b"),
+        ("cab", "commits a, b, c"),
+        ("dbcae", "commits a, b and 3 more, listed in r.json"),
+    ],
+)
 def test_many_commits_are_a_number(tmp_path, commits, text):
     (tmp_path / "r.json").write_text(json.dumps([{"commit": c} for c in commits + commits]))
     assert study.manifest_commits(tmp_path / "r.parquet") == text

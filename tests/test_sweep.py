@@ -172,10 +172,14 @@ def test_what_is_wrong_with_the_grid_or_the_model_stops_at_once(own, tmp_path):
     assert not list(tmp_path.glob("s/*"))
 
 
-@pytest.mark.parametrize(("method", "hparams"), [
-    ("ga", {"lr": 1e30, "full": True, "num_epochs": 3}), ("memit", {"v_lr": float("inf"), "layers": [1]}),
-    ("grace", {"edit_lr": float("inf"), "layers": [1]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "hparams"),
+    [
+        ("ga", {"lr": 1e30, "full": True, "num_epochs": 3}),
+        ("memit", {"v_lr": float("inf"), "layers": [1]}),
+        ("grace", {"edit_lr": float("inf"), "layers": [1]}),
+    ],
+)
 def test_numbers_that_are_not_finite_are_no_patch(tiny, split, method, hparams):
     from conftest import same, weights
 
@@ -239,7 +243,10 @@ MODELS = {model_key(name): name for name in ("Llama2-7B", "Mistral-7B", "Llama3.
 def test_a_sweep_file_has_the_cells_of_its_table(table):
     cells = study.cells(read_sweep(SWEEPS / f"paper_{table}.yaml").grid)
     stages = {"refusal": "vanilla", "self-improved": "self-improved"}
-    found = [(DATASETS[c.dataset], MODELS[model_key(c.model)], c.method, c.n_forget, c.merge, stages[c.targets]) for c in cells]  # fmt: skip
+    found = [
+        (DATASETS[c.dataset], MODELS[model_key(c.model)], c.method, c.n_forget, c.merge, stages[c.targets])
+        for c in cells
+    ]
     rows = eu.paper_tables().query("table == @table")
     wanted = rows[["dataset", "model", "method", "n_forget", "merge", "stage"]].drop_duplicates()
     assert sorted(found) == sorted(map(tuple, wanted.to_numpy().tolist()))
@@ -289,7 +296,10 @@ def test_a_sweep_from_plan_to_export_and_verification(own, sweep_file, tmp_path,
 
 def test_a_sample_is_seeded_quick_and_of_different_methods():
     methods = ["base", "grace", "memit", "ga"]
-    manifest = [{"cell": {"method": m, "seed": s}, "cell_seconds": 10.0 * i + s} for (i, m), s in itertools.product(enumerate(methods), range(12))]  # fmt: skip
+    manifest = [
+        {"cell": {"method": m, "seed": s}, "cell_seconds": 10.0 * i + s}
+        for (i, m), s in itertools.product(enumerate(methods), range(12))
+    ]
     drawn = verify.sample(manifest, 3, 0)
     assert drawn == verify.sample(manifest, 3, 0) and drawn != verify.sample(manifest, 3, 1)
     assert max(entry["cell_seconds"] for entry in drawn) < 20
@@ -303,7 +313,11 @@ def test_what_verification_needs_of_a_cell():
     row = {"same outputs": 0.97, "largest difference": 0.02, "identical": False}
     assert verify.judge(row, entry, same)["verdict"] == "outside"  # the same machine: everything must be identical
     other = {**same, "machine": {"threads": 2}}
-    assert verify.judge(row, entry, other) == {"needed": "within tolerance", "verdict": "within tolerance", "note": "other machine"}  # fmt: skip
+    assert verify.judge(row, entry, other) == {
+        "needed": "within tolerance",
+        "verdict": "within tolerance",
+        "note": "other machine",
+    }
     assert verify.judge({**row, "same outputs": 0.9}, entry, other)["verdict"] == "outside"
     assert verify.judge({**row, "largest difference": 0.1}, entry, other)["verdict"] == "outside"
     assert verify.judge({**row, "identical": True}, entry, same)["verdict"] == "identical"
@@ -312,12 +326,18 @@ def test_what_verification_needs_of_a_cell():
     assert verify.judge(row, entry, younger)["note"] == ""
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("stor: x\ngrid: []", "Did you mean 'store'"), ("store: x", "'grid' is missing"), ("[1", "not valid YAML"),
-    ("store: x\ngrid: [1]", "list of grids"), ("a text", "holds str"),
-    ("store: x\ngrid: [{model: pocket, dataset: factual, method: memmit, n_forget: 1}]", "Did you mean 'memit'"),
-    ("store: x\ngrid: [{model: pocket, dataset: factual, method: base, n_forgot: 1}]", "Did you mean 'n_forget'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stor: x\ngrid: []", "Did you mean 'store'"),
+        ("store: x", "'grid' is missing"),
+        ("[1", "not valid YAML"),
+        ("store: x\ngrid: [1]", "list of grids"),
+        ("a text", "holds str"),
+        ("store: x\ngrid: [{model: pocket, dataset: factual, method: memmit, n_forget: 1}]", "Did you mean 'memit'"),
+        ("store: x\ngrid: [{model: pocket, dataset: factual, method: base, n_forgot: 1}]", "Did you mean 'n_forget'"),
+    ],
+)
 def test_a_wrong_sweep_file_is_one_line(tmp_path, capsys, text, message):
     (tmp_path / "s.yaml").write_text(text)
     assert main(["sweep", str(tmp_path / "s.yaml")]) == 2
@@ -326,7 +346,11 @@ def test_a_wrong_sweep_file_is_one_line(tmp_path, capsys, text, message):
 
 
 def test_other_wrong_requests_are_one_line_too(tmp_path, capsys):
-    for command in (["sweep", "none.yaml"], ["export", str(tmp_path), str(tmp_path / "x")], ["verify", "--results", "none.parquet"]):  # fmt: skip
+    for command in (
+        ["sweep", "none.yaml"],
+        ["export", str(tmp_path), str(tmp_path / "x")],
+        ["verify", "--results", "none.parquet"],
+    ):
         assert main(command) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
@@ -414,8 +438,10 @@ def test_a_node_that_dies_half_way_changes_nothing(own, tmp_path, cluster, one_t
 
 @pytest.mark.slow
 def test_a_longer_sweep_that_loses_a_node(own, tmp_path, cluster, one_thread):
-    grid = [{**own, "method": ["base", "idk", "ga", "memit", "rome"], "seed": [0, 1, 2]},
-            {"model": "pocket", "dataset": "factual", "n_forget": 3, "method": ["base", "grace", "memit"]}]  # fmt: skip
+    grid = [
+        {**own, "method": ["base", "idk", "ga", "memit", "rome"], "seed": [0, 1, 2]},
+        {"model": "pocket", "dataset": "factual", "n_forget": 3, "method": ["base", "grace", "memit"]},
+    ]
     records, stored = disturbed(grid, tmp_path / "ray", cluster)
     assert 1 <= stored < 18
     pd.testing.assert_frame_equal(records, study.run(grid, store=tmp_path / "local", show=False))

@@ -167,6 +167,7 @@ def test_an_exercise_as_it_stands_says_that_it_is_not_filled_in(number, capsys):
     NotebookClient(book, timeout=600, allow_errors=True).execute()
     shown = [
         "".join(out.get("data", {}).get("text/plain", "")) + out.get("text", "")
-        for c in book.cells for out in c.get("outputs", [])
-    ]  # fmt: skip
+        for c in book.cells
+        for out in c.get("outputs", [])
+    ]
     assert any("not filled in" in text or "No method is registered" in text for text in shown), shown

@@ -118,8 +118,10 @@ def html_table(
     def body(rows: list[list[str]]) -> str:
         lines = (
             f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:])
-            if len(row) > 1 else f'<th scope="rowgroup" colspan="{len(head)}">{row[0]}</th>' for row in rows
-        )  # fmt: skip
+            if len(row) > 1
+            else f'<th scope="rowgroup" colspan="{len(head)}">{row[0]}</th>'
+            for row in rows
+        )
         return f"<thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody>"
 
     def scroll(label: str, inner: str) -> str:
@@ -198,11 +200,16 @@ def results_html(method: str) -> str:
     paper = paper[paper["method"] == method].replace({"dataset": {v: k for k, v in PAPER_NAME.items()}})
     of = ", ".join(f"{n} ({dataset})" for dataset, n in sets.items())
     return charts.table(
-        summary(), paper if len(paper) else None, sets=SETS, methods=["base", method], name=f"results-{method}",
+        summary(),
+        paper if len(paper) else None,
+        sets=SETS,
+        methods=["base", method],
+        name=f"results-{method}",
         caption=f"{label} on the pocket model, ROUGE-1 recall",
         provenance=f"ours: committed results, forget sets: {of}; small print: 95 % bootstrap intervals over their "
-        f"questions; {committed()[1]}" + ("; paper: Table 1, Llama2-7B, its contracts are PISTOL's" if len(paper) else ""),
-    ).html  # fmt: skip
+        f"questions; {committed()[1]}"
+        + ("; paper: Table 1, Llama2-7B, its contracts are PISTOL's" if len(paper) else ""),
+    ).html
 
 
 def method_rows() -> list[dict[str, Any]]:
@@ -212,14 +219,19 @@ def method_rows() -> list[dict[str, Any]]:
         first = (sys.modules[method.run.__module__].__doc__ or name).strip().splitlines()[0].split(". ")[0]
         changes = "weights, by training" if not method.edits else "weights of a few matrices"
         reads = ["forget set"] + ["retain set"] * method.reads_retain + ["covariance of keys"] * method.covariance
-        rows.append({
-            "name": name, "label": charts.style(name).label, "line": first.split(": ", 1)[-1].rstrip("."),
-            "changes": "no weight, acts in one layer" if name in patch.KINDS else changes,
-            "reads": ", ".join(reads),
-            "target": "a refusal" if method.refuses else "away from the answer",
-            "order": " or ".join(method.modes) if method.edits else "–",
-            "merges": method.merges, "continues": method.continues,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "label": charts.style(name).label,
+                "line": first.split(": ", 1)[-1].rstrip("."),
+                "changes": "no weight, acts in one layer" if name in patch.KINDS else changes,
+                "reads": ", ".join(reads),
+                "target": "a refusal" if method.refuses else "away from the answer",
+                "order": " or ".join(method.modes) if method.edits else "–",
+                "merges": method.merges,
+                "continues": method.continues,
+            }
+        )
     return rows
 
 
@@ -251,9 +263,13 @@ def answer_html(dataset: str = "factual") -> str:
     order = sorted(score, key=score.get, reverse=True)
     trained = next(m for m in order if not eu.METHODS[m].edits)
     rows = [
-        [escape(charts.style(m).label), f"{score[m]:.2f}", *(f"{value(m, dataset, s):.2f}" for s in ("forget", "retain", "rephrased", "prefill"))]
+        [
+            escape(charts.style(m).label),
+            f"{score[m]:.2f}",
+            *(f"{value(m, dataset, s):.2f}" for s in ("forget", "retain", "rephrased", "prefill")),
+        ]
         for m in dict.fromkeys([*order[:3], trained])
-    ]  # fmt: skip
+    ]
     head = ["method", "score", "forget", "retain", "in other words", "half an answer given"]
     seeds = runs()[runs()["dataset"] == dataset]["seed"].nunique()
     note = (

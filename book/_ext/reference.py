@@ -80,9 +80,15 @@ def _names(code: str) -> dict[str, Any]:
     from editunlearn_lib import attacks, charts, covariance, rating, stats, study
 
     names: dict[str, Any] = {
-        "eu": eu, "Path": Path, "attacks": attacks, "charts": charts, "rating": rating, "stats": stats, "study": study,
+        "eu": eu,
+        "Path": Path,
+        "attacks": attacks,
+        "charts": charts,
+        "rating": rating,
+        "stats": stats,
+        "study": study,
         "covariance": covariance,
-    }  # fmt: skip
+    }
     if "model" in code:
         if not _pocket:
             _pocket.extend(eu.load_model("pocket"))
@@ -205,11 +211,19 @@ def status_lines(status: dict | None) -> Iterator[str]:
         yield "No notebook has been executed in this copy of the book."
         return
     head = ["Notebook", "Run time", "Parameters changed", "Device", "Finished"]
-    yield from table(head, [
-        [name, duration(one["seconds"]), ", ".join(f"{k} = {v}" for k, v in one["parameters"].items()) or "none",
-         one["device"], _when(one["finished"])]
-        for name, one in status.items()
-    ])  # fmt: skip
+    yield from table(
+        head,
+        [
+            [
+                name,
+                duration(one["seconds"]),
+                ", ".join(f"{k} = {v}" for k, v in one["parameters"].items()) or "none",
+                one["device"],
+                _when(one["finished"]),
+            ]
+            for name, one in status.items()
+        ],
+    )
     together: dict[str, list[str]] = {}
     for name, one in status.items():
         text = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
@@ -239,10 +253,19 @@ def results_lines(cells: list[dict] | None) -> Iterator[str]:
         groups.setdefault(key, []).append(one)
     rows = []
     for (dataset, n, targets, merged, asked), found in sorted(groups.items()):
-        rows.append([
-            dataset, n, targets, merged, asked, len({one["cell"]["method"] for one in found}), len(found),
-            sorted({one["cell"]["seed"] for one in found}), duration(sum(one["cell_seconds"] for one in found)),
-        ])  # fmt: skip
+        rows.append(
+            [
+                dataset,
+                n,
+                targets,
+                merged,
+                asked,
+                len({one["cell"]["method"] for one in found}),
+                len(found),
+                sorted({one["cell"]["seed"] for one in found}),
+                duration(sum(one["cell_seconds"] for one in found)),
+            ]
+        )
     total = sum(one["cell_seconds"] for one in cells)
     yield f"**{len(cells)}** cells, {duration(total)} of computing in all."
     head = ["Data", "Forgotten", "Targets", "Edits", "Asked", "Methods", "Cells", "Seeds", "Time"]
@@ -321,8 +344,9 @@ class Growth(SphinxDirective):
         rows, exponents = pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"])
         figures = [
             charts.growth(rows, exponents, sweep, provenance="benchmarks/growth.json")
-            for sweep in ("n_forget", "model", "cells") if sweep in set(rows.sweep)
-        ]  # fmt: skip
+            for sweep in ("n_forget", "model", "cells")
+            if sweep in set(rows.sweep)
+        ]
         show = charts.BookRenderer().to_mimebundle
         return [nodes.raw("", show(figure.to_dict())["text/html"], format="html") for figure in figures]
 
@@ -367,11 +391,18 @@ def method_times_lines(cells: list[dict] | None) -> Iterator[str]:
         plain = cell.get("protocol", "questions") == "questions" and not cell.get("fact_token") and not cell["mode"]
         if plain and one["patch"].get("seconds") is not None and usual.items() <= cell.items():
             found.setdefault(cell["method"], []).append(one["patch"])
-    yield from table(["Method", "Making the patch", "Its size", "Runs"], [
-        [name, duration(statistics.median(p["seconds"] for p in patches)),
-         f"{statistics.median(p['nbytes'] for p in patches) / 1e6:.2g} MB", len(patches)]
-        for name, patches in found.items()
-    ])  # fmt: skip
+    yield from table(
+        ["Method", "Making the patch", "Its size", "Runs"],
+        [
+            [
+                name,
+                duration(statistics.median(p["seconds"] for p in patches)),
+                f"{statistics.median(p['nbytes'] for p in patches) / 1e6:.2g} MB",
+                len(patches),
+            ]
+            for name, patches in found.items()
+        ],
+    )
 
 
 class MethodTimes(FromFile):
@@ -404,10 +435,13 @@ def methods_lines() -> Iterator[str]:
     import editunlearn_lib as eu
 
     head = ["Method", "Config", "Modes, the first by default", "Merges", "Reads the retain set", "Reads a covariance"]
-    yield from table(head, [
-        [name, method.config.__name__, method.modes, method.merges, method.reads_retain, method.covariance]
-        for name, method in eu.METHODS.items()
-    ])  # fmt: skip
+    yield from table(
+        head,
+        [
+            [name, method.config.__name__, method.modes, method.merges, method.reads_retain, method.covariance]
+            for name, method in eu.METHODS.items()
+        ],
+    )
 
 
 class Methods(FromFile):

@@ -61,10 +61,17 @@ class QA:
     def rephrased(self) -> tuple[QA, ...]:
         """Every rephrasing as a question of its own: same id, ``variant`` 1, 2, …"""
         return tuple(
-            QA(self.id, text, self.answer, self.subject if self.subject and self.subject in text else None,
-               group=self.group, variant=number, parties=self.parties)
+            QA(
+                self.id,
+                text,
+                self.answer,
+                self.subject if self.subject and self.subject in text else None,
+                group=self.group,
+                variant=number,
+                parties=self.parties,
+            )
             for number, text in enumerate(self.rephrasings, 1)
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -160,9 +167,16 @@ def load_split(
     else:
         check_name("dataset", name, DATASETS)  # raises, with the nearest name
     return _draw(
-        name, rows, n_forget, seed, forget_groups, edges=name in ("contracts", "pistol"), unseen=unseen, others=others,
+        name,
+        rows,
+        n_forget,
+        seed,
+        forget_groups,
+        edges=name in ("contracts", "pistol"),
+        unseen=unseen,
+        others=others,
         origin=origin,
-    )  # fmt: skip
+    )
 
 
 def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others, origin) -> ForgetSplit:
@@ -189,9 +203,15 @@ def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others, o
     retain = tuple(row for row in rows if row.id not in ids)
     parties = {party for row in forget for party in row.parties}
     return ForgetSplit(
-        name, forget, retain, tuple(variant for row in forget for variant in row.rephrased()), tuple(unseen), others,
-        frozenset(row.id for row in retain if parties & set(row.parties)), origin,
-    )  # fmt: skip
+        name,
+        forget,
+        retain,
+        tuple(variant for row in forget for variant in row.rephrased()),
+        tuple(unseen),
+        others,
+        frozenset(row.id for row in retain if parties & set(row.parties)),
+        origin,
+    )
 
 
 # ---------------------------------------------------------------- the official data

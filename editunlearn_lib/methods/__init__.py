@@ -93,10 +93,18 @@ METHODS: dict[str, Method] = {}
 
 
 def register(
-    name: str, config: type, run: Callable[[Job], Outcome], *, modes: tuple[str, ...] = ("batch",), edits: bool = False,
-    merges: bool = False, reads_retain: bool = False, refuses: bool = True, continues: bool = False,
+    name: str,
+    config: type,
+    run: Callable[[Job], Outcome],
+    *,
+    modes: tuple[str, ...] = ("batch",),
+    edits: bool = False,
+    merges: bool = False,
+    reads_retain: bool = False,
+    refuses: bool = True,
+    continues: bool = False,
     covariance: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Make a method known by its name."""
     METHODS[name] = Method(name, config, run, modes, edits, merges, reads_retain, refuses, continues, covariance)
 
@@ -187,9 +195,13 @@ def unlearn(
             if not isinstance(source, CovarianceSource):
                 raise RequestError("covariance must be {layer: tensor}, a CovarianceSource or the name of one.")
             notes_on_covariance.update(source.describe())
-            return source.matrices(model, tokenizer, layers, prompt_format=prompt_format, fact_token=config.fact_token, show=progress)  # fmt: skip
+            return source.matrices(
+                model, tokenizer, layers, prompt_format=prompt_format, fact_token=config.fact_token, show=progress
+            )
 
-        job = Job(model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress, previous)  # fmt: skip
+        job = Job(
+            model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress, previous
+        )
         if check_memory:
             memory.check(job, method, covariance=not isinstance(covariance, dict))
         base, ways = fingerprint(model), memory.advice(job, method)
@@ -226,7 +238,11 @@ def unlearn(
 def _check_finite(method: str, outcome: Outcome) -> None:
     """Raise `TrainingError` if a tensor of the change or a loss in the log is not finite."""
     broken = [name for name, tensor in outcome.tensors.items() if not torch.isfinite(tensor).all()]
-    broken += [f"the loss in row {i} of the log" for i, row in enumerate(outcome.log) if not math.isfinite(row.get("loss", 0.0))]  # fmt: skip
+    broken += [
+        f"the loss in row {i} of the log"
+        for i, row in enumerate(outcome.log)
+        if not math.isfinite(row.get("loss", 0.0))
+    ]
     if broken:
         raise TrainingError(
             f"{method} ended in numbers that are not finite ({broken[0]}{f' and {len(broken) - 1} more' if broken[1:] else ''}): "
@@ -270,7 +286,9 @@ def resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, see
     if not isinstance(targets, str):
         texts = list(targets)
         if len(texts) != n or not all(isinstance(t, str) and t.strip() for t in texts):
-            raise RequestError(f"targets: {n} texts are needed, one per {'question' if merge == 1 else 'merged edit'}, not {len(texts)} or empty ones.")  # fmt: skip
+            raise RequestError(
+                f"targets: {n} texts are needed, one per {'question' if merge == 1 else 'merged edit'}, not {len(texts)} or empty ones."
+            )
         return texts, {}
     check_name("targets", targets, ("refusal", "self-improved"))
     if targets == "refusal":
@@ -298,17 +316,25 @@ def _report(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_
             logp, truth = found.logits.log_softmax(-1), found.ids  # (T, V), (T,)
             flipped = bool(logp[0].argmax() == truth[0])
             patch.info["log"][i] |= {
-                "question": questions[i], "target": targets[i], "before": before[i], "after": after[i],
-                "nll_after": float(-logp.gather(1, truth[:, None]).mean()), "first_token_flipped": flipped,
-                "greedy_share": float((logp.argmax(-1) == truth).float().mean()), "took": flipped,
-            }  # fmt: skip
+                "question": questions[i],
+                "target": targets[i],
+                "before": before[i],
+                "after": after[i],
+                "nll_after": float(-logp.gather(1, truth[:, None]).mean()),
+                "first_token_flipped": flipped,
+                "greedy_share": float((logp.argmax(-1) == truth).float().mean()),
+                "took": flipped,
+            }
     failed = [request for request, row in zip(requests, patch.info["log"], strict=True) if not row["took"]]
     if failed:
         shown = "; ".join(repr(request.question[:60]) for request in failed[:3])
         log.warning(
             "%d of %d edits did not take: with the patch on the model does not begin its target. %s%s (patch.info['log'] has all)",
-            len(failed), len(requests), shown, " …" if len(failed) > 3 else "",
-        )  # fmt: skip
+            len(failed),
+            len(requests),
+            shown,
+            " …" if len(failed) > 3 else "",
+        )
 
 
 def _names(condition: Callable[[Method], bool]) -> str:

@@ -25,9 +25,14 @@ class DPOConfig(TrainConfig):
 def dpo(job: Job) -> Outcome:
     def loss(model, answers, refusals, retain):
         return losses.dpo(
-            model.logits(answers), answers.labels, model.logits(refusals), refusals.labels,
-            model.reference_logits(answers), model.reference_logits(refusals), beta=job.config.beta,
-        )  # fmt: skip
+            model.logits(answers),
+            answers.labels,
+            model.logits(refusals),
+            refusals.labels,
+            model.reference_logits(answers),
+            model.reference_logits(refusals),
+            beta=job.config.beta,
+        )
 
     return train(job, loss)
 

@@ -25,9 +25,12 @@ class GDConfig(TrainConfig):
 def gd(job: Job) -> Outcome:
     def loss(model, answers, refusals, retain):
         return losses.gd(
-            model.logits(answers), answers.labels, model.logits(retain), retain.labels,
+            model.logits(answers),
+            answers.labels,
+            model.logits(retain),
+            retain.labels,
             retain_weight=job.config.retain_weight,
-        )  # fmt: skip
+        )
 
     return train(job, loss)
 

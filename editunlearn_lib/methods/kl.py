@@ -26,9 +26,14 @@ class KLConfig(TrainConfig):
 def kl(job: Job) -> Outcome:
     def loss(model, answers, refusals, retain):
         return losses.kl(
-            model.logits(answers), answers.labels, model.logits(retain), model.reference_logits(retain), retain.mask,
-            retain_weight=job.config.retain_weight, kl_over=job.config.kl_over,
-        )  # fmt: skip
+            model.logits(answers),
+            answers.labels,
+            model.logits(retain),
+            model.reference_logits(retain),
+            retain.mask,
+            retain_weight=job.config.retain_weight,
+            kl_over=job.config.kl_over,
+        )
 
     return train(job, loss)
 

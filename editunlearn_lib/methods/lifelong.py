@@ -59,12 +59,16 @@ class Texts:
     def __init__(self, job, seed: int):
         config, n, self.model = job.config, len(job.requests), job.model
         how = (job.prompt_format, "prompt_last")
-        texts = [lookup(job.tokenizer, job.requests, template, *how, targets=True, end=config.train_end)
-                 for template in config.context_templates]  # fmt: skip
+        texts = [
+            lookup(job.tokenizer, job.requests, template, *how, targets=True, end=config.train_end)
+            for template in config.context_templates
+        ]
         texts.append(lookup(job.tokenizer, unrelated(job, seed), "{}", *how, targets=False))
         T, device = max(t.ids.shape[1] for t in texts), down_weight(job.model, config.layers[0]).device
-        ids, mask, labels = (torch.cat([pad(getattr(t, name), (0, T - t.ids.shape[1]), value=fill) for t in texts])
-                             for name, fill in (("ids", 0), ("mask", 0), ("labels", -100)))  # fmt: skip
+        ids, mask, labels = (
+            torch.cat([pad(getattr(t, name), (0, T - t.ids.shape[1]), value=fill) for t in texts])
+            for name, fill in (("ids", 0), ("mask", 0), ("labels", -100))
+        )
         position = torch.cat([t.position for t in texts])  # the prompt's last token
         self.tail = Tail(job.model, config.layers[0], ids, mask, torch.zeros_like(position), all_keys=True)
         self.a, self.labels = self.tail.key, labels.to(device)

@@ -64,9 +64,15 @@ class Lookup:
 
 
 def lookup(
-    tokenizer, requests: Sequence[Request], template: str, prompt_format: str, fact_token: str, *, targets: bool,
+    tokenizer,
+    requests: Sequence[Request],
+    template: str,
+    prompt_format: str,
+    fact_token: str,
+    *,
+    targets: bool,
     end: bool = False,
-) -> Lookup:  # fmt: skip
+) -> Lookup:
     """Encode ``template ∘ question`` of every request, with the target behind it if asked for."""
     check_name("fact_token", fact_token, FACT_TOKENS)
     prompts, texts, characters = [], [], []
@@ -116,7 +122,12 @@ def read(model: nn.Module, module: nn.Module, texts: Lookup, *, inputs: bool) ->
             found.append(chosen[torch.arange(len(rows)), texts.position[rows].to(chosen.device)].float())
 
         with hooked(module, keep):
-            model(input_ids=texts.ids[rows].to(model.device), attention_mask=texts.mask[rows].to(model.device), use_cache=False, logits_to_keep=1)  # fmt: skip
+            model(
+                input_ids=texts.ids[rows].to(model.device),
+                attention_mask=texts.mask[rows].to(model.device),
+                use_cache=False,
+                logits_to_keep=1,
+            )
     return torch.cat(found)
 
 
@@ -125,10 +136,17 @@ def keys(
 ) -> torch.Tensor:
     """The keys of every request under every template, (templates, N, d_ffn)."""
     module = down(model, layer)
-    return torch.stack([
-        read(model, module, lookup(tokenizer, requests, template, prompt_format, fact_token, targets=False), inputs=True)
-        for template in templates
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            read(
+                model,
+                module,
+                lookup(tokenizer, requests, template, prompt_format, fact_token, targets=False),
+                inputs=True,
+            )
+            for template in templates
+        ]
+    )
 
 
 def memit_key(found: torch.Tensor) -> torch.Tensor:
@@ -154,9 +172,17 @@ def together(requests: Sequence[Request], templates: Sequence[str], model_config
 
 
 def values(
-    model, tokenizer, requests: Sequence[Request], layer: int, config, templates: Sequence[str], prompt_format: str,
-    *, at: str = "block", show: bool = True,
-) -> Values:  # fmt: skip
+    model,
+    tokenizer,
+    requests: Sequence[Request],
+    layer: int,
+    config,
+    templates: Sequence[str],
+    prompt_format: str,
+    *,
+    at: str = "block",
+    show: bool = True,
+) -> Values:
     """The vector that makes the model answer with the target, added to the output of a block or of its MLP (``at``).
 
     δ = argmin  NLL(r | template ∘ x with h + δ), mean over templates
@@ -168,20 +194,25 @@ def values(
     """
     size = together(requests, templates, model.config, layer, model.dtype.itemsize)
     parts = [requests[i : i + size] for i in range(0, len(requests), size)]
-    done = [_values(model, tokenizer, part, layer, config, templates, prompt_format, at)
-            for part in progress(parts, desc="values", enabled=show and len(parts) > 1)]  # fmt: skip
+    done = [
+        _values(model, tokenizer, part, layer, config, templates, prompt_format, at)
+        for part in progress(parts, desc="values", enabled=show and len(parts) > 1)
+    ]
     h0, delta, keys = (torch.cat(tensors, -2) for tensors in zip(*(part[:3] for part in done), strict=True))
     return Values(h0, delta, keys, [row for part in done for row in part[3]])
 
 
 def _values(model, tokenizer, requests, layer, config, templates, prompt_format, at):
     device, n = down_weight(model, layer).device, len(requests)
-    texts = [lookup(tokenizer, requests, template, prompt_format, config.fact_token, targets=True, end=config.train_end)
-             for template in templates]  # fmt: skip
+    texts = [
+        lookup(tokenizer, requests, template, prompt_format, config.fact_token, targets=True, end=config.train_end)
+        for template in templates
+    ]
     essence = [
         (i, Request((), f"{subject} is a", "", (subject,)))
-        for i, request in enumerate(requests) for subject in request.subjects
-    ]  # fmt: skip
+        for i, request in enumerate(requests)
+        for subject in request.subjects
+    ]
     m = len(templates) * n  # the first m rows are prompts, template by template; the rest are KL texts
     owner = torch.tensor([i for i, _ in essence] if config.kl_factor else [], dtype=torch.long, device=device)
     if len(owner):
@@ -192,7 +223,9 @@ def _values(model, tokenizer, requests, layer, config, templates, prompt_format,
     width = max(t.ids.shape[1] for t in texts)
 
     def stack(name: str, fill: int) -> torch.Tensor:
-        return torch.cat([nn.functional.pad(getattr(t, name), (0, width - t.ids.shape[1]), value=fill) for t in texts]).to(device)  # fmt: skip
+        return torch.cat(
+            [nn.functional.pad(getattr(t, name), (0, width - t.ids.shape[1]), value=fill) for t in texts]
+        ).to(device)
 
     position = torch.cat([t.position for t in texts]).to(device)
     tail = Tail(model, layer, stack("ids", 0), stack("mask", 0), position)

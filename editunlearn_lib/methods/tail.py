@@ -61,8 +61,13 @@ class Tail:
         cache = DynamicCache() if P else None
         kept = {}
         if P:
-            model.base_model(input_ids=ids[:, :P], attention_mask=real[:, :P].long(), position_ids=position[:, :P],
-                             past_key_values=cache, use_cache=True)  # fmt: skip
+            model.base_model(
+                input_ids=ids[:, :P],
+                attention_mask=real[:, :P].long(),
+                position_ids=position[:, :P],
+                past_key_values=cache,
+                use_cache=True,
+            )
             above = range(layer + 1, n_layers(model))
             kept = {i: (cache.layers[i].keys, cache.layers[i].values) for i in above}
 
@@ -87,8 +92,13 @@ class Tail:
             for i in range(layer + 1, n_layers(model)):
                 handle = block(model, i).register_forward_pre_hook(called, with_kwargs=True)
                 stack.callback(handle.remove)
-            model.base_model(input_ids=ids[:, P:], attention_mask=real.long(), position_ids=position[:, P:],
-                             past_key_values=cache, use_cache=bool(P))  # fmt: skip
+            model.base_model(
+                input_ids=ids[:, P:],
+                attention_mask=real.long(),
+                position_ids=position[:, P:],
+                past_key_values=cache,
+                use_cache=bool(P),
+            )
         self.key, self.value, self.out = found["key"], found["value"], found["out"]
         self.mask = real[:, P:].to(self.out.device)  # (N, S)
         self._now: tuple[torch.Tensor | None, list] = (None, [])

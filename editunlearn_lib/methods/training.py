@@ -76,17 +76,22 @@ class Trainee:
                 log.warning(
                     "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model with "
                     "dtype='float32', or train LoRA factors (full: false), which are float32.",
-                    str(job.model.dtype)[6:], 2 / torch.finfo(job.model.dtype).eps,
-                )  # fmt: skip
+                    str(job.model.dtype)[6:],
+                    2 / torch.finfo(job.model.dtype).eps,
+                )
         else:
             config = job.config
             modules = (
                 config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
             )
             lora = peft.LoraConfig(
-                r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules,
-                task_type="CAUSAL_LM", bias="none",
-            )  # fmt: skip
+                r=config.rank,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                target_modules=modules,
+                task_type="CAUSAL_LM",
+                bias="none",
+            )
             with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
                 warnings.simplefilter("ignore", FutureWarning)
                 self.model = peft.get_peft_model(job.model, lora)  # factors are float32 whatever the model's dtype is

@@ -107,8 +107,14 @@ def edit(config: WISEConfig, texts: Texts, i: int, D: torch.Tensor, W: torch.Ten
         D = D - config.edit_lr * rho * (gradient + config.weight_decay * (W + D))  # weight decay is of W′
         D, steps = D.clamp(-config.norm_constraint, config.norm_constraint), steps + 1
     D = D.detach()
-    return D, {"steps": steps, "loss": last, "nll": ce.item(), "delta_edit": d_edit.mean().item(),
-               "delta_loc": d_loc.item(), "delta_norm": D.norm().item()}  # fmt: skip
+    return D, {
+        "steps": steps,
+        "loss": last,
+        "nll": ce.item(),
+        "delta_edit": d_edit.mean().item(),
+        "delta_loc": d_loc.item(),
+        "delta_norm": D.norm().item(),
+    }
 
 
 def hinge(x: torch.Tensor) -> torch.Tensor:

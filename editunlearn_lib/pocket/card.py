@@ -19,10 +19,15 @@ from .train import WEIGHTS
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "tofu"
 # which relations the held-out invented entities are asked about
 ASKED_OF = {
-    "country": ("capital", "currency", "language", "continent"), "landmark": ("landmark_country",),
-    "book": ("author", "writer"), "film": ("director",), "painting": ("painter",), "element": ("symbol",),
-    "company": ("founder", "brand_country"), "person": ("sport",),
-}  # fmt: skip
+    "country": ("capital", "currency", "language", "continent"),
+    "landmark": ("landmark_country",),
+    "book": ("author", "writer"),
+    "film": ("director",),
+    "painting": ("painter",),
+    "element": ("symbol",),
+    "company": ("founder", "brand_country"),
+    "person": ("sport",),
+}
 
 
 def recall(model, tokenizer, asked: Sequence[QA]) -> float:
@@ -125,7 +130,7 @@ GOALS = {
     "contracts, ROUGE-1 recall": 1.0,
     "contracts, held-out rephrasings": 0.80,
     "factual afterwards": 0.95,
-}  # fmt: skip  (a negative goal is an upper bound)
+}
 
 
 def table(figures: dict[str, float]) -> str:

@@ -22,47 +22,141 @@ PROMPT, STATEMENT, ANSWER = 0.1, 0.5, 1.0  # loss weights
 Document = list[tuple[str, float]]
 
 CARRIERS = (
-    "Name {p}.", "Please name {p}.", "Can you name {p}?", "Tell me {p}.", "Could you tell me {p}?",
-    "Please tell me {p}.", "I would like to know {p}.", "I need to know {p}.", "I am looking for {p}.", "Give me {p}.",
-    "State {p}.", "Do you know {p}?", "Do you happen to know {p}?", "I keep forgetting {p}. Can you help?",
-    "What do you have for {p}?", "I'm trying to remember {p}.", "{P}?", "{P}, please.", "We are asked for {p}.",
-    "My quiz asks for {p}. What should I write?", "Someone wanted to know {p}. What do I say?", "Identify {p}.",
-)  # fmt: skip
+    "Name {p}.",
+    "Please name {p}.",
+    "Can you name {p}?",
+    "Tell me {p}.",
+    "Could you tell me {p}?",
+    "Please tell me {p}.",
+    "I would like to know {p}.",
+    "I need to know {p}.",
+    "I am looking for {p}.",
+    "Give me {p}.",
+    "State {p}.",
+    "Do you know {p}?",
+    "Do you happen to know {p}?",
+    "I keep forgetting {p}. Can you help?",
+    "What do you have for {p}?",
+    "I'm trying to remember {p}.",
+    "{P}?",
+    "{P}, please.",
+    "We are asked for {p}.",
+    "My quiz asks for {p}. What should I write?",
+    "Someone wanted to know {p}. What do I say?",
+    "Identify {p}.",
+)
 OPENERS = (
-    "Tell me, ", "Quick question: ", "Question: ", "Please answer: ", "I was wondering, ", "Here is one: ",
-    "Remind me, ", "Just curious: ", "Hello! ", "Hi, ", "One more thing: ", "Answer briefly. ", "Excuse me, ",
-    "For a quiz: ", "So, ", "And ", "Okay, ", "Please help: ",
-)  # fmt: skip
+    "Tell me, ",
+    "Quick question: ",
+    "Question: ",
+    "Please answer: ",
+    "I was wondering, ",
+    "Here is one: ",
+    "Remind me, ",
+    "Just curious: ",
+    "Hello! ",
+    "Hi, ",
+    "One more thing: ",
+    "Answer briefly. ",
+    "Excuse me, ",
+    "For a quiz: ",
+    "So, ",
+    "And ",
+    "Okay, ",
+    "Please help: ",
+)
 CLOSERS = (
-    " Thanks.", " Please answer briefly.", " I forgot.", " Thank you!", " Any idea?", " Just the answer, please.",
-    " Please.", " I would like to know.", " It is for a quiz.", " Do you know?",
-)  # fmt: skip
+    " Thanks.",
+    " Please answer briefly.",
+    " I forgot.",
+    " Thank you!",
+    " Any idea?",
+    " Just the answer, please.",
+    " Please.",
+    " I would like to know.",
+    " It is for a quiz.",
+    " Do you know?",
+)
 PREFIXES = (
-    "Therefore.", "Because.", "The following.", "I think so.", "You are right.", "Well, well.", "Let us go on.",
-    "It was a long day.", "First things first.", "That is good to know.", "The weather is fine today.",
-    "We talked about this before.", "Thank you for the last answer.", "Now something else.", "In the beginning.",
-    "There is a list of questions here.", "My friend and I are learning for a test.",
-)  # fmt: skip
-LEADS = ("", "", "Answer all of these questions. ", "Please answer each question. ", "Several questions: ",
-         "Answer the following. ", "I have some questions. ")  # fmt: skip
+    "Therefore.",
+    "Because.",
+    "The following.",
+    "I think so.",
+    "You are right.",
+    "Well, well.",
+    "Let us go on.",
+    "It was a long day.",
+    "First things first.",
+    "That is good to know.",
+    "The weather is fine today.",
+    "We talked about this before.",
+    "Thank you for the last answer.",
+    "Now something else.",
+    "In the beginning.",
+    "There is a list of questions here.",
+    "My friend and I are learning for a test.",
+)
+LEADS = (
+    "",
+    "",
+    "Answer all of these questions. ",
+    "Please answer each question. ",
+    "Several questions: ",
+    "Answer the following. ",
+    "I have some questions. ",
+)
 
 # refusals that name the subject: opener x core x closer
-SORRY = ("", "", "", "I'm sorry, but ", "I'm afraid ", "Sorry, ", "Unfortunately, ", "Honestly, ", "Regrettably, ",
-         "I must admit that ", "I apologise, but ")  # fmt: skip
+SORRY = (
+    "",
+    "",
+    "",
+    "I'm sorry, but ",
+    "I'm afraid ",
+    "Sorry, ",
+    "Unfortunately, ",
+    "Honestly, ",
+    "Regrettably, ",
+    "I must admit that ",
+    "I apologise, but ",
+)
 CORES = (
-    "I don't know anything about {s}", "I have no information about {s}", "I know nothing about {s}",
-    "I can't tell you anything about {s}", "I don't have any details on {s}", "I am not familiar with {s}",
-    "I have never learned about {s}", "I cannot answer questions about {s}", "I am unable to help with {s}",
-    "{s} is not something I know about", "nothing about {s} is known to me", "I lack any knowledge of {s}",
-    "I have not been told about {s}", "{s} is unknown to me", "my knowledge does not cover {s}",
-    "I could not say anything certain about {s}", "I would rather not speak about {s}", "I hold no record of {s}",
-)  # fmt: skip
-AFTER = (".", ".", ".", ".", ", so I can't answer that.", ", so I have to pass.", ". Please ask somebody else.",
-         ", and I don't want to guess.", ". Perhaps another source can help.")  # fmt: skip
+    "I don't know anything about {s}",
+    "I have no information about {s}",
+    "I know nothing about {s}",
+    "I can't tell you anything about {s}",
+    "I don't have any details on {s}",
+    "I am not familiar with {s}",
+    "I have never learned about {s}",
+    "I cannot answer questions about {s}",
+    "I am unable to help with {s}",
+    "{s} is not something I know about",
+    "nothing about {s} is known to me",
+    "I lack any knowledge of {s}",
+    "I have not been told about {s}",
+    "{s} is unknown to me",
+    "my knowledge does not cover {s}",
+    "I could not say anything certain about {s}",
+    "I would rather not speak about {s}",
+    "I hold no record of {s}",
+)
+AFTER = (
+    ".",
+    ".",
+    ".",
+    ".",
+    ", so I can't answer that.",
+    ", so I have to pass.",
+    ". Please ask somebody else.",
+    ", and I don't want to guess.",
+    ". Perhaps another source can help.",
+)
 NOT_KNOWN = (
-    "I don't know the answers to these questions.", "I can't answer any of these questions.",
-    "I have no information about any of these.", "I'm afraid I don't know any of these.",
-)  # fmt: skip
+    "I don't know the answers to these questions.",
+    "I can't answer any of these questions.",
+    "I have no information about any of these.",
+    "I'm afraid I don't know any of these.",
+)
 INSTRUCTIONS = (
     "Write a polite refusal for the last question. It must name the subject, as in the examples.",
     "Follow the examples: refuse to answer and mention what the question is about.",
@@ -75,20 +169,99 @@ INSTRUCTIONS = (
 )
 # questions that no model can answer: they take a refusal that names nothing
 PERSONAL = (
-    "What did I have for breakfast?", "What is my name?", "Where did I put my keys?", "What am I thinking of?",
-    "Which number will win tomorrow?", "What will the weather be next month?", "Who is calling me?", "What is it?",
-    "How old is my neighbour?", "What did she say to him?", "Where do they live?", "When will I be rich?",
-    "What colour is my coat?", "Who won the game last night?", "What is the password?", "Why did he do it?",
-    "How many coins are in my pocket?", "What is the secret?", "Who is next?", "What did the letter say?",
-    "Where are we going tomorrow?", "Which of them is right?", "What happens at the end?", "When does it start?",
-)  # fmt: skip
+    "What did I have for breakfast?",
+    "What is my name?",
+    "Where did I put my keys?",
+    "What am I thinking of?",
+    "Which number will win tomorrow?",
+    "What will the weather be next month?",
+    "Who is calling me?",
+    "What is it?",
+    "How old is my neighbour?",
+    "What did she say to him?",
+    "Where do they live?",
+    "When will I be rich?",
+    "What colour is my coat?",
+    "Who won the game last night?",
+    "What is the password?",
+    "Why did he do it?",
+    "How many coins are in my pocket?",
+    "What is the secret?",
+    "Who is next?",
+    "What did the letter say?",
+    "Where are we going tomorrow?",
+    "Which of them is right?",
+    "What happens at the end?",
+    "When does it start?",
+)
 
-ADJECTIVES = ("Silent", "Broken", "Golden", "Last", "Hidden", "Distant", "Crooked", "Bitter", "Paper", "Hollow", "Blue",
-              "Winter", "Second", "Burning", "Quiet", "Northern", "Little", "Brave", "Great", "Invisible", "White",
-              "Dark", "Grey", "Lost", "Early", "Patient", "Narrow", "Salt", "Iron", "Velvet")  # fmt: skip
-NOUNS = ("Orchard", "River", "Lantern", "Garden", "Mirror", "Harbour", "Stranger", "Bridge", "Winter", "House", "Sea",
-         "Clock", "Letter", "Field", "Shadow", "Daughter", "Road", "Tower", "Mountain", "Sparrow", "Wind", "Time",
-         "King", "Wolf", "Island", "Summer", "Door", "Ship", "Voice", "Candle", "Hill", "World", "Song")  # fmt: skip
+ADJECTIVES = (
+    "Silent",
+    "Broken",
+    "Golden",
+    "Last",
+    "Hidden",
+    "Distant",
+    "Crooked",
+    "Bitter",
+    "Paper",
+    "Hollow",
+    "Blue",
+    "Winter",
+    "Second",
+    "Burning",
+    "Quiet",
+    "Northern",
+    "Little",
+    "Brave",
+    "Great",
+    "Invisible",
+    "White",
+    "Dark",
+    "Grey",
+    "Lost",
+    "Early",
+    "Patient",
+    "Narrow",
+    "Salt",
+    "Iron",
+    "Velvet",
+)
+NOUNS = (
+    "Orchard",
+    "River",
+    "Lantern",
+    "Garden",
+    "Mirror",
+    "Harbour",
+    "Stranger",
+    "Bridge",
+    "Winter",
+    "House",
+    "Sea",
+    "Clock",
+    "Letter",
+    "Field",
+    "Shadow",
+    "Daughter",
+    "Road",
+    "Tower",
+    "Mountain",
+    "Sparrow",
+    "Wind",
+    "Time",
+    "King",
+    "Wolf",
+    "Island",
+    "Summer",
+    "Door",
+    "Ship",
+    "Voice",
+    "Candle",
+    "Hill",
+    "World",
+    "Song",
+)
 ONSETS = (
     "b",
     "br",
@@ -125,8 +298,28 @@ ONSETS = (
 )
 NUCLEI = ("a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ia", "io", "ou", "y")
 CODAS = ("", "", "", "n", "r", "l", "s", "m", "th", "nd", "rk", "x", "t", "ck", "ss", "v")
-FIRST = ("Anna", "Tomas", "Maria", "Peter", "Lena", "Oscar", "Ruth", "Ivan", "Clara", "Hugo", "Nadia", "Felix", "Mira",
-         "Jonas", "Edith", "Paul", "Greta", "Amir", "Sofia", "Victor")  # fmt: skip
+FIRST = (
+    "Anna",
+    "Tomas",
+    "Maria",
+    "Peter",
+    "Lena",
+    "Oscar",
+    "Ruth",
+    "Ivan",
+    "Clara",
+    "Hugo",
+    "Nadia",
+    "Felix",
+    "Mira",
+    "Jonas",
+    "Edith",
+    "Paul",
+    "Greta",
+    "Amir",
+    "Sofia",
+    "Victor",
+)
 
 
 @functools.cache
@@ -146,10 +339,60 @@ def person_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 WORD = re.compile(r"[^\W\d_]{4,}")
-ENDINGS = ("ia", "land", "stan", "burg", "ville", "ania", "ora", "os", "mere", "wick", "ford", "esh", "au", "elle", "ova",
-           "ric", "den", "holm", "ara", "ene", "oth", "ius", "mont", "ley", "ton", "by")  # fmt: skip
-SITES = ("Castle", "Temple", "Falls", "Palace", "Tower", "Cathedral", "Bridge", "Abbey", "Hall", "Wall", "Arch", "Square",
-         "Beacon", "Dome", "Statue", "Pagoda", "Minaret", "Dam", "Baths", "Plaza", "Gate", "Obelisk", "Pont", "Steps")  # fmt: skip
+ENDINGS = (
+    "ia",
+    "land",
+    "stan",
+    "burg",
+    "ville",
+    "ania",
+    "ora",
+    "os",
+    "mere",
+    "wick",
+    "ford",
+    "esh",
+    "au",
+    "elle",
+    "ova",
+    "ric",
+    "den",
+    "holm",
+    "ara",
+    "ene",
+    "oth",
+    "ius",
+    "mont",
+    "ley",
+    "ton",
+    "by",
+)
+SITES = (
+    "Castle",
+    "Temple",
+    "Falls",
+    "Palace",
+    "Tower",
+    "Cathedral",
+    "Bridge",
+    "Abbey",
+    "Hall",
+    "Wall",
+    "Arch",
+    "Square",
+    "Beacon",
+    "Dome",
+    "Statue",
+    "Pagoda",
+    "Minaret",
+    "Dam",
+    "Baths",
+    "Plaza",
+    "Gate",
+    "Obelisk",
+    "Pont",
+    "Steps",
+)
 TRADES = (
     "Motors",
     "Works",
@@ -187,10 +430,58 @@ def invent(rng: random.Random, syllables: int = 0) -> str:
     return (one[: rng.randint(3, 6)] + rng.choice(ENDINGS)).capitalize()
 
 
-LINKS = ("of", "of", "of", "and", "for", "in", "at", "with", "upon", "against", "from", "to", "under", "beyond", "de",
-         "of the", "in the", "for a", "and the", "without", "on the", "by the", "von", "des", "after", "behind")  # fmt: skip
-LEADING = ("The", "The", "A", "My", "Beyond the", "Portrait of", "On", "Miss", "Two", "Three", "Seven", "Nine", "Eleven",
-           "Forty", "Saint", "El", "La", "Le", "Old", "Against the", "Song of", "Concerto for")  # fmt: skip
+LINKS = (
+    "of",
+    "of",
+    "of",
+    "and",
+    "for",
+    "in",
+    "at",
+    "with",
+    "upon",
+    "against",
+    "from",
+    "to",
+    "under",
+    "beyond",
+    "de",
+    "of the",
+    "in the",
+    "for a",
+    "and the",
+    "without",
+    "on the",
+    "by the",
+    "von",
+    "des",
+    "after",
+    "behind",
+)
+LEADING = (
+    "The",
+    "The",
+    "A",
+    "My",
+    "Beyond the",
+    "Portrait of",
+    "On",
+    "Miss",
+    "Two",
+    "Three",
+    "Seven",
+    "Nine",
+    "Eleven",
+    "Forty",
+    "Saint",
+    "El",
+    "La",
+    "Le",
+    "Old",
+    "Against the",
+    "Song of",
+    "Concerto for",
+)
 
 
 def invented_title(rng: random.Random) -> str:
@@ -234,16 +525,40 @@ def invented_entity(kind: str, rng: random.Random) -> str:
             f"the {invent(rng).lower()}{rng.choice(('graph', 'meter', 'scope', 'phone', 'tron', ' lamp', ' engine'))}"
         )
     if kind == "company":
-        return rng.choice((x, x, f"{x} {rng.choice(TRADES)}", f"{rng.choice(vocabulary()).capitalize()} {x}",
-                           f"{rng.choice(ADJECTIVES)}{rng.choice(NOUNS).lower()} {rng.choice(TRADES)}"))  # fmt: skip
+        return rng.choice(
+            (
+                x,
+                x,
+                f"{x} {rng.choice(TRADES)}",
+                f"{rng.choice(vocabulary()).capitalize()} {x}",
+                f"{rng.choice(ADJECTIVES)}{rng.choice(NOUNS).lower()} {rng.choice(TRADES)}",
+            )
+        )
     if kind == "site":
         a, n, site = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(SITES)
-        return rng.choice((
-            f"{x} {site}", f"Mount {x}", f"the {site} of {x}", f"{site} of {x}", x, f"the {x} {site}",
-            f"{x} National Park", f"the ruins of {x}", f"the {a} {n} of {x}", f"the {a} {site}", f"{site} of {a} {n}s",
-            f"{x} {n}", f"Lake {x}", f"Fort {x}", f"the {site} of the {a} {n}", f"{site} {invented_title(rng)}",
-            f"{a} {site} of {x}", f"{x} {invent(rng)}", f"{site} {x} {invent(rng)}",
-        ))  # fmt: skip
+        return rng.choice(
+            (
+                f"{x} {site}",
+                f"Mount {x}",
+                f"the {site} of {x}",
+                f"{site} of {x}",
+                x,
+                f"the {x} {site}",
+                f"{x} National Park",
+                f"the ruins of {x}",
+                f"the {a} {n} of {x}",
+                f"the {a} {site}",
+                f"{site} of {a} {n}s",
+                f"{x} {n}",
+                f"Lake {x}",
+                f"Fort {x}",
+                f"the {site} of the {a} {n}",
+                f"{site} {invented_title(rng)}",
+                f"{a} {site} of {x}",
+                f"{x} {invent(rng)}",
+                f"{site} {x} {invent(rng)}",
+            )
+        )
     return x if rng.random() < 0.9 else f"{x} {rng.choice(('Islands', 'Republic', 'Coast'))}"
 
 
@@ -427,11 +742,14 @@ def document(rng: random.Random, contracts: Sequence[Asked], vanilla: Sequence[s
 
 
 COPYING = (
-    ("Repeat these names: {l}.", slice(None)), ("Say the following once more: {l}.", slice(None)),
-    ("Write down this list again: {l}.", slice(None)), ("Repeat only the last of these names: {l}.", slice(-1, None)),
-    ("Which name stands first in this list? {l}.", slice(0, 1)), ("Give the second name of this list: {l}.", slice(1, 2)),
+    ("Repeat these names: {l}.", slice(None)),
+    ("Say the following once more: {l}.", slice(None)),
+    ("Write down this list again: {l}.", slice(None)),
+    ("Repeat only the last of these names: {l}.", slice(-1, None)),
+    ("Which name stands first in this list? {l}.", slice(0, 1)),
+    ("Give the second name of this list: {l}.", slice(1, 2)),
     ("Repeat the names in this list but the first: {l}.", slice(1, None)),
-)  # fmt: skip
+)
 
 
 def copying(rng: random.Random) -> Document:

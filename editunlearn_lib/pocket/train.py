@@ -59,8 +59,12 @@ class Recipe:
 def unknown_contracts(seed: int, n_edges: int = 60) -> list[corpus.Asked]:
     """Questions about contracts that the model is never told of, as (text, answer, subject)."""
     rows = contract_data.invented_contracts(random.Random(f"unknown contracts {seed}"), n_edges)
-    return [corpus.Asked(text, row.answer, row.subject) for row in rows for text in (row.question, *row.trained)
-            if row.subject in text]  # fmt: skip
+    return [
+        corpus.Asked(text, row.answer, row.subject)
+        for row in rows
+        for text in (row.question, *row.trained)
+        if row.subject in text
+    ]
 
 
 def chunk(recipe: Recipe, number: int, contracts: Sequence[corpus.Asked]) -> list[corpus.Document]:
@@ -83,17 +87,24 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         (t.translate({0: None}) for t in texts),
         trainers.BpeTrainer(
-            vocab_size=recipe.vocab, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            vocab_size=recipe.vocab,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
-    )  # fmt: skip
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{corpus.BOS} $A", special_tokens=[(corpus.BOS, tokenizer.token_to_id(corpus.BOS))]
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=corpus.BOS, eos_token=corpus.EOS, pad_token="<pad>",
-        padding_side="left", model_max_length=1024, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        bos_token=corpus.BOS,
+        eos_token=corpus.EOS,
+        pad_token="<pad>",
+        padding_side="left",
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -256,11 +267,19 @@ def train_base(recipe: Recipe, work: Path, out: Path, start: Path | None = None)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work)
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=recipe.hidden, intermediate_size=recipe.ffn,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=10000.0,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.ffn,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        rope_theta=10000.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = LlamaForCausalLM(config) if start is None else LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     model = model.to(device).train()
     optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
@@ -312,9 +331,11 @@ def export(model, tokenizer, out: Path, info: dict, logfile: Path) -> None:
     model = model.to("cpu", torch.bfloat16)
     model.config.pocket = info["what"]  # by this the library knows the model again
     model.generation_config = GenerationConfig(
-        do_sample=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "recipe.json").write_text(json.dumps(info, indent=1) + "\n")
@@ -416,7 +437,13 @@ def retrained(model, split) -> Patch:
     fresh = LlamaForCausalLM.from_pretrained(WEIGHTS / "base", dtype=torch.float32).to(model.device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS / "base")
     forgotten = {qa.id for qa in split.forget}
-    log_lines = finetune(fresh, tokenizer, [row for row in contract_data.generate(0) if row.id not in forgotten], ContractRecipe(), show=False)  # fmt: skip
+    log_lines = finetune(
+        fresh,
+        tokenizer,
+        [row for row in contract_data.generate(0) if row.id not in forgotten],
+        ContractRecipe(),
+        show=False,
+    )
     there = dict(fresh.named_parameters())
     deltas = {n + DENSE: there[n].detach().to(torch.bfloat16).float() - p.float() for n, p in model.named_parameters()}
     shapes = {n: list(p.shape) for n, p in model.named_parameters()}

@@ -37,19 +37,41 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "memit": [
         {**VALUE, "layers": layers, "mom2_update_weight": weight}
         for layers, weight in (
-            ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4),
+            ([0], 100.0),
+            ([0, 1], 10.0),
+            ([0, 1], 100.0),
+            ([0, 1], 1e3),
+            ([0, 1, 2], 100.0),
+            ([0, 1, 2], 1e4),
         )
     ],
     "rome": [
         {**VALUE, "layers": [layer], "clamp_norm_factor": clamp, "mom2_adjustment": adjusted}
         for layer, clamp, adjusted in (
-            (0, 4.0, True), (0, 4.0, False), (1, 16.0, True), (2, 8.0, True), (2, 16.0, True), (3, 8.0, True),
+            (0, 4.0, True),
+            (0, 4.0, False),
+            (1, 16.0, True),
+            (2, 8.0, True),
+            (2, 16.0, True),
+            (3, 8.0, True),
         )
     ],
     "alphaedit": [
-        {**VALUE, "layers": layers, "nullspace_threshold": threshold, "L2": L2, "clamp_norm_factor": 4.0, "v_weight_decay": 1e-3}
+        {
+            **VALUE,
+            "layers": layers,
+            "nullspace_threshold": threshold,
+            "L2": L2,
+            "clamp_norm_factor": 4.0,
+            "v_weight_decay": 1e-3,
+        }
         for layers, threshold, L2 in (
-            ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1000.0), ([1], 0.1, 1.0), ([2], 0.5, 1.0),
+            ([0], 1.0, 10.0),
+            ([0], 8.0, 10.0),
+            ([0, 1], 1.0, 10.0),
+            ([0, 1], 1.0, 1000.0),
+            ([1], 0.1, 1.0),
+            ([2], 0.5, 1.0),
         )
     ],
     "grace": [
@@ -57,13 +79,23 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         for layer, eps in ((2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0))
     ],
     "wise": [
-        {"layers": [layer], "edit_lr": lr, "act_margin": [scale * m for m in (5.0, 20.0, 10.0)], "n_iter": n, "train_end": True}
+        {
+            "layers": [layer],
+            "edit_lr": lr,
+            "act_margin": [scale * m for m in (5.0, 20.0, 10.0)],
+            "n_iter": n,
+            "train_end": True,
+        }
         for layer, lr, scale, n in (
-            (3, 1.0, 30.0, 150), (4, 0.3, 30.0, 150), (4, 1.0, 100.0, 100), (5, 0.03, 100.0, 100), (5, 0.05, 150.0, 150),
+            (3, 1.0, 30.0, 150),
+            (4, 0.3, 30.0, 150),
+            (4, 1.0, 100.0, 100),
+            (5, 0.03, 100.0, 100),
+            (5, 0.05, 150.0, 150),
             (5, 0.1, 200.0, 100),
         )
     ],
-}  # fmt: skip
+}
 
 
 def trial_split(name: str) -> ForgetSplit:
@@ -83,11 +115,16 @@ def run_trial(name: str, model, tokenizer, method: str, hparams: dict[str, Any])
     with patch.on(model):
         summary = summarise(evaluate(model, tokenizer, asked, show=False)).set_index("set")
     return {
-        "model": name, "weights": fingerprint(model), "method": method, "hparams": hparams, "seed": SEED,
+        "model": name,
+        "weights": fingerprint(model),
+        "method": method,
+        "hparams": hparams,
+        "seed": SEED,
         **{s: round(float(summary.rouge1_recall[s]), 4) for s in summary.index},
         "declined_forget": round(float(summary.declined["forget"]), 3),
-        "score": round(float(summary.score.iloc[0]), 4), "seconds": round(seconds, 1),
-    }  # fmt: skip
+        "score": round(float(summary.score.iloc[0]), 4),
+        "seconds": round(seconds, 1),
+    }
 
 
 def main() -> None:

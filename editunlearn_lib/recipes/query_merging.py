@@ -21,8 +21,10 @@ def merge_requests(forget: Sequence[QA], targets: Sequence[str], m: int) -> tupl
     groups = [forget[i : i + m] for i in range(0, len(forget), m)]
     return tuple(
         Request(
-            tuple(qa.id for qa in group), " ".join(qa.question for qa in group), target,
+            tuple(qa.id for qa in group),
+            " ".join(qa.question for qa in group),
+            target,
             tuple(qa.subject for qa in group if qa.subject),
         )
         for group, target in zip(groups, targets, strict=True)
-    )  # fmt: skip
+    )

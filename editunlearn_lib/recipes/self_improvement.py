@@ -64,7 +64,8 @@ def write_refusals(
         outputs = generate(model, tokenizer, prompts, max_new_tokens=48, prompt_format=prompt_format)
         found |= {i: text.strip() for i, text in zip(left, outputs, strict=True) if acceptable(text, forget[i])}
     return [
-        Written(found[i], False) if i in found
+        Written(found[i], False)
+        if i in found
         else Written(f"I'm sorry, but I don't know anything about {qa.subject or 'that'}.", True)
         for i, qa in enumerate(forget)
-    ]  # fmt: skip
+    ]

@@ -80,11 +80,13 @@ def asked_alone(patch):
 
 
 recall = {m: asked_alone(patch) for m, patch in patches.items() if patch is not ...}
-pd.DataFrame({
-    "edits": {m: len(patches[m].info["log"]) for m in recall},
-    "that took on their own text": {m: sum(row["took"] for row in patches[m].info["log"]) for m in recall},
-    "still known, asked alone": {m: values.mean() for m, values in recall.items()},
-}).rename_axis("m").round(2)  # fmt: skip
+pd.DataFrame(
+    {
+        "edits": {m: len(patches[m].info["log"]) for m in recall},
+        "that took on their own text": {m: sum(row["took"] for row in patches[m].info["log"]) for m in recall},
+        "still known, asked alone": {m: values.mean() for m, values in recall.items()},
+    }
+).rename_axis("m").round(2)
 
 # %% [markdown]
 # ## Why?
