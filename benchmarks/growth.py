@@ -158,7 +158,7 @@ def edit_point(kind: str, work: str, size) -> dict:
     if (
         work in METHODS and METHODS[work].covariance
     ):  # of the right form and condition; what it holds costs nothing here
-        layers = resolve(work, METHODS[work].config, model.config, FEW[work]).layers
+        layers = resolve(work, model.config, FEW[work]).layers
         covariance = {layer: torch.eye(down_weight(model, layer).shape[1], dtype=torch.float64) for layer in layers}
     qas = questions(n)
     do(work, model, tokenizer, questions(2), covariance)  # the first call of everything

@@ -32,8 +32,8 @@ import editunlearn_lib as eu
 from editunlearn_lib import memory
 from editunlearn_lib.covariance import BATCH_TOKENS, text_source
 from editunlearn_lib.hparams import resolve
-from editunlearn_lib.methods import METHODS
-from editunlearn_lib.models import encode, load_tokenizer
+from editunlearn_lib.models import load_tokenizer
+from editunlearn_lib.text import encode
 
 TRAINING, EDITING = ("ga", "gd", "kl", "dpo", "idk"), ("rome", "memit", "alphaedit", "grace", "wise")
 WITH_C = ("memit", "alphaedit")
@@ -97,7 +97,7 @@ def measure(name: str, method: str, n: int) -> float:
     model, tokenizer = subject(name)
     C = {}
     if method in WITH_C:
-        options = resolve(method, METHODS[method].config, model.config, SHORT[method])
+        options = resolve(method, model.config, SHORT[method])
         f = model.config.intermediate_size
         C = {
             layer: torch.eye(f, dtype=torch.float64) * (0.01 + 0.02 * (torch.arange(f) % 2)) for layer in options.layers
@@ -105,7 +105,7 @@ def measure(name: str, method: str, n: int) -> float:
 
     def work(n):
         if method == "covariance":
-            layers = resolve("memit", METHODS["memit"].config, model.config, None).layers
+            layers = resolve("memit", model.config, None).layers
             source = text_source(batch_of_texts() if n > 1 else ["The sea."])
             return source.matrices(model, tokenizer, layers, show=False)
         split = eu.load_split("factual", n_forget=n, seed=100)

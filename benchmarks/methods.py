@@ -29,11 +29,14 @@ import torch
 
 import editunlearn_lib as eu
 from editunlearn_lib.hparams import resolve
-from editunlearn_lib.methods import METHODS, Job, grace, lifelong, resolve_targets
-from editunlearn_lib.methods.locate import Request, context_templates, lookup, values
+from editunlearn_lib.methods import METHODS, Job, grace, routing
+from editunlearn_lib.methods.positions import lookup
+from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.methods.tail import Tail
+from editunlearn_lib.methods.values import context_templates
 from editunlearn_lib.models import block, down_weight, n_layers
 from editunlearn_lib.recipes.query_merging import merge_requests
+from editunlearn_lib.unlearn import resolve_targets
 
 EDITING = ("rome", "memit", "alphaedit", "grace", "wise")
 # seconds an edit of the public code, measured from outside, elsewhere: one slow core, another tiny model
@@ -67,7 +70,7 @@ def matrix_rates(model, seconds: float = 0.3) -> dict[int, float]:
 def job_of(model, tokenizer, split, method: str, covariance, seed: int = 0) -> Job:
     """What `unlearn` would give to the method: preset, refusals as targets, the method's own mode."""
     texts, _ = resolve_targets(model, tokenizer, split.forget, "refusal", 1, "chat", seed)
-    config = resolve(method, METHODS[method].config, model.config, None)
+    config = resolve(method, model.config, None)
     requests = merge_requests(split.forget, texts, 1)
     return Job(
         model, tokenizer, split.forget, requests, (), config, METHODS[method].modes[0], covariance, "chat", seed, False
@@ -108,7 +111,7 @@ def floor_ops(job: Job, method: str, log: list[dict]) -> float:
         return float((steps * (forward + backward)).sum())
     if method == "wise":
         own = torch.zeros(n, dtype=torch.double)
-        tokens = texts(lifelong.unrelated(job, job.seed), "{}", "prompt_last", targets=False)[1].double() + 1
+        tokens = texts(routing.unrelated(job, job.seed), "{}", "prompt_last", targets=False)[1].double() + 1
         for template in config.context_templates:
             lengths, position, scored = texts(job.requests, template, "prompt_last", targets=True)
             forward, backward = pass_ops(model, layer, lengths, torch.zeros_like(position), scored)

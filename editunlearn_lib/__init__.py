@@ -26,10 +26,12 @@ from .errors import (
 )
 from .evaluation import evaluate, generate, summarise
 from .hparams import preset
-from .methods import METHODS, unlearn
+from .methods import METHODS
 from .models import load_model
 from .paper import paper_tables, paper_text
 from .patch import Patch, load_patch
+from .pocket import sources as _sources  # noqa: F401 (registers the pocket's own)
+from .unlearn import unlearn
 
 __version__ = "0.2.0"
 __all__ = [

@@ -20,10 +20,11 @@ from transformers import LogitsProcessor
 from . import losses, metrics
 from .data import QA, ForgetSplit
 from .errors import RequestError, check_name
-from .evaluation import MAX_NEW_TOKENS, _generate, batches
-from .methods import Job
-from .methods.training import TrainConfig, Trainee, rows
-from .models import _render, devices, encode, prompt_text, with_target
+from .evaluation import MAX_NEW_TOKENS, batches, greedy_tokens
+from .methods.registry import Job
+from .methods.training import TrainConfig, Trainee, encode_answers
+from .models import devices
+from .text import encode, prompt_text, render_chat, with_target
 
 # What each attack does, in the order of the tables.
 ATTACKS = {
@@ -120,7 +121,7 @@ def _say(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, forced: 
     said = [""] * len(prompts)
     for batch in batches([len(p) // 3 for p in prompts], "auto", max_new_tokens):
         processor = _Forced([forced[i] for i in batch]) if forced else None
-        outputs = _generate(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, processor)
+        outputs = greedy_tokens(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, processor)
         for i, ids in zip(batch, outputs, strict=True):
             said[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return said
@@ -139,7 +140,7 @@ def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
         for turn in turns
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
-    return _render(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
+    return render_chat(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
 
 
 class _Forced(LogitsProcessor):
@@ -222,12 +223,12 @@ def _taught(model, tokenizer, qas: Sequence[QA], seed: int) -> Iterator[None]:
         trainee = Trainee(job)
         try:
             trainee.model.train()
-            adam = torch.optim.AdamW(trainee.trained(), lr=RELEARN.lr, weight_decay=RELEARN.weight_decay)
+            adam = torch.optim.AdamW(trainee.parameters(), lr=RELEARN.lr, weight_decay=RELEARN.weight_decay)
             for _ in range(RELEARN.num_epochs):
                 order = rng.sample(list(qas), len(qas))
                 for start in range(0, len(order), RELEARN.batch_size):
                     part = order[start : start + RELEARN.batch_size]
-                    batch = rows(tokenizer, part, [qa.answer for qa in part], "chat", model.device)
+                    batch = encode_answers(tokenizer, part, [qa.answer for qa in part], "chat", model.device)
                     losses.idk(trainee.logits(batch), batch.labels).backward()  # cross-entropy on the given answers
                     adam.step()
                     adam.zero_grad(set_to_none=True)

@@ -19,8 +19,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from . import metrics
 from .data import QA, ForgetSplit
 from .errors import RequestError, TrainingError, check_name
-from .models import encode, head, prompt_text, with_target
+from .models import head
 from .progress import progress
+from .text import encode, prompt_text, with_target
 
 MAX_NEW_TOKENS = 32  # part of the protocol: recall rewards rambling
 TOKENS_AT_ONCE = 8192  # of one batch, padding included
@@ -121,7 +122,7 @@ def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[st
         yield Scored(logits[n:], target, logits[:n])
 
 
-def scored(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> Iterator[tuple[int, Scored]]:
+def answer_scores(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> Iterator[tuple[int, Scored]]:
     """(index, `answer_logits`) of every prompt, in batches of answers of like length: not in their order."""
     for part in batches([len(answer) for answer in answers], SCORED_AT_ONCE):
         yield from zip(
@@ -159,7 +160,7 @@ class _Numbers(LogitsProcessor):
 
 
 @torch.no_grad()
-def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, processor=None) -> list[list[int]]:
+def greedy_tokens(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, processor=None) -> list[list[int]]:
     """Greedy continuations as token ids, without what follows the end token (the end token itself is kept).
 
     Raises `TrainingError` where a logit is not a number: the highest of such logits is no answer.
@@ -208,7 +209,7 @@ def generate(
     prompts = [prompt_text(tokenizer, question, prompt_format) for question in questions]
     answers = [""] * len(prompts)
     for batch in batches([len(p) // 3 for p in prompts], batch_size, max_new_tokens):
-        found = _generate(model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
+        found = greedy_tokens(model, tokenizer, [prompts[i] for i in batch], max_new_tokens)
         for i, ids in zip(batch, found, strict=True):
             answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return answers
@@ -219,7 +220,7 @@ def _score_batch(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, promp
     prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
     answers = [qa.answer for qa in qas]
     forced, ids, V = {}, {}, 0
-    for i, row in scored(model, tokenizer, prompts, answers):
+    for i, row in answer_scores(model, tokenizer, prompts, answers):
         ids[i], V = row.ids, row.logits.shape[1]
         forced[i] = {
             "probability": metrics.sequence_probability(row.logits, row.ids),
@@ -230,7 +231,7 @@ def _score_batch(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, promp
         }
     targets = [ids[i] for i in range(len(qas))]
     ranks = _Ranks(targets)
-    outputs = _generate(model, tokenizer, prompts, max_new_tokens, ranks)
+    outputs = greedy_tokens(model, tokenizer, prompts, max_new_tokens, ranks)
     free = torch.stack(ranks.ranks, 1)  # (B, steps)
     records = []
     for i, (qa, target) in enumerate(zip(qas, targets, strict=True)):

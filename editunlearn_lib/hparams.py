@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,17 +21,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from .errors import DatasetError, RequestError, UnknownNameError, check_name, nearest
+from .methods import METHODS
+from .methods.registry import OURS, Method
 from .models import FAMILIES
 
 log = logging.getLogger(__name__)
 
-EASYEDIT = "EasyEdit hparams"
-PISTOL = "PISTOL's published code"
 TUNED = "tuned here on forget sets that are not reported (pocket/tuning.jsonl)"
 GUESS = "a guess by rule: no published preset for this model"
 DEFAULT = "default of EasyEdit or PISTOL"
-ALPHAEDIT = "AlphaEdit authors' Llama-3-8B"
-OURS = "ours: nobody published one"
 
 # names under which a model with published presets is known: exact, no guessing from parts of a name
 ALIASES = {
@@ -58,76 +57,6 @@ ALIASES = {
     "pocket-contracts": ("pocket-contracts", "contracts"),
 }
 
-Sourced = list[tuple[dict[str, Any], str]]  # values and their source; a later entry overrides an earlier one
-
-_lora = {
-    "lr": 1e-5,
-    "num_epochs": 20,
-    "batch_size": 4,
-    "weight_decay": 0.01,
-    "rank": 8,
-    "lora_alpha": 32.0,
-    "lora_dropout": 0.05,
-}
-_value = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
-_value8b = {**_value, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
-_early, _late = {"layers": (4, 5, 6, 7, 8)}, {"layers": (27,)}
-_rome = {"layers": (5,), **_value, "mom2_adjustment": False}
-_memit = {**_early, **_value, "mom2_update_weight": 15000.0}
-_memit8b = {**_early, **_value8b, "mom2_update_weight": 15000.0}
-_nullspace = {"nullspace_threshold": 2e-2, "L2": 10.0}
-_alphaedit7b = [
-    ({**_early, **_value}, f"{OURS}; MEMIT's layers and value search"),
-    (_nullspace, f"{OURS}; that of {ALPHAEDIT}"),
-]
-_grace = {**_late, "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
-_wise = {
-    **_late,
-    "edit_lr": 1.0,
-    "n_iter": 70,
-    "weight_decay": 1e-5,
-    "act_margin": (5.0, 20.0, 10.0),
-    "act_ratio": 0.88,
-    "mask_ratio": 0.2,
-    "norm_constraint": 1.0,
-    "save_freq": 500,
-    "merge_freq": 1000,
-    "merge_alg": "ties",
-    "densities": 0.53,
-    "weights": 1.0,
-    "retrieve": True,
-}
-_wise8b = {**_wise, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}
-
-PRESETS: dict[tuple[str, str], Sourced] = {
-    **{
-        (m, k): [(_lora, PISTOL)]
-        for m in ("ga", "gd", "kl", "dpo", "idk")
-        for k in ("llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct")
-    },
-    ("rome", "llama-2-7b-chat"): [(_rome, EASYEDIT)],
-    ("rome", "mistral-7b-instruct"): [(_rome, EASYEDIT)],
-    ("rome", "llama-3.1-8b-instruct"): [(_rome, f"{EASYEDIT}, Llama-3-8B")],
-    ("memit", "llama-2-7b-chat"): [(_memit, EASYEDIT)],
-    ("memit", "mistral-7b-instruct"): [(_memit, EASYEDIT)],
-    ("memit", "llama-3.1-8b-instruct"): [(_memit8b, ALPHAEDIT)],
-    ("alphaedit", "llama-2-7b-chat"): _alphaedit7b,
-    ("alphaedit", "mistral-7b-instruct"): _alphaedit7b,
-    ("alphaedit", "llama-3.1-8b-instruct"): [({**_early, **_value8b, **_nullspace}, ALPHAEDIT)],
-    ("grace", "llama-2-7b-chat"): [(_grace, EASYEDIT)],
-    ("grace", "mistral-7b-instruct"): [(_grace, f"{OURS}; that of Llama-2-7B")],
-    ("grace", "llama-3.1-8b-instruct"): [(_grace, f"{OURS}; that of Llama-2-7B")],
-    ("wise", "llama-2-7b-chat"): [(_wise, EASYEDIT)],
-    ("wise", "mistral-7b-instruct"): [(_wise, EASYEDIT)],
-    ("wise", "llama-3.1-8b-instruct"): [(_wise8b, EASYEDIT)],
-}
-
-# fields whose default is a choice of this library, not EasyEdit's
-OWN_DEFAULTS = {
-    "grace": ("replacement", "seed"),
-    "wise": ("context_templates", "distance_activation", "routing", "seed", "unrelated"),
-}
-
 # EasyEdit's fields: those that a method does not have mean nothing to it, or the thing is decided elsewhere
 WITHOUT_MEANING = frozenset(
     """
@@ -142,7 +71,6 @@ WITHOUT_MEANING = frozenset(
     val_init val_reg val_train weight_decay weights
     """.split()
 )
-REPLACEMENTS = ("replace_last", "replace_all", "replace_prompt")  # EasyEdit's names for where GRACE's value goes
 
 
 def model_key(name: str, pocket: str | None = None) -> str | None:
@@ -150,9 +78,7 @@ def model_key(name: str, pocket: str | None = None) -> str | None:
     if pocket:
         return "pocket" if pocket == "base" else "pocket-contracts"
     for key, names in ALIASES.items():
-        if name in names or (
-            key not in ("pocket", "pocket-contracts") and Path(name).name in {n.split("/")[-1] for n in names}
-        ):
+        if name in names or (not key.startswith("pocket") and Path(name).name in {n.split("/")[-1] for n in names}):
             return key
     return None
 
@@ -163,59 +89,62 @@ def preset(method: str, model_name: str) -> dict[str, dict[str, Any]]:
     For a model without a preset: the defaults, marked as a guess. A name does not tell how many layers a model has, so
     ``layers`` are those of a model of 32; `resolve`, which sees the model, scales them to its depth.
     """
-    from .methods import METHODS
-
     check_name("method", method, METHODS)
-    config, sources = _preset(method, METHODS[method].config, model_key(model_name), None)
+    config, sources = _preset(METHODS[method], model_key(model_name), None)
     return {f.name: {"value": getattr(config, f.name), "source": sources[f.name]} for f in fields(config)}
+
+
+def changes(config: Any) -> dict[str, Any]:
+    """The fields of a config that differ from its class's defaults: what a method's numbers depend on."""
+    return {f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default}
 
 
 @functools.cache
 def _tuned() -> dict[str, dict[str, Any]]:
-    """What `pocket.tune` chose, by pocket model and method."""
+    """What the search on the pocket chose, by pocket model and method."""
     file = Path(__file__).parent / "pocket" / "presets.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _tuned_values(method: str, key: str | None) -> Sourced:
+def _tuned_values(method: str, key: str | None) -> list[tuple[dict[str, Any], str]]:
     """The tuned preset of a pocket model; on the contracts the one of the facts, where there is no own."""
-    for name, source in ((key, TUNED), *([("pocket", TUNED + ", on the facts")] if key == "pocket-contracts" else [])):
-        found = _tuned().get(name, {}).get(method)
-        if found is not None:
-            return [({k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}, source)]
+    names = [(key, TUNED)] + ([("pocket", TUNED + ", on the facts")] if key == "pocket-contracts" else [])
+    for name, source in names:
+        if (values := _tuned().get(name, {}).get(method)) is not None:
+            return [({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}, source)]
     return []
 
 
-def _preset(method: str, config_type: type, key: str | None, n_layers: int | None):
+def _preset(method: Method, key: str | None, n_layers: int | None) -> tuple[Any, dict[str, str]]:
     """The config and ``{field: source}`` of a model by its preset's key, by rule where there is none."""
     values, sources = {}, {}
-    for some, source in [*PRESETS.get((method, key), ()), *_tuned_values(method, key)]:
+    for some, source in [*method.presets.get(key, ()), *_tuned_values(method.name, key)]:
         values |= some
         sources |= dict.fromkeys(some, source)
-    config = replace(config_type(), **values)
+    config = replace(method.config(), **values)
     for f in fields(config):
         by_rule = not values or f.name == "layers"
-        own = f.name in OWN_DEFAULTS.get(method, ())
-        sources.setdefault(f.name, GUESS if by_rule else OURS if own else DEFAULT)
+        sources.setdefault(f.name, GUESS if by_rule else OURS if f.name in method.ours else DEFAULT)
     if n_layers and hasattr(config, "layers") and "layers" not in values:
         scaled = (min(round(layer * n_layers / 32), n_layers - 1) for layer in config.layers)
         config = replace(config, layers=tuple(dict.fromkeys(scaled)))
     return config, sources
 
 
-def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
+def resolve(method: str, model_config: Any, hparams: Any):
     """The config of a run: the model's preset, or the rule by depth where there is none, then the overrides.
 
     ``hparams``: None, a config object, a dict, or a path to a YAML file. EasyEdit's ``layer`` and ``inner_params``
     are read as ``layers`` where the method has them. Raises `UnknownNameError` for an unknown field (with the nearest
     name) and `RequestError` for a value of the wrong type.
     """
+    config_type = METHODS[method].config
     if is_dataclass(hparams) and not isinstance(hparams, type):
         if not isinstance(hparams, config_type):
             raise RequestError(f"{method} takes a {config_type.__name__}, not a {type(hparams).__name__}.")
         return hparams
     key = model_key(model_config._name_or_path or "", getattr(model_config, "pocket", None))
-    config, _ = _preset(method, config_type, key, model_config.num_hidden_layers)
+    config, _ = _preset(METHODS[method], key, model_config.num_hidden_layers)
     if hparams is None:
         return config
     where = "hparams"
@@ -225,46 +154,44 @@ def resolve(method: str, config_type: type, model_config: Any, hparams: Any):
             hparams = yaml.safe_load(Path(hparams).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: no UTF-8, an odd date, …
             raise DatasetError(f"{where}: cannot be read as a YAML file of hyperparameters ({error}).") from error
-    if not isinstance(hparams, dict):
+    if not isinstance(hparams, Mapping):
         raise RequestError(
             f"{where}: a dict, a {config_type.__name__} or a YAML file is needed, not {type(hparams).__name__}."
         )
+    return replace(config, **_overrides(where, method, config_type, hparams))
+
+
+def _overrides(where: str, method: str, config_type: type, hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a user's dict or EasyEdit's file changes, checked and in the right types."""
     kinds = get_type_hints(config_type)
     known = {f.name: kinds[f.name] for f in fields(config_type)}
-    changed, ignored = {}, []
-    for given, value in hparams.items():
-        name = given
-        if given in ("layer", "inner_params") and given not in known and "layers" in known:
-            name, value = "layers", value if given == "layer" else _block_numbers(where, value)
+    values, ignored = {}, []
+    for key, value in hparams.items():
+        name = key
+        if key in ("layer", "inner_params") and key not in known and "layers" in known:
+            name, value = "layers", value if key == "layer" else _block_numbers(where, value)
         if name in known:
-            value = _coerce(where, given, value, known[name])
-            if changed.setdefault(name, value) != value:
-                raise RequestError(f"{where}: {given!r} says {name} {value}, another field says {changed[name]}.")
+            value = _coerce(where, key, value, known[name])
+            if values.setdefault(name, value) != value:
+                raise RequestError(f"{where}: {key!r} says {name} {value}, another field says {values[name]}.")
         elif name in WITHOUT_MEANING:
             ignored.append(name)
         else:
             hint = nearest(name, [*known, *WITHOUT_MEANING])
             raise UnknownNameError(f"{where}: {method} has no field {name!r}.{hint} Known: {', '.join(known)}.")
-    asked = changed.get("replacement", "replace_last")
-    if method == "grace" and asked != "replace_last":
-        check_name("replacement", asked, REPLACEMENTS)
-        log.warning(
-            "%s: replacement %r is not offered, replace_last is used: the value at the last prompt token.", where, asked
-        )
-        changed["replacement"] = "replace_last"
     if ignored:
         log.warning(
             "%s: these fields have no meaning for %s here and are ignored: %s", where, method, ", ".join(ignored)
         )
-    return replace(config, **changed)
+    return config_type.adapted(where, values) if hasattr(config_type, "adapted") else values
 
 
 def _block_numbers(where: str, value: Any) -> list[int]:
     """The blocks that EasyEdit's ``inner_params`` name: ``["model.layers[27].mlp.down_proj.weight"]`` is ``[27]``."""
     numbers = []
     for text in map(str, value if isinstance(value, (list, tuple)) else [value]):
-        found = re.findall(r"[.\[](\d+)(?=[.\]])", text)
-        if len(found) != 1:
+        blocks = re.findall(r"[.\[](\d+)(?=[.\]])", text)
+        if len(blocks) != 1:
             raise RequestError(
                 f"{where}: 'inner_params' needs names like 'model.layers[27].mlp.down_proj.weight', not {text!r}."
             )
@@ -272,7 +199,7 @@ def _block_numbers(where: str, value: Any) -> list[int]:
             log.warning(
                 "%s: of inner_params %r only the layer is used: what is edited is its down projection.", where, text
             )
-        numbers.append(int(found[0]))
+        numbers.append(int(blocks[0]))
     return list(dict.fromkeys(numbers))
 
 

@@ -1,21 +1,17 @@
 """An unlearning is a patch: a change of weights that can be switched on and off, saved, loaded and measured.
 
-`Adapter` is a patch that changes no weight but acts in the forward pass at one layer (GRACE, WISE): the same verbs.
+`adapter` has patches that change no weight but act in the forward pass: the same verbs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 import logging
-import sys
+import resource
 import time
-import types
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,15 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import PatchError
-from .models import down, down_name, down_weight, fingerprint, n_layers
-from .store import whole
+from .files import whole
+from .models import fingerprint
 
 log = logging.getLogger(__name__)
 FORMAT = 1
 DENSE, LEFT, RIGHT = "::dense", "::left", "::right"
+KEPT_AT_LEAST = 0.5  # of a change; with less left in the model's dtype it is another change
+KINDS: dict[str, type[Patch]] = {}  # every class of patches, by its kind
 
 
-class _Applied:
+class Applied:
     """What a model remembers while patches are on: the untouched weights, and the patches in their order."""
 
     def __init__(self):
@@ -44,11 +42,11 @@ class _Applied:
         self.columns: int | None = None  # during `generate`: how many are the prompt; 0: not known yet
 
 
-def _state(model: nn.Module) -> _Applied:
-    return model.__dict__.setdefault("_editunlearn", _Applied())
+def state_of(model: nn.Module) -> Applied:
+    return model.__dict__.setdefault("_editunlearn", Applied())
 
 
-def _bare(model: nn.Module) -> nn.Module:
+def bare(model: nn.Module) -> nn.Module:
     """The model inside what `torch.compile` made of it: both share their weights and modules."""
     return getattr(model, "_orig_mod", model)
 
@@ -56,8 +54,8 @@ def _bare(model: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """The base model, whatever patches are on, inside the ``with``."""
-    model = _bare(model)
-    patches = list(_state(model).patches)
+    model = bare(model)
+    patches = list(state_of(model).patches)
     for patch in reversed(patches):
         patch.remove(model)
     try:
@@ -74,7 +72,13 @@ class Patch:
     memory and a log of every edit. A patch belongs to one base model: it is recognised by its fingerprint.
     """
 
-    kind: ClassVar[str] = "weights"
+    kind: ClassVar[str] = "weights"  # by which `load_patch` knows the class again
+    writes: ClassVar[bool] = True  # into the weights; else it acts beside them
+    adds: ClassVar[bool] = True  # only adds ΔW x to what a module puts out, so that several may act at one place
+
+    def __init_subclass__(cls):
+        if "kind" in cls.__dict__:
+            KINDS[cls.kind] = cls
 
     def __init__(self, tensors: dict[str, torch.Tensor], info: dict[str, Any], base: str, shapes: dict[str, list[int]]):
         self._tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
@@ -151,7 +155,7 @@ class Patch:
                 raise PatchError(
                     f"this patch changes {name!r} as {shape}, but this model has {tuple(parameters[name].shape)}."
                 )
-        found = fingerprint(model, _state(model).base)
+        found = fingerprint(model, state_of(model).base)
         if self.base != found:
             raise PatchError(
                 f"this patch was made for the base model {self.base}, this model is {found}: the same checkpoint is "
@@ -160,31 +164,52 @@ class Patch:
 
     def apply(self, model: nn.Module) -> None:
         """Switch on. Raises `PatchError` if it is on already, was made for another model, or clashes with what is on."""
-        model = _bare(model)
-        state = _state(model)
+        model = bare(model)
+        state = state_of(model)
         if any(patch is self for patch in state.patches):
             raise PatchError("this patch is on already: remove it first.")
         self._check(model)
         for patch in state.patches:
-            if clash := self.owns(model) & patch.owns(model) if {self.kind, patch.kind} != {"weights"} else ():
+            if clash := set() if self.adds and patch.adds else self.owns(model) & patch.owns(model):
                 raise PatchError(
                     f"{self!r} and {patch!r} clash: both act at {sorted(clash)[0]}, and one was made without the other. "
                     "Use one of them, or make them at different layers."
                 )
+        self._switch_on(model, state)
+        state.patches.append(self)
+        self._rewrite(model, state)
+
+    def _switch_on(self, model: nn.Module, state: Applied) -> None:
+        """What comes before the weights are written: what they were is kept in main memory."""
         for name in self._shapes:
             if name not in state.base:
                 state.base[name] = model.get_parameter(name).detach().to("cpu", copy=True)  # none beside a GPU's own
-        state.patches.append(self)
-        _rewrite(model, state, self._shapes)
+        if str(model.dtype) != self.info.get("dtype", str(model.dtype)):
+            self.warn_of_rounding(model)
 
     def remove(self, model: nn.Module) -> None:
         """Switch off; with the last patch off, the weights are the base model's bit for bit."""
-        model = _bare(model)
-        state = _state(model)
+        model = bare(model)
+        state = state_of(model)
         if not any(patch is self for patch in state.patches):
             raise PatchError("this patch is not on, so it cannot be removed.")
         state.patches = [patch for patch in state.patches if patch is not self]
-        _rewrite(model, state, self._shapes)
+        self._rewrite(model, state)
+
+    @torch.no_grad()
+    def _rewrite(self, model: nn.Module, state: Applied) -> None:
+        """Base plus every ΔW that is on, in float32, in the order the patches came."""
+        for name in self._shapes:
+            parameter, base = model.get_parameter(name), state.base[name]
+            deltas = [patch.delta(name) for patch in state.patches if patch.writes and name in patch._shapes]
+            if deltas:
+                total = base.to(parameter.device).float()
+                for delta in deltas:
+                    total = total + delta.to(parameter.device)
+                parameter.copy_(total.to(base.dtype))
+            else:
+                parameter.copy_(base)
+                del state.base[name]
 
     @contextlib.contextmanager
     def on(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -197,15 +222,42 @@ class Patch:
 
     def merge_into(self, model: nn.Module) -> nn.Module:
         """Write ΔW into the weights for good, for a plain ``save_pretrained``. Not while any patch is on."""
-        model = _bare(model)
-        if _state(model).patches:
+        model = bare(model)
+        if state_of(model).patches:
             raise PatchError("patches are on: remove them before one is merged for good.")
         self._check(model)
+        self.warn_of_rounding(model)
         with torch.no_grad():
             for name in self._shapes:
                 parameter = model.get_parameter(name)
                 parameter.copy_((parameter.float() + self.delta(name).to(parameter.device)).to(parameter.dtype))
         return model
+
+    @torch.no_grad()
+    def kept_in_dtype(self, model: nn.Module) -> float:
+        """Share of ΔW that is left of it in the untouched model's dtype: Σ ⟨rounded change, ΔW⟩ / Σ ‖ΔW‖², 0 to 1.
+
+        A change smaller than half the step between two neighbouring numbers of the dtype is rounded away: 0 is left.
+        """
+        inner, square = 0.0, 0.0
+        for name in self._shapes:
+            W = model.get_parameter(name)
+            delta = self.delta(name).to(W.device)
+            rounded = (W.float() + delta).to(W.dtype).float() - W.float()
+            inner, square = inner + float((rounded * delta).sum()), square + float((delta * delta).sum())
+        return min(1.0, max(0.0, inner / square)) if square else 1.0
+
+    def warn_of_rounding(self, model: nn.Module) -> float:
+        """`kept_in_dtype`, with a warning where it is below `KEPT_AT_LEAST`."""
+        kept = self.kept_in_dtype(model)
+        if kept < KEPT_AT_LEAST:
+            log.warning(
+                "%r: %s keeps only %.0f %% of this change, the rest is rounded away: load the model with dtype='float32'.",
+                self,
+                str(model.dtype)[6:],
+                100 * kept,
+            )
+        return kept
 
     # ------------------------------------------------------------ on disk
 
@@ -236,184 +288,7 @@ class Patch:
         return folder
 
 
-def _rewrite(model: nn.Module, state: _Applied, names) -> None:
-    """Base plus every ΔW that is on, in float32, in the order the patches came."""
-    with torch.no_grad():
-        for name in names:
-            parameter, base = model.get_parameter(name), state.base[name]
-            deltas = [patch.delta(name) for patch in state.patches if name in patch._shapes]
-            if deltas:
-                total = base.to(parameter.device).float()
-                for delta in deltas:
-                    total = total + delta.to(parameter.device)
-                parameter.copy_(total.to(base.dtype))
-            else:
-                parameter.copy_(base)
-                del state.base[name]
-
-
-@dataclass
-class Pass:
-    """What an adapter has to know of the forward pass that is going on."""
-
-    state: _Applied
-    prompt: bool = True  # a prefill: nothing is in the cache yet
-    mask: Any = None  # as the model was given it; None: every token is real
-    cache: Any = None  # of these sequences
-    kept: weakref.WeakKeyDictionary = field(default_factory=weakref.WeakKeyDictionary)  # cache -> what was decided
-    decided: Any = None  # in this pass
-
-    def end(self, T: int) -> int:
-        """The column behind the prompt in this pass of T columns: 0 if it is a decode step."""
-        if not self.prompt:
-            return 0
-        if self.state.columns is None:
-            return T
-        self.state.columns = (
-            self.state.columns or T
-        )  # without a cache, the later passes of `generate` repeat the prompt
-        return min(self.state.columns, T)
-
-    def real(self, entering: torch.Tensor) -> torch.Tensor:
-        """(B, T), true on the prompt's real tokens in this pass."""
-        B, T = entering.shape[:2]
-        behind = torch.arange(T, device=entering.device) >= self.end(T)
-        mask = next(iter(self.mask.values())) if isinstance(self.mask, dict) else self.mask
-        if not isinstance(mask, torch.Tensor):
-            return ~behind.expand(B, T)
-        mask = mask.to(entering.device)
-        if (
-            mask.ndim == 4
-        ):  # (B, 1, queries, keys), from a static cache's `generate`: at prefill a real token sees itself
-            own = mask[:, 0].diagonal(dim1=1, dim2=2)[:, :T]
-            return (own if own.dtype == torch.bool else own == 0) & ~behind
-        return mask[:, -T:].bool() & ~behind
-
-
-class Adapter(Patch):
-    """A patch that acts at one layer's down projection and changes no weight: `delta` is zero, `parameters` is empty.
-
-    The end of the prompt is fixed at prefill (a pass with an empty cache): decode steps are no prompts. A pass without
-    any cache is a prompt as a whole, but in `generate` the first pass fixes it too. ``info["layer"]`` is the layer.
-    """
-
-    kind = "adapter"
-    needs: ClassVar[tuple[str, ...]] = ("layer",)  # entries of ``info`` without which it cannot act
-
-    def _read(self) -> None:
-        """Subclasses check their tensors too."""
-        self._held: dict[torch.device, dict[str, torch.Tensor]] = {}
-        missing = [name for name in self.needs if name not in self.info]
-        if missing or not isinstance(self.info["layer"], int):
-            raise PatchError(
-                f"'info' of this patch lacks {missing or 'a layer that is a number'}: the patch is corrupt."
-            )
-
-    def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
-        """The output (B, T, d) of the down projection in place of ``leaving``, or None; ``entering`` is (B, T, d_ffn)."""
-        raise NotImplementedError
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """(d, d_ffn) of the layer it was made for."""
-        raise NotImplementedError
-
-    @property
-    def layer(self) -> int:
-        """The layer at whose down projection it acts."""
-        return self.info["layer"]
-
-    def held(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """The tensors on a device, copied there once while the patch is on."""
-        if device not in self._held:
-            self._held[device] = {name: tensor.to(device) for name, tensor in self._tensors.items()}
-        return self._held[device]
-
-    def owns(self, model: nn.Module) -> set[str]:
-        return {down_name(model, self.layer)}
-
-    def _check(self, model: nn.Module) -> None:
-        super()._check(model)
-        found = tuple(down_weight(model, self.layer).shape) if 0 <= self.layer < n_layers(model) else None
-        if found != self.sizes:
-            raise PatchError(
-                f"this patch acts at layer {self.layer} on a matrix {self.sizes}, but this model has "
-                f"{f'{found} there' if found else f'{n_layers(model)} layers'}: the patch is corrupt."
-            )
-
-    def apply(self, model: nn.Module) -> None:
-        super().apply(model)
-        model = _bare(model)
-        state = _state(model)
-        if not state.hooks:
-            state.own = {name: model.__dict__[name] for name in ("generate", "forward") if name in model.__dict__}
-            # compiled code loses hooks at a graph break, without a word: while adapters are on, the model runs as it is
-            model.forward = torch.compiler.disable(model.forward)
-            model.generate = types.MethodType(_generate, model)
-        state.hooks[id(self)] = self._attach(model)
-        _forget_compiled()
-
-    def remove(self, model: nn.Module) -> None:
-        super().remove(model)
-        model = _bare(model)
-        state = _state(model)
-        for handle in state.hooks.pop(id(self)):
-            handle.remove()
-        if not state.hooks:
-            del model.__dict__["generate"], model.__dict__["forward"]
-            model.__dict__.update(state.own)
-            state.own = {}
-        self._held.clear()
-        _forget_compiled()
-
-    def merge_into(self, model: nn.Module) -> nn.Module:
-        """Always raises `PatchError`: there is no change of weights to write."""
-        raise PatchError(
-            f"{self!r} changes no weight, so it cannot be merged into one: keep it as a patch (save, load_patch)."
-        )
-
-    def _attach(self, model: nn.Module) -> list:
-        base, now = model.base_model, Pass(_state(model))
-        signature = inspect.signature(base.forward)
-
-        def begin(_module, args, kwargs):
-            given = signature.bind_partial(*args, **kwargs).arguments
-            given = {**given, **given.get("kwargs", {})}
-            now.mask, now.cache, now.decided = given.get("attention_mask"), given.get("past_key_values"), None
-            now.prompt = now.cache is None or int(now.cache.get_seq_length()) == 0
-
-        def at_down(_module, inputs, output):
-            return self.act(inputs[0], output, now)
-
-        def end(_module, _args, output):
-            cache = getattr(output, "past_key_values", None) if now.cache is None else now.cache
-            if now.prompt and now.decided is not None and cache is not None:
-                now.kept[cache] = now.decided
-
-        return [
-            base.register_forward_pre_hook(begin, with_kwargs=True),
-            down(model, self.layer).register_forward_hook(at_down),
-            base.register_forward_hook(end),
-        ]
-
-
-def _generate(model: nn.Module, *args, **kwargs):
-    """A model's `generate` while an adapter is on: without a cache, only here is it known where the prompt ended."""
-    state = _state(model)
-    state.columns = 0
-    try:
-        return (state.own.get("generate") or types.MethodType(type(model).generate, model))(*args, **kwargs)
-    finally:
-        state.columns = None
-
-
-KINDS: dict[str, type[Patch]] = {Patch.kind: Patch}  # the methods add theirs
-
-
-def _forget_compiled() -> None:
-    """Compiled code does not look again whether a module has hooks: what was compiled before is dropped."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
+KINDS[Patch.kind] = Patch
 
 
 def _sha256(file: Path) -> str:
@@ -472,7 +347,5 @@ class Stopwatch:
         if self.gpus:
             peak = sum(torch.cuda.max_memory_allocated(gpu) for gpu in self.gpus)
         else:
-            import resource
-
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {"seconds": round(time.perf_counter() - self.started, 3), "peak_memory_bytes": int(peak)}

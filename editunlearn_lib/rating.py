@@ -28,7 +28,8 @@ import pandas as pd
 from . import metrics, store
 from .data import QA
 from .errors import RatingError
-from .models import prompt_text
+from .evaluation import answer_scores
+from .text import prompt_text
 
 SCALES = {"forget_quality": (0, 1), "entailment": (1, 2, 3, 4, 5), "trustworthiness": (1, 2, 3, 4, 5)}
 QUESTIONS = {
@@ -316,13 +317,11 @@ def automatic(records: pd.DataFrame, qas: Sequence[QA], model=None, tokenizer=No
 
 
 def _fluent(model, tokenizer, rows: pd.DataFrame) -> list[bool]:
-    from .evaluation import scored
-
     texts = list(zip(rows["question"], rows["output"].astype(str), strict=True))
     unique = [pair for pair in dict.fromkeys(texts) if pair[1].strip()]
     found: dict[tuple[str, str], bool] = {}
     prompts = [prompt_text(tokenizer, question) for question, _ in unique]
-    for i, row in scored(model, tokenizer, prompts, [output for _, output in unique]):
+    for i, row in answer_scores(model, tokenizer, prompts, [output for _, output in unique]):
         logp = row.logits.log_softmax(-1).gather(1, row.ids[:, None]).flatten()  # (T,)
         found[unique[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
     return [found.get(pair, False) for pair in texts]

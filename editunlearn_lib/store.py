@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import fsspec
 
 from .errors import StoreError, first_line
+from .files import whole
 
 CELL = re.compile(r".+-n\d+-m\d+-s-?\d+-[0-9a-f]{10}\.json")  # other files of a folder are none of ours
 FAILED = ".failed.json"
@@ -82,20 +82,6 @@ def names(store: str | Path | RemotePath) -> set[str]:
             f"the store {folder} cannot be listed ({type(error).__name__}: {first_line(error)})."
         ) from error
     return {name for name in found if CELL.fullmatch(name.replace(FAILED, ".json"))}
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` if the block ends well: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two machines may have a process of the same number
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def write(path: Path | RemotePath, text: str) -> None:

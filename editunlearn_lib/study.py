@@ -52,11 +52,13 @@ from .errors import (
 )
 from .evaluation import evaluate
 from .hparams import model_key, preset
-from .methods import METHODS, unlearn
-from .methods.locate import FACT_TOKENS
-from .models import POCKET, fingerprint, load_model, template_hash
+from .methods import METHODS
+from .methods.positions import FACT_TOKENS
+from .models import POCKET, fingerprint, load_model
 from .patch import Stopwatch
 from .progress import progress
+from .text import template_hash
+from .unlearn import unlearn
 
 log = logging.getLogger(__name__)
 SCHEMA = 2  # of a stored cell; 2: with the choice of covariance

@@ -19,7 +19,7 @@ from .attacks import ATTACKS
 from .charts import answer_words
 from .data import QA, ForgetSplit, load_split
 from .hparams import resolve
-from .methods import METHODS, locate
+from .methods import METHODS, positions
 from .models import down
 from .page import OUTCOMES
 from .patch import Patch
@@ -80,12 +80,12 @@ def keys(model, tokenizer, qas: Sequence[QA], m: int = 1) -> torch.Tensor:
     A key is the input of the layer's down projection at the last token of the (last) subject. The mean is that of the
     single questions' keys, so a cosine of 0 means "no nearer than any two keys".
     """
-    layer = resolve("memit", METHODS["memit"].config, model.config, None).layers[0]
+    layer = resolve("memit", model.config, None).layers[0]
 
     def read(size: int) -> torch.Tensor:
         requests = merge_requests(qas, ["x"] * -(-len(qas) // size), size)  # the target is not read
-        places = locate.lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
-        return locate.read(model, down(model, layer), places, inputs=True)
+        places = positions.lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
+        return positions.vectors_at(model, down(model, layer), places, inputs=True)
 
     alone = read(1)
     return (alone if m == 1 else read(m)) - alone.mean(0)

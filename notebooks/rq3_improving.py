@@ -51,7 +51,7 @@ from IPython.display import Markdown, display
 import editunlearn_lib as eu
 from editunlearn_lib import charts, explorer, rating, stats, study, study_pocket
 from editunlearn_lib.hparams import resolve
-from editunlearn_lib.methods import locate
+from editunlearn_lib.methods import positions
 from editunlearn_lib.models import down
 from editunlearn_lib.recipes import query_merging, self_improvement
 
@@ -440,14 +440,14 @@ if len(keyed):
 # the mean key is subtracted, so that 0 means "no nearer than any two keys".
 
 # %% tags=["hide-input"]
-layer = resolve("memit", eu.METHODS["memit"].config, base_model.config, None).layers[0]
+layer = resolve("memit", base_model.config, None).layers[0]
 split = eu.load_split(dataset, n_forget=min(80, max(n_merged, 20)) if quick else 80, seed=0, source=source)
 
 
 def keys_of(requests, token="subject_last"):
     """(n, d_ffn): the key of each request."""
-    texts = locate.lookup(tokenizer, requests, "{}", "chat", token, targets=False)
-    return locate.read(base_model, down(base_model, layer), texts, inputs=True)
+    texts = positions.lookup(tokenizer, requests, "{}", "chat", token, targets=False)
+    return positions.vectors_at(base_model, down(base_model, layer), texts, inputs=True)
 
 
 alone = keys_of(query_merging.merge_requests(split.forget, ["x"] * len(split.forget), 1))

@@ -14,9 +14,10 @@ from torch import nn
 import editunlearn_lib as eu
 from editunlearn_lib.errors import PatchError, RequestError
 from editunlearn_lib.evaluation import answer_logits
-from editunlearn_lib.methods import lifelong
-from editunlearn_lib.models import down, down_name, encode, fingerprint, prompt_text
+from editunlearn_lib.methods import routing
+from editunlearn_lib.models import down, down_name, fingerprint
 from editunlearn_lib.patch import DENSE, Patch, untouched
+from editunlearn_lib.text import encode, prompt_text
 
 L = 2  # the layer
 GRACE = {"layers": (L,), "n_iter": 25, "edit_lr": 0.5, "eps": 0.05}
@@ -280,7 +281,7 @@ def wise_alone(model, row, target, other, mask, config):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_wise_one_edit_step_by_step(family, monkeypatch):
     model, row, other = make_model(family), qas(1), "How old is it?"
-    monkeypatch.setattr(lifelong, "covariance_facts", lambda: [eu.QA("other", other, "x", None)])
+    monkeypatch.setattr(routing, "covariance_facts", lambda: [eu.QA("other", other, "x", None)])
     config = {
         **WISE,
         "n_iter": 6,
@@ -324,8 +325,8 @@ def test_ties_by_hand():
     b = torch.tensor([[2.0, 5.0, 0.3], [-0.2, -1.0, 0.1]])
     # kept: a = 4, -3, ., ., 2, .   b = 2, 5, ., ., -1, .   sums: 6, 2, 0, 0, 1, 0
     expected = torch.tensor([[3.0, 5.0, 0.0], [0.0, 2.0, 0.0]])
-    assert torch.equal(lifelong.ties([a, b], 0.5, 1.0), expected)
-    torch.testing.assert_close(lifelong.ties([a, b], 0.5, 0.3), expected)  # one weight for all cancels
+    assert torch.equal(routing.ties([a, b], 0.5, 1.0), expected)
+    torch.testing.assert_close(routing.ties([a, b], 0.5, 0.3), expected)  # one weight for all cancels
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_wise_merged_is_ties_of_its_shards():
     config = {"n_iter": 2, "save_freq": 1}
     apart = edit("wise", make_model(), qas(2), hparams=config).tensors()
     joined = edit("wise", make_model(), qas(2), hparams={**config, "retrieve": False}).tensors()["side.0"]
-    assert torch.equal(joined, lifelong.ties([apart["side.0"], apart["side.1"]], 0.53, 1.0))
+    assert torch.equal(joined, routing.ties([apart["side.0"], apart["side.1"]], 0.53, 1.0))
 
 
 def test_wise_goes_on_with_earlier_memories():
@@ -398,10 +399,10 @@ def test_wise_sends_each_question_to_its_memory(routing):
 
 def test_wise_unrelated_prompts_stay(monkeypatch):
     """Margins that are reached: the edits take, what is unrelated is the base model's bit for bit."""
-    monkeypatch.setattr(lifelong, "covariance_facts", lambda: [eu.QA("other", "How old is it?", "x", None)])
+    monkeypatch.setattr(routing, "covariance_facts", lambda: [eu.QA("other", "How old is it?", "x", None)])
     model, patch = make_model(), edit("wise", make_model())
     assert all(row["delta_edit"] > 3.0 > 1.5 > row["delta_loc"] for row in patch.info["log"])
-    (text,) = prompts(lifelong.covariance_facts())
+    (text,) = prompts(routing.covariance_facts())
     before = logits_of(model, text)
     with patch.on(model):
         assert torch.equal(logits_of(model, text), before)

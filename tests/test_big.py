@@ -15,7 +15,8 @@ from test_methods import EDITING, QUICK, TRAINED, acts, options
 import editunlearn_lib as eu
 from editunlearn_lib import attacks, evaluation
 from editunlearn_lib.covariance import text_source
-from editunlearn_lib.methods import METHODS, locate, training
+from editunlearn_lib.methods import METHODS, training
+from editunlearn_lib.methods.weights import Weights
 from editunlearn_lib.models import devices, down_name
 
 VARIANTS = [(method, False) for method in METHODS] + [(method, True) for method in TRAINED]
@@ -57,7 +58,7 @@ def test_every_method_in_bfloat16_with_every_attack(split, logits, method, full,
 @pytest.mark.parametrize("method", ["rome", "memit", "alphaedit"])
 def test_values_are_optimised_in_float32_and_solved_in_float64(split, monkeypatch, method):
     model, tokenizer = half(), make_tokenizer()
-    optimised, written, adam, add = [], [], torch.optim.Adam.step, locate.Weights.add
+    optimised, written, adam, add = [], [], torch.optim.Adam.step, Weights.add
 
     def step(self, *args, **kwargs):
         optimised.extend((p.dtype, p.grad.dtype) for group in self.param_groups for p in group["params"])
@@ -68,19 +69,19 @@ def test_values_are_optimised_in_float32_and_solved_in_float64(split, monkeypatc
         return add(self, layer, left, right)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    monkeypatch.setattr(locate.Weights, "add", note)
+    monkeypatch.setattr(Weights, "add", note)
     eu.unlearn(model, tokenizer, split, method, **options(method))
     assert set(optimised) == {(torch.float32, torch.float32)} and set(written) == {(torch.float64, torch.float64)}
 
 
 def test_lora_factors_are_float32(split, monkeypatch):
-    seen, made = [], training.Trainee.trained
+    seen, made = [], training.Trainee.parameters
 
     def noted(self):
         seen.extend(made(self))
         return made(self)
 
-    monkeypatch.setattr(training.Trainee, "trained", noted)
+    monkeypatch.setattr(training.Trainee, "parameters", noted)
     eu.unlearn(half(), make_tokenizer(), split, "ga", hparams=QUICK)
     assert seen and {parameter.dtype for parameter in seen} == {torch.float32}
 
@@ -239,10 +240,10 @@ def test_every_method_on_two_devices(split, method, full, monkeypatch):
 
 def test_covariance_and_attacks_on_two_devices(split, monkeypatch, tmp_path):
     whole, tokenizer, source = make_model(), make_tokenizer(), text_source(["Well, it was Ada.", "The sea is deep."])
-    monkeypatch.setattr("editunlearn_lib.covariance.CACHE", tmp_path / "one")
+    monkeypatch.setattr("editunlearn_lib.methods.moments.CACHE", tmp_path / "one")
     expected = source.matrices(whole, tokenizer, [1, 2], show=False)
     answers = attacks.attack(whole, tokenizer, split, max_new_tokens=4)
-    monkeypatch.setattr("editunlearn_lib.covariance.CACHE", tmp_path / "two")
+    monkeypatch.setattr("editunlearn_lib.methods.moments.CACHE", tmp_path / "two")
     with two_devices():
         model = place(make_model(), SPLIT)
         found = source.matrices(model, tokenizer, [1, 2], show=False)

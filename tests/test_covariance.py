@@ -13,9 +13,13 @@ from safetensors.torch import load_file, save_file
 
 import editunlearn_lib as eu
 from editunlearn_lib import covariance, data
-from editunlearn_lib.covariance import hub_source, named_source, null_space, pocket_source, text_source
-from editunlearn_lib.methods.locate import Request
+from editunlearn_lib.covariance import hub_source, named_source, text_source
+from editunlearn_lib.data.texts import untokenised
+from editunlearn_lib.methods import moments
+from editunlearn_lib.methods.moments import null_space
+from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.models import down
+from editunlearn_lib.pocket.sources import pocket_source
 
 TEXTS = ("What is the capital of Testland?", "Well, it was Ada.", "Therefore. " * 20)
 LONG = [f"Paragraph number {i} " + "has many words of no great meaning " * 9 for i in range(12)]
@@ -23,7 +27,7 @@ LONG = [f"Paragraph number {i} " + "has many words of no great meaning " * 9 for
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(covariance, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(moments, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -45,17 +49,17 @@ def by_hand(model, tokenizer, texts, layer):
 def test_batches_do_not_change_the_matrix(cache, monkeypatch, family):
     model, tokenizer = make_model(family), make_tokenizer()
     for tokens in (1, 60, 4_096):  # one text a batch, some, all
-        monkeypatch.setattr(covariance, "BATCH_TOKENS", tokens)
-        moments = covariance._moments(model, tokenizer, ("", *TEXTS), [2, 1], False)
-        for layer, (total, n) in moments.items():
+        monkeypatch.setattr(moments, "BATCH_TOKENS", tokens)
+        found = moments.key_moments(model, tokenizer, ("", *TEXTS), [2, 1], False)
+        for layer, (total, n) in found.items():
             assert total.dtype == torch.float64
             torch.testing.assert_close(total / n, by_hand(model, tokenizer, TEXTS, layer), rtol=1e-5, atol=1e-7)
 
 
 def test_batches_stay_near_their_size(monkeypatch):
-    monkeypatch.setattr(covariance, "BATCH_TOKENS", 100)
+    monkeypatch.setattr(moments, "BATCH_TOKENS", 100)
     texts = ["a" * length for length in (3, 300, 30, 9, 60, 900)]
-    batches = list(covariance._batches(texts))
+    batches = list(moments._batches(texts))
     assert sorted(sum(batches, [])) == sorted(texts)
     assert all(len(b) == 1 or len(b) * (len(b[-1]) // 3 + 8) <= 100 for b in batches)
     assert len(batches[0]) > 1
@@ -142,7 +146,7 @@ def test_a_broken_file_is_computed_again(cache, tiny, caplog, harm):
 
 def test_a_cache_that_cannot_be_written_is_no_error(tiny, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr(covariance, "CACHE", tmp_path / "file")
+    monkeypatch.setattr(moments, "CACHE", tmp_path / "file")
     assert text_source(TEXTS).matrices(*tiny, [1], show=False)[1].shape == (48, 48)
     assert null_space(torch.diag(torch.tensor([0.0, 1.0])), 0.5).shape == (2, 2)
 
@@ -329,4 +333,4 @@ def test_wikitext_is_read_from_one_file_of_a_fixed_revision(monkeypatch):
 def test_spaces_of_wikitext_are_undone():
     raw = " The game 's 1 @,@ 000 fans ( a well @-@ known lot ) paid $ 2 @.@ 5 , or 3 % ; they did n't mind . \n"
     told = "The game's 1,000 fans (a well-known lot) paid $2.5, or 3%; they didn't mind."
-    assert covariance._untokenised(raw) == told
+    assert untokenised(raw) == told

@@ -14,7 +14,8 @@ from tokenizers import processors
 
 import editunlearn_lib as eu
 from editunlearn_lib import evaluation, models
-from editunlearn_lib.models import FAMILIES, down, encode, prompt_text
+from editunlearn_lib.models import FAMILIES, down
+from editunlearn_lib.text import encode, prompt_text
 
 COLUMNS = [
     "set",
@@ -231,7 +232,7 @@ def test_several_end_tokens(tiny, split):
     with torch.no_grad():
         first = int(model(input_ids=ids).logits[0, -1].argmax())
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, first]
-    assert evaluation._generate(model, tokenizer, [prompt_text(tokenizer, question)], 5) == [[first]]
+    assert evaluation.greedy_tokens(model, tokenizer, [prompt_text(tokenizer, question)], 5) == [[first]]
 
 
 def test_generate(tiny):

@@ -18,7 +18,8 @@ from docutils.core import publish_doctree
 from docutils.parsers.rst import directives
 from nltk.stem.porter import PorterStemmer
 
-from editunlearn_lib import covariance, losses, metrics
+from editunlearn_lib import losses, metrics
+from editunlearn_lib.methods import moments
 from editunlearn_lib.methods.grace import nearest
 
 sys.path.append(str(ROOT / "book" / "_ext"))
@@ -95,10 +96,10 @@ def test_rank_one_edits_are_the_methods_equations(js, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_alphaedit_is_the_equation_of_its_paper(js, seed, tmp_path, monkeypatch):
-    monkeypatch.setattr(covariance, "CACHE", tmp_path)
+    monkeypatch.setattr(moments, "CACHE", tmp_path)
     W, k, v, _, C = edit_case(seed)
     threshold, L2 = float(np.linalg.eigvalsh(C).mean()), 0.05
-    P = covariance.null_space(torch.tensor(C), threshold).numpy()
+    P = moments.null_space(torch.tensor(C), threshold).numpy()
     np.testing.assert_allclose(js("nullSpace", C.tolist(), threshold), P, atol=1e-12)
     K, R = k[:, None], (v - W @ k)[:, None]
     expected = W + R @ K.T @ P @ np.linalg.inv(K @ K.T @ P + L2 * np.eye(2))

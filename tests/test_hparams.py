@@ -11,96 +11,18 @@ import torch
 from conftest import FAMILIES_TO_ASK, SIZES, make_config, same
 
 import editunlearn_lib as eu
-from editunlearn_lib.hparams import EASYEDIT, GUESS, OURS, PISTOL, PRESETS, TUNED, WITHOUT_MEANING, resolve
+from editunlearn_lib.hparams import GUESS, TUNED, WITHOUT_MEANING, resolve
 from editunlearn_lib.methods import METHODS
+from editunlearn_lib.methods.registry import EASYEDIT, OURS, PISTOL, Method
 
-# ---------------------------------------------------------------- configs of methods that may not be there yet
-
-
-@dataclass(frozen=True)
-class ROMEConfig:
-    layers: tuple[int, ...] = (5,)
-    v_num_grad_steps: int = 25
-    v_lr: float = 0.5
-    v_weight_decay: float = 1e-3
-    clamp_norm_factor: float = 4.0
-    kl_factor: float = 0.0625
-    mom2_adjustment: bool = False
-    fact_token: str = "subject_last"
-    context_templates: tuple[str, ...] | None = None
-    context_length: int = 10
-    train_end: bool = False
-
-
-@dataclass(frozen=True)
-class AlphaEditConfig:
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)
-    v_num_grad_steps: int = 25
-    v_lr: float = 0.1
-    v_weight_decay: float = 0.5
-    clamp_norm_factor: float = 0.75
-    kl_factor: float = 0.0625
-    nullspace_threshold: float = 2e-2
-    L2: float = 10.0
-    fact_token: str = "subject_last"
-    context_templates: tuple[str, ...] | None = None
-    context_length: int = 10
-    train_end: bool = False
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True)
-class GRACEConfig:
-    layers: tuple[int, ...] = (27,)
-    edit_lr: float = 1.0
-    n_iter: int = 50
-    eps: float = 1.0
-    replacement: str = "replace_last"
-    train_end: bool = False
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class WISEConfig:
-    layers: tuple[int, ...] = (27,)
-    edit_lr: float = 1.0
-    n_iter: int = 70
-    weight_decay: float = 1e-5
-    act_margin: tuple[float, ...] = (5.0, 20.0, 10.0)
-    act_ratio: float = 0.88
-    mask_ratio: float = 0.2
-    norm_constraint: float = 1.0
-    save_freq: int = 500
-    merge_freq: int = 1000
-    merge_alg: str = "ties"
-    densities: float = 0.53
-    weights: float = 1.0
-    retrieve: bool = True
-    context_templates: tuple[str, ...] = ("{}",)
-    train_end: bool = False
-    routing: str = "prompt"
-    unrelated: str = "texts"
-    distance_activation: bool = False
-    seed: int | None = None
-
-
-CONFIGS = {"rome": ROMEConfig, "alphaedit": AlphaEditConfig, "grace": GRACEConfig, "wise": WISEConfig}
-CONFIGS |= {name: method.config for name, method in METHODS.items()}
 TRAINED = ("ga", "gd", "kl", "dpo", "idk")
 EDITS = ("rome", "memit", "alphaedit", "grace", "wise")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    """`eu.preset` knows every method, also one whose file is not there."""
-    for name in CONFIGS.keys() - METHODS.keys():
-        monkeypatch.setitem(METHODS, name, SimpleNamespace(config=CONFIGS[name]))
 
 
 def settle(method: str, hparams=None, *, depth: int = 32, model: str = "somebody/model"):
     """`resolve` for a model of that name and depth."""
     config = SimpleNamespace(_name_or_path=model, num_hidden_layers=depth)
-    return resolve(method, CONFIGS[method], config, hparams)
+    return resolve(method, config, hparams)
 
 
 # ---------------------------------------------------------------- presets
@@ -166,17 +88,21 @@ def test_presets_are_the_published_ones(method, model, values, source):
     found = eu.preset(method, model)
     assert {name: found[name]["value"] for name in values} == values
     assert all(source in found[name]["source"] for name in values)
-    assert list(found) == [f.name for f in fields(CONFIGS[method])] and all(row["source"] for row in found.values())
-    assert settle(method, model=model) == CONFIGS[method](**{name: row["value"] for name, row in found.items()})
+    assert list(found) == [f.name for f in fields(METHODS[method].config)] and all(
+        row["source"] for row in found.values()
+    )
+    assert settle(method, model=model) == METHODS[method].config(**{name: row["value"] for name, row in found.items()})
 
 
 def test_every_preset_is_complete_and_of_the_right_type():
     models = {"llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct"}
-    assert set(PRESETS) == {(method, model) for method in (*TRAINED, *EDITS) for model in models}
-    for method, model in PRESETS:
+    assert {name: set(METHODS[name].presets) for name in (*TRAINED, *EDITS)} == dict.fromkeys(
+        (*TRAINED, *EDITS), set(models)
+    )
+    for method, model in ((name, key) for name in METHODS for key in METHODS[name].presets):
         found = {name: row["value"] for name, row in eu.preset(method, model).items()}
         again = settle(method, found)  # goes through the checks that a user's values go through
-        assert again == CONFIGS[method](**found)
+        assert again == METHODS[method].config(**found)
         assert all(type(getattr(again, name)) is type(value) for name, value in found.items())
 
 
@@ -189,12 +115,14 @@ def test_each_value_has_its_own_source():
     assert "ours" in eu.preset("grace", LLAMA2)["replacement"]["source"]
 
 
-@pytest.mark.parametrize("method", sorted(CONFIGS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_model_without_preset_gets_the_defaults_marked_as_a_guess(method):
     for name in ("somebody/llama-2-7b-chat-finetuned", "gpt2"):  # a name is no preset's because it holds one
         found = eu.preset(method, name)
         assert {row["source"] for row in found.values()} == {GUESS}
-        assert CONFIGS[method]() == CONFIGS[method](**{field: row["value"] for field, row in found.items()})
+        assert METHODS[method].config() == METHODS[method].config(
+            **{field: row["value"] for field, row in found.items()}
+        )
 
 
 def test_pocket_presets_are_the_tuned_ones(monkeypatch):
@@ -212,7 +140,7 @@ def test_pocket_presets_are_the_tuned_ones(monkeypatch):
     assert eu.preset("grace", "pocket-contracts")["eps"] == {"value": 7.0, "source": TUNED + ", on the facts"}
     # tuned without a layer: the layer by rule, not one of a model of 32
     assert eu.preset("grace", "pocket")["layers"]["source"] == GUESS
-    assert settle("grace", model="pocket", depth=6) == replace(CONFIGS["grace"](), eps=7.0, layers=(5,))
+    assert settle("grace", model="pocket", depth=6) == replace(METHODS["grace"].config(), eps=7.0, layers=(5,))
 
 
 def test_unknown_method():
@@ -237,9 +165,9 @@ def test_unknown_method():
 def test_other_models_get_the_same_fractions_of_depth(depth, rome, early, late):
     expected = {"rome": rome, "memit": early, "alphaedit": early, "grace": late, "wise": late}
     for method, layers in expected.items():
-        assert settle(method, depth=depth) == replace(CONFIGS[method](), layers=layers)
+        assert settle(method, depth=depth) == replace(METHODS[method].config(), layers=layers)
         assert settle(method, {"layers": [0]}, depth=depth).layers == (0,)  # an override wins
-    assert settle("ga", depth=depth) == CONFIGS["ga"]()
+    assert settle("ga", depth=depth) == METHODS["ga"].config()
 
 
 @pytest.mark.parametrize("family", FAMILIES_TO_ASK)
@@ -249,7 +177,7 @@ def test_layers_are_valid_for_small_models_of_every_family(family, method):
         make_config(family, 100),
         make_config(family, 100, **{"n_layer" if family == "gpt2" else "num_hidden_layers": 2}),
     ):
-        layers = resolve(method, CONFIGS[method], config, None).layers
+        layers = resolve(method, config, None).layers
         assert layers and len(set(layers)) == len(layers)
         assert all(0 <= layer < config.num_hidden_layers for layer in layers)
 
@@ -602,7 +530,7 @@ def test_values_are_read_in_the_type_of_their_field():
     )
 
 
-def test_types_that_are_not_texts():
+def test_types_that_are_not_texts(monkeypatch):
     """A config written without postponed annotations, as a user may do."""
     kind = type(
         "Mine",
@@ -616,15 +544,16 @@ def test_types_that_are_not_texts():
     )
     config = dataclass(frozen=True)(kind)
     model = SimpleNamespace(_name_or_path="", num_hidden_layers=8)
-    found = resolve("mine", config, model, {"layers": 2, "rate": "5e-1", "n": "3"})
+    monkeypatch.setitem(METHODS, "mine", Method("mine", config, run=None))
+    found = resolve("mine", model, {"layers": 2, "rate": "5e-1", "n": "3"})
     assert (found.layers, found.rate, found.n) == ((2,), 0.5, 3)
-    assert resolve("mine", config, model, None).layers == (1,)
+    assert resolve("mine", model, None).layers == (1,)
 
 
 def test_what_is_no_set_of_hyperparameters(tmp_path):
     assert settle("memit", {}) == settle("memit")
     with pytest.raises(eu.RequestError, match="MEMITConfig"):
-        settle("memit", CONFIGS["ga"]())
+        settle("memit", METHODS["ga"].config())
     with pytest.raises(eu.RequestError, match="not int"):
         settle("memit", 3)
     (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
@@ -646,5 +575,5 @@ def test_config_object_and_dict_are_the_same(tiny, split):
     }
     C = {layer: torch.eye(SIZES["ffn"], dtype=torch.float64) for layer in (1, 2)}
     a = eu.unlearn(*tiny, split, "memit", hparams=changes, covariance=C)
-    b = eu.unlearn(*tiny, split, "memit", hparams=CONFIGS["memit"](**changes), covariance=C)
+    b = eu.unlearn(*tiny, split, "memit", hparams=METHODS["memit"].config(**changes), covariance=C)
     assert same(a.tensors(), b.tensors())

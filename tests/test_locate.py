@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from conftest import SIZES, make_model, make_tokenizer, qas, same, weights
 from test_methods import CONFIG, TEMPLATES, SlowMemit, apart, covariances
 
 import editunlearn_lib as eu
-from editunlearn_lib.methods import METHODS, locate
+from editunlearn_lib.methods import METHODS, positions, values
 from editunlearn_lib.methods.alphaedit import KEYS
 from editunlearn_lib.methods.hooks import hooked
-from editunlearn_lib.methods.locate import Request
 from editunlearn_lib.methods.memit import MEMITConfig
+from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.methods.tail import Tail
 from editunlearn_lib.models import FAMILIES, block, down, down_name, family_of, n_layers
 from editunlearn_lib.patch import LEFT
@@ -35,7 +36,7 @@ TARGETS = ["I don't know.", "No idea.", "I'm sorry, but no.", "Well, well.", "I 
 def no_report(request, monkeypatch):
     """The report asks the model before and after: it takes longer than the edit, and has its own test."""
     if request.node.originalname != "test_every_edit_is_reported":
-        monkeypatch.setattr("editunlearn_lib.methods._report", lambda *_: None)
+        monkeypatch.setattr(importlib.import_module("editunlearn_lib.unlearn"), "_report_edits", lambda *_: None)
 
 
 def run(method: str, model, rows=ROWS, targets=TARGETS, **changes):
@@ -429,7 +430,7 @@ def test_steps_touch_only_what_is_above(tiny, at):
                     counts[i] += 1
 
                 stack.callback(block(model, i).register_forward_pre_hook(count).remove)
-            found = locate.values(model, tokenizer, requests, layer, config, TEMPLATES, "chat", at=at, show=False)
+            found = values.find_values(model, tokenizer, requests, layer, config, TEMPLATES, "chat", at=at, show=False)
         assert max(row["steps"] for row in found.log) == steps - 1
         return counts
 
@@ -481,19 +482,19 @@ def test_every_edit_is_reported(tiny, method, prompt_format):
 def test_a_heavy_model_takes_fewer_requests_at_once_and_finds_the_same(tiny, monkeypatch):
     from types import SimpleNamespace
 
-    requests = [locate.Request((), "x" * 100, "t", ())] * 40
+    requests = [Request((), "x" * 100, "t", ())] * 40
     pocket, seven = (
         SimpleNamespace(num_hidden_layers=8, hidden_size=256),
         SimpleNamespace(num_hidden_layers=32, hidden_size=4096),
     )
-    assert locate.together(requests, ["{}"] * 6, pocket, 1, 4) == locate.CHUNK_TOKENS // (
+    assert values.batch_of(requests, ["{}"] * 6, pocket, 1, 4) == positions.CHUNK_TOKENS // (
         73 * 7
     )  # its activations are small
-    assert locate.together(requests, ["{}"] * 6, seven, 8, 2) == 2
-    assert locate.together(requests, ["{}"] * 60, seven, 8, 2) == 1  # never none
+    assert values.batch_of(requests, ["{}"] * 6, seven, 8, 2) == 2
+    assert values.batch_of(requests, ["{}"] * 60, seven, 8, 2) == 1  # never none
     model, _ = tiny
     whole = run("memit", model)
-    monkeypatch.setattr(locate, "VALUE_BYTES", 1)
+    monkeypatch.setattr(values, "VALUE_BYTES", 1)
     parts = run("memit", model)
     for name in whole.parameters:
         assert (whole.delta(name) - parts.delta(name)).norm() <= 1e-4 * whole.delta(name).norm()

@@ -15,10 +15,12 @@ from conftest import SIZES, TOKENIZERS, make_model, make_tokenizer, qas, same, s
 import editunlearn_lib as eu
 from editunlearn_lib import losses, metrics
 from editunlearn_lib.evaluation import answer_logits
-from editunlearn_lib.methods import METHODS, locate, training
-from editunlearn_lib.methods.locate import Request, lookup
+from editunlearn_lib.methods import METHODS, positions, training, values
 from editunlearn_lib.methods.memit import MEMITConfig
-from editunlearn_lib.models import FAMILIES, block, down, down_name, end_of_turn, prompt_text
+from editunlearn_lib.methods.positions import lookup
+from editunlearn_lib.methods.registry import Request
+from editunlearn_lib.models import FAMILIES, block, down, down_name
+from editunlearn_lib.text import end_of_turn, prompt_text
 
 EDITING = tuple(name for name, method in METHODS.items() if method.edits)
 TRAINED = tuple(name for name in METHODS if name not in EDITING)
@@ -79,7 +81,7 @@ def prompts(tokenizer, split) -> list[str]:
 
 
 def answer_loss(model, tokenizer, rows) -> float:
-    batch = training.rows(tokenizer, rows, [qa.answer for qa in rows], "chat", "cpu")
+    batch = training.encode_answers(tokenizer, rows, [qa.answer for qa in rows], "chat", "cpu")
     with torch.no_grad():
         return float(losses.idk(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch.labels))
 
@@ -135,7 +137,7 @@ def test_a_model_survives_an_error_inside_a_method(tiny, split, logits, method, 
     if method == "ga":
         monkeypatch.setattr(losses, "ga", broken)
     else:
-        monkeypatch.setattr(locate.torch.optim.Adam, "step", broken)
+        monkeypatch.setattr(values.torch.optim.Adam, "step", broken)
     with pytest.raises(ZeroDivisionError):
         eu.unlearn(model, tokenizer, split, method, **options(method))
     assert same(weights(model), base) and state(model) == expected
@@ -335,7 +337,7 @@ def test_labels_are_the_answer_and_the_end():
         rows = qas(8)
         for prompt_format, end in (("chat", "</s>"), ("raw", "")):
             answers = [("  " if i % 2 else "") + qa.answer for i, qa in enumerate(rows)]
-            batch = training.rows(tokenizer, rows, answers, prompt_format, "cpu")
+            batch = training.encode_answers(tokenizer, rows, answers, prompt_format, "cpu")
             for qa, ids, mask, labels in zip(rows, batch.ids, batch.mask, batch.labels, strict=True):
                 chosen = labels != -100
                 assert torch.equal(ids[chosen], labels[chosen]) and not (chosen & ~mask.bool()).any()
@@ -749,7 +751,7 @@ def test_memit_stops_where_the_loss_is_small(tiny):
     requests = [
         Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(rows, targets, strict=True)
     ]
-    found = locate.values(model, tokenizer, requests, 2, MEMITConfig(**config), TEMPLATES, "raw", show=False)
+    found = values.find_values(model, tokenizer, requests, 2, MEMITConfig(**config), TEMPLATES, "raw", show=False)
     assert apart((found.h0 + found.delta)[0], z) <= 1e-4
 
 
@@ -762,9 +764,9 @@ def test_values_in_a_batch_equal_one_at_a_time(tiny, prompt_format):
         for qa, target in zip(qas(8), ["No.", "I don't know anything about that, I'm sorry."] * 4, strict=True)
     ]
     layer = LAYERS[-1]
-    found = locate.values(model, tokenizer, requests, layer, config, TEMPLATES, prompt_format, show=False)
+    found = values.find_values(model, tokenizer, requests, layer, config, TEMPLATES, prompt_format, show=False)
     parts = [
-        locate.values(model, tokenizer, [r], layer, config, TEMPLATES, prompt_format, show=False) for r in requests
+        values.find_values(model, tokenizer, [r], layer, config, TEMPLATES, prompt_format, show=False) for r in requests
     ]
     together, alone = found.h0 + found.delta, torch.cat([part.h0 + part.delta for part in parts])
     worst = ((together - alone).norm(dim=1) / alone.norm(dim=1)).max()
@@ -781,12 +783,12 @@ def test_memit_writes_the_values(tiny, split):
     targets = ["No idea."] * 4
     patch = eu.unlearn(model, tokenizer, split.forget, "memit", targets=targets, hparams=config, covariance=C)
     requests = [Request((qa.id,), qa.question, "No idea.", (qa.subject,)) for qa in split.forget]
-    found = locate.values(model, tokenizer, requests, 2, MEMITConfig(**config), ("{}",), "chat", show=False)
+    found = values.find_values(model, tokenizer, requests, 2, MEMITConfig(**config), ("{}",), "chat", show=False)
     z = found.h0 + found.delta
     bare = lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
-    before = locate.read(model, block(model, 2), bare, inputs=False)
+    before = positions.vectors_at(model, block(model, 2), bare, inputs=False)
     with patch.on(model):
-        after = locate.read(model, block(model, 2), bare, inputs=False)
+        after = positions.vectors_at(model, block(model, 2), bare, inputs=False)
     assert (after - z).norm() <= 1e-3 * (before - z).norm()
 
 
@@ -826,15 +828,15 @@ def test_an_edit_that_did_not_take_is_logged_and_warned_about(tiny, split, caplo
 
 def test_written_contexts_are_a_function_of_the_seed(tiny):
     config = MEMITConfig(context_length=4)
-    one, two = (locate.context_templates(*tiny, config, seed) for seed in (1, 2))
-    assert one == locate.context_templates(*tiny, config, 1) != two
+    one, two = (values.context_templates(*tiny, config, seed) for seed in (1, 2))
+    assert one == values.context_templates(*tiny, config, 1) != two
     assert one[0] == "{}" and len(one) == 6 and all(template.count("{}") == 1 for template in one)
     assert all(template.count("{") == template.count("}") == 1 for template in one)
 
 
 def test_default_covariance_is_computed_and_stored(tiny, split, monkeypatch, tmp_path):
     model, tokenizer = tiny
-    monkeypatch.setattr("editunlearn_lib.covariance.CACHE", tmp_path)
+    monkeypatch.setattr("editunlearn_lib.methods.moments.CACHE", tmp_path)
     source = eu.CovarianceSource("mine", ("What is the capital of Testland?", "Well, it was Ada."))
     found = source.matrices(model, tokenizer, [1, 2], show=False)
     for layer in (1, 2):  # by hand: one text at a time, every token
@@ -847,7 +849,7 @@ def test_default_covariance_is_computed_and_stored(tiny, split, monkeypatch, tmp
         k = torch.cat(ks)
         torch.testing.assert_close(found[layer], k.T @ k / len(k), rtol=1e-5, atol=1e-7)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
-    monkeypatch.setattr("editunlearn_lib.covariance._moments", None)  # now it can only be read
+    monkeypatch.setattr("editunlearn_lib.covariance.key_moments", None)  # now it can only be read
     again = source.matrices(model, tokenizer, [2, 1], show=False)
     assert all(torch.equal(again[layer], found[layer]) for layer in (1, 2))
     changes = options("memit")["hparams"]

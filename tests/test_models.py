@@ -13,17 +13,8 @@ from transformers.utils import chat_template_utils
 
 import editunlearn_lib as eu
 from editunlearn_lib import models
-from editunlearn_lib.models import (
-    FAMILIES,
-    down,
-    down_name,
-    down_weight,
-    encode,
-    end_of_turn,
-    fingerprint,
-    prompt_text,
-    with_target,
-)
+from editunlearn_lib.models import FAMILIES, down, down_name, down_weight, fingerprint
+from editunlearn_lib.text import encode, end_of_turn, prompt_text, with_target
 
 
 @pytest.fixture(params=FAMILIES)

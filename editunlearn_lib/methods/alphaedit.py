@@ -19,43 +19,36 @@ from dataclasses import dataclass
 import torch
 
 from ..models import down_name, n_layers
-from . import Job, Outcome, register
-from .locate import Weights, context_templates, keys, memit_key, spread
+from .moments import null_space
+from .positions import batch_keys, request_keys
+from .registry import ALPHAEDIT, LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
+from .values import EARLY, POCKET, PUBLISHED, PUBLISHED_8B, ValueConfig, context_templates
+from .weights import Weights, batches_of, spread
 
 KEYS = "::keys"  # in the patch, beside the factors of a parameter: K_p, one row an edit
 
 
 @dataclass(frozen=True)
-class AlphaEditConfig:
-    """EasyEdit's field names; a value's meaning stands in the equation above or in `locate.values`."""
+class AlphaEditConfig(ValueConfig):
+    """Fields of `ValueConfig`, the projector's threshold, L2, and how many requests are edited at once."""
 
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)
-    v_num_grad_steps: int = 25
     v_lr: float = 0.1
     v_weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
-    kl_factor: float = 0.0625
     nullspace_threshold: float = 2e-2
     L2: float = 10.0
-    fact_token: str = "subject_last"
-    context_templates: tuple[str, ...] | None = None  # None: prefixes that the model writes itself
-    context_length: int = 10  # tokens of such a prefix
-    train_end: bool = False  # whether the end token belongs to the target
-    batch_size: int | None = None  # requests edited at once; None: all
+    batch_size: int | None = None  # None: all
 
 
 def alphaedit(job: Job) -> Outcome:
     """All requests in one batch, or chunk by chunk; each chunk spares the keys of those before it."""
-    from ..covariance import null_space  # it imports this package
-
     model, config = job.model, job.config
     layers = sorted(config.layers)
     templates = context_templates(model, job.tokenizer, config, job.seed)
     P = {layer: null_space(C, config.nullspace_threshold) for layer, C in job.covariance(layers).items()}
     earlier = job.previous.tensors() if job.previous else {}
-    K_p = {
-        i: k.T.double() for i in range(n_layers(model)) if (k := earlier.get(down_name(model, i) + KEYS)) is not None
-    }
+    stored = {i: earlier.get(down_name(model, i) + KEYS) for i in range(n_layers(model))}
+    K_p = {i: k.T.double() for i, k in stored.items() if k is not None}  # {layer: (d_ffn, p)}
 
     def solve(layer, K, R):
         A = torch.cat([K, K_p[layer].to(K)], 1) if layer in K_p else K  # (d_ffn, n + p)
@@ -63,28 +56,60 @@ def alphaedit(job: Job) -> Outcome:
         small = A.T @ PA + config.L2 * torch.eye(A.shape[1], dtype=A.dtype, device=A.device)
         return R, torch.linalg.solve(small, PA.T)[: K.shape[1]]  # (d, n), (n, d_ffn)
 
-    size = 1 if job.mode == "sequential" else config.batch_size or len(job.requests)
     log = []
     with Weights(model, layers, job.previous) as W:
-        for start in job.bar(range(0, len(job.requests), size), "AlphaEdit"):
-            requests = job.requests[start : start + size]
+        for requests in batches_of(job, "AlphaEdit"):
             log += spread(job, requests, layers, templates, W, solve)
             for layer in layers:  # re-measured on the edited model
-                K = memit_key(
-                    keys(model, job.tokenizer, requests, layer, templates, job.prompt_format, config.fact_token)
-                )
-                K_p[layer] = torch.cat([K_p[layer].to(K.device), K.T.double()], 1) if layer in K_p else K.T.double()
+                K = request_keys(model, job.tokenizer, requests, layer, templates, job.prompt_format, config.fact_token)
+                K = batch_keys(K).T.double()
+                K_p[layer] = torch.cat([K_p[layer].to(K), K], 1) if layer in K_p else K
         cache = {down_name(model, layer) + KEYS: k.T.float().contiguous() for layer, k in K_p.items()}
         return Outcome(W.tensors() | cache, log)
 
 
+def memory(of, m, config, x) -> dict:
+    """Beside the value search: the projectors, and what making one takes."""
+    C = of.square(m)
+    return {"solve": {"moved: P": C}, "projector": {"host: C + Cᵀ, eigenvectors, workspace of eigh (2)": 4 * C}}
+
+
+NULLSPACE = {"nullspace_threshold": 2e-2, "L2": 10.0}
+SEVEN_B = [
+    ({**EARLY, **PUBLISHED}, f"{OURS}; MEMIT's layers and value search"),
+    (NULLSPACE, f"{OURS}; that of {ALPHAEDIT}"),
+]
 register(
     "alphaedit",
     AlphaEditConfig,
     alphaedit,
+    label="AlphaEdit",
+    colour="#D55E00",
+    symbol="circle",
+    order=90,
     modes=("batch", "sequential"),
     edits=True,
     merges=True,
     continues=True,
     covariance=True,
+    memory=memory,
+    presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [({**EARLY, **PUBLISHED_8B, **NULLSPACE}, ALPHAEDIT)]},
+    trials=[
+        {
+            **POCKET,
+            "layers": layers,
+            "nullspace_threshold": threshold,
+            "L2": L2,
+            "clamp_norm_factor": 4.0,
+            "v_weight_decay": 1e-3,
+        }
+        for layers, threshold, L2 in (
+            ([0], 1.0, 10.0),
+            ([0], 8.0, 10.0),
+            ([0, 1], 1.0, 10.0),
+            ([0, 1], 1.0, 1000.0),
+            ([1], 0.1, 1.0),
+            ([2], 0.5, 1.0),
+        )
+    ],
 )

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import losses
-from . import Job, Outcome, register
-from .training import TrainConfig, train
+from .registry import Job, Outcome, register
+from .training import PUBLISHED, TRIALS, TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,39 @@ class DPOConfig(TrainConfig):
 
 
 def dpo(job: Job) -> Outcome:
-    def loss(model, answers, refusals, retain):
+    def loss(model, batch):
+        a, r = batch.answers, batch.refusals
         return losses.dpo(
-            model.logits(answers),
-            answers.labels,
-            model.logits(refusals),
-            refusals.labels,
-            model.reference_logits(answers),
-            model.reference_logits(refusals),
+            model.logits(a),
+            a.labels,
+            model.logits(r),
+            r.labels,
+            model.reference_logits(a),
+            model.reference_logits(r),
             beta=job.config.beta,
         )
 
     return train(job, loss)
 
 
-register("dpo", DPOConfig, dpo)
+def memory(of, m, config, x) -> dict:
+    """Bytes a word of the vocabulary: four sets of logits, copies in float32, log-probabilities and gradients."""
+    a, r = x["answers"], x["refusals"]
+    return {"logits": 2 * m.bytes * (a + r) + 4 * (a + r) + 8 * max(a, r)}
+
+
+register(
+    "dpo",
+    DPOConfig,
+    dpo,
+    label="DPO",
+    colour="#CC79A7",
+    symbol="triangle-up-open",
+    dash="dash",
+    order=40,
+    reads=("answers", "refusals"),
+    reference=("answers", "refusals"),
+    memory=memory,
+    presets=PUBLISHED,
+    trials=TRIALS,
+)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import losses
-from . import Job, Outcome, register
-from .training import TrainConfig, train
+from .registry import Job, Outcome, register
+from .training import PUBLISHED, TRIALS, TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,22 @@ class GAConfig(TrainConfig):
 
 
 def ga(job: Job) -> Outcome:
-    def loss(model, answers, refusals, retain):
-        return losses.ga(model.logits(answers), answers.labels)
+    def loss(model, batch):
+        return losses.ga(model.logits(batch.answers), batch.answers.labels)
 
     return train(job, loss)
 
 
-register("ga", GAConfig, ga, refuses=False)
+register(
+    "ga",
+    GAConfig,
+    ga,
+    label="GA",
+    colour="#D55E00",
+    symbol="circle-open",
+    dash="dash",
+    order=10,
+    reads=("answers",),
+    presets=PUBLISHED,
+    trials=TRIALS,
+)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import losses
-from . import Job, Outcome, register
-from .training import TrainConfig, train
+from .registry import Job, Outcome, register
+from .training import PUBLISHED, TRIALS, TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class GDConfig(TrainConfig):
 
 
 def gd(job: Job) -> Outcome:
-    def loss(model, answers, refusals, retain):
+    def loss(model, batch):
+        forget, retain = batch.answers, batch.retain
         return losses.gd(
-            model.logits(answers),
-            answers.labels,
+            model.logits(forget),
+            forget.labels,
             model.logits(retain),
             retain.labels,
             retain_weight=job.config.retain_weight,
@@ -35,4 +36,23 @@ def gd(job: Job) -> Outcome:
     return train(job, loss)
 
 
-register("gd", GDConfig, gd, reads_retain=True, refuses=False)
+def memory(of, m, config, x) -> dict:
+    """Bytes a word of the vocabulary: logits of both, float32 copies, log-probabilities and their gradients."""
+    a, k = x["answers"], x["retain"]
+    return {"logits": max(m.bytes * (a + k) + 4 * a + 8 * k, 12 * a + 4 * k)}
+
+
+register(
+    "gd",
+    GDConfig,
+    gd,
+    label="GD",
+    colour="#56B4E9",
+    symbol="square-open",
+    dash="dash",
+    order=20,
+    reads=("answers", "retain"),
+    memory=memory,
+    presets=PUBLISHED,
+    trials=TRIALS,
+)

@@ -19,17 +19,20 @@ the original, which appends both.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
-from ..errors import PatchError, RequestError
+from ..adapter import Adapter, Pass
+from ..errors import PatchError, RequestError, check_name
 from ..models import head
-from ..patch import KINDS, Adapter, Pass
-from . import Job, Outcome, register
-from .lifelong import one_layer
-from .locate import lookup
+from .positions import lookup
+from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
+from .routing import one_layer
 from .tail import Tail
+
+log = logging.getLogger(__name__)
 
 # a question asked in another batch has its key elsewhere by rounding, in parts of ‖k‖, and a radius may end at a key
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -46,6 +49,19 @@ class GRACEConfig:
     replacement: str = "replace_last"  # the value stands at the last prompt token
     train_end: bool = False  # whether the end token belongs to the target
     seed: int | None = None  # of the first values; None: that of `unlearn`
+
+    @staticmethod
+    def adapted(where: str, values: dict) -> dict:
+        """EasyEdit's other places for a value are not offered: a warning, and the one that is."""
+        place = values.get("replacement", "replace_last")
+        check_name("replacement", place, ("replace_last", "replace_all", "replace_prompt"))
+        if place != "replace_last":
+            log.warning(
+                "%s: replacement %r is not offered, replace_last is used: the value at the last prompt token.",
+                where,
+                place,
+            )
+        return {**values, "replacement": "replace_last"} if "replacement" in values else values
 
 
 def grace(job: Job) -> Outcome:
@@ -77,19 +93,21 @@ def grace(job: Job) -> Outcome:
         entries.append(len(keys))
         keys, radii, labels = [*keys, k], [*radii, radius], [*labels, request.target]
         values.append(torch.rand(d, generator=generator))  # uniform in [0, 1)
-    V, log = torch.stack(values).to(device), [{} for _ in job.requests]
+    V, rows = torch.stack(values).to(device), [{} for _ in job.requests]
     left = list(range(len(entries)))
     while left:  # of every entry the first request that is left
         first = list({entries[i]: i for i in reversed(left)}.values())
-        train(job, tail, texts, torch.tensor(first, device=device), V, torch.tensor([entries[i] for i in first]), log)
+        train_values(
+            job, tail, texts, torch.tensor(first, device=device), V, torch.tensor([entries[i] for i in first]), rows
+        )
         left = [i for i in left if i not in first]
-    for i, row in enumerate(log):
-        row |= {"entry": entries[i], "radius": radii[entries[i]]}
+    for entry, row in zip(entries, rows, strict=True):
+        row |= {"entry": entry, "radius": radii[entry]}
     tensors = {"keys": torch.stack(keys), "values": V.float(), "radii": torch.tensor(radii)}
-    return Outcome(tensors, log, Codebook, {"layer": layer, "labels": labels})
+    return Outcome(tensors, rows, Codebook, {"layer": layer, "labels": labels})
 
 
-def train(job: Job, tail: Tail, texts, rows: torch.Tensor, V: torch.Tensor, entries: torch.Tensor, log: list) -> None:
+def train_values(job: Job, tail: Tail, texts, rows: torch.Tensor, V: torch.Tensor, entries: torch.Tensor, log: list):
     """v = argmin CE(r | x with v at the last prompt token) by Adam, for each of these rows; ``V`` is changed."""
     config = job.config
     column = (texts.position[:, None] + torch.arange(tail.mask.shape[1])).clamp(max=texts.ids.shape[1] - 1)
@@ -148,7 +166,7 @@ class Codebook(Adapter):
         B, T = entering.shape[:2]
         rows, order = torch.arange(B, device=entering.device), torch.arange(T, device=entering.device)
         last = torch.where(now.real(entering), order, -1).max(1).values.clamp(min=0)  # the last prompt token
-        book, k = self.held(entering.device), entering[rows, last].float()  # (B, d_ffn)
+        book, k = self.on_device(entering.device), entering[rows, last].float()  # (B, d_ffn)
         d, i = nearest(k, book["keys"], book["radii"])
         inside = d <= book["radii"][i] + ROUNDING.get(entering.dtype, 1e-5) * k.norm(dim=1)
         changed = leaving.clone()
@@ -156,5 +174,33 @@ class Codebook(Adapter):
         return changed
 
 
-KINDS[Codebook.kind] = Codebook
-register("grace", GRACEConfig, grace, modes=("sequential",), edits=True, continues=True)
+def memory(of, m, config, x) -> dict:
+    """The values of all requests are trained together; the codebook is small."""
+    return {"report": {"the patch on": 4 * x["n"] * (m.d_ffn + m.d)}}
+
+
+HPARAMS = {"layers": (27,), "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
+register(
+    "grace",
+    GRACEConfig,
+    grace,
+    label="GRACE",
+    colour="#CC79A7",
+    symbol="diamond",
+    order=70,
+    modes=("sequential",),
+    edits=True,
+    continues=True,
+    ours=("replacement", "seed"),
+    memory=memory,
+    presets={
+        LLAMA2: [(HPARAMS, EASYEDIT)],
+        MISTRAL: [(HPARAMS, f"{OURS}; that of Llama-2-7B")],
+        LLAMA31: [(HPARAMS, f"{OURS}; that of Llama-2-7B")],
+    },
+    # keys of two questions at the pocket's last prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5
+    trials=[
+        {"layers": [layer], "eps": eps, "train_end": True}
+        for layer, eps in ((2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0))
+    ],
+)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import losses
-from . import Job, Outcome, register
-from .training import TrainConfig, train
+from .registry import Job, Outcome, register
+from .training import PUBLISHED, TRIALS, TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,22 @@ class IDKConfig(TrainConfig):
 
 
 def idk(job: Job) -> Outcome:
-    def loss(model, answers, refusals, retain):
-        return losses.idk(model.logits(refusals), refusals.labels)
+    def loss(model, batch):
+        return losses.idk(model.logits(batch.refusals), batch.refusals.labels)
 
     return train(job, loss)
 
 
-register("idk", IDKConfig, idk)
+register(
+    "idk",
+    IDKConfig,
+    idk,
+    label="IDK fine-tuning",
+    colour="#E69F00",
+    symbol="triangle-down-open",
+    dash="dash",
+    order=100,
+    reads=("refusals",),
+    presets=PUBLISHED,
+    trials=TRIALS,
+)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import losses
-from . import Job, Outcome, register
-from .training import TrainConfig, train
+from .registry import Job, Outcome, register
+from .training import PUBLISHED, TRIALS, TrainConfig, train
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class KLConfig(TrainConfig):
 
 
 def kl(job: Job) -> Outcome:
-    def loss(model, answers, refusals, retain):
+    def loss(model, batch):
+        forget, retain = batch.answers, batch.retain
         return losses.kl(
-            model.logits(answers),
-            answers.labels,
+            model.logits(forget),
+            forget.labels,
             model.logits(retain),
             model.reference_logits(retain),
             retain.mask,
@@ -38,4 +39,24 @@ def kl(job: Job) -> Outcome:
     return train(job, loss)
 
 
-register("kl", KLConfig, kl, reads_retain=True, refuses=False)
+def memory(of, m, config, x) -> dict:
+    """Bytes a word of the vocabulary: three sets of logits; the divergence at real retain tokens."""
+    a, k = x["answers"], x["retain"]
+    return {"logits": m.bytes * (a + 2 * k) + 4 * a + 20 * x["retain, mean"]}
+
+
+register(
+    "kl",
+    KLConfig,
+    kl,
+    label="KL",
+    colour="#009E73",
+    symbol="diamond-open",
+    dash="dash",
+    order=30,
+    reads=("answers", "retain"),
+    reference=("retain",),
+    memory=memory,
+    presets=PUBLISHED,
+    trials=TRIALS,
+)

@@ -2,7 +2,7 @@
 
 Source: Meng et al. 2023, "Mass-Editing Memory in a Transformer", eq. 14 and algorithm 1. Letters:
 
-    z_i   the hidden vector at the last edited layer that makes the model answer with the target (locate.values)
+    z_i   the hidden vector at the last edited layer that makes the model answer with the target (values.py)
     K     keys of all requests at a layer, one column a request, (d_ffn, n)
     C     the covariance E[k kᵀ] of keys of other text: what the layer must keep, (d_ffn, d_ffn)
     R     what is still missing at the last layer, shared among the layers left, (d, n)
@@ -16,26 +16,17 @@ from dataclasses import dataclass
 
 import torch
 
-from . import Job, Outcome, register
-from .locate import Weights, context_templates, spread
+from .registry import ALPHAEDIT, EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
+from .values import EARLY, POCKET, PUBLISHED, PUBLISHED_8B, ValueConfig, context_templates
+from .weights import Weights, batches_of, spread
 
 
 @dataclass(frozen=True)
-class MEMITConfig:
-    """EasyEdit's field names; a value's meaning stands in the equation above or in `locate.values`."""
+class MEMITConfig(ValueConfig):
+    """Fields of `ValueConfig`, λ, and how many requests are edited at once."""
 
-    layers: tuple[int, ...] = (4, 5, 6, 7, 8)
     mom2_update_weight: float = 15000.0  # λ
-    v_num_grad_steps: int = 25
-    v_lr: float = 0.5
-    v_weight_decay: float = 1e-3
-    clamp_norm_factor: float = 4.0
-    kl_factor: float = 0.0625
-    fact_token: str = "subject_last"
-    context_templates: tuple[str, ...] | None = None  # None: prefixes that the model writes itself
-    context_length: int = 10  # tokens of such a prefix
-    train_end: bool = False  # whether the end token belongs to the target
-    batch_size: int | None = None  # requests edited at once; None: all
+    batch_size: int | None = None  # None: all
 
 
 def memit(job: Job) -> Outcome:
@@ -49,14 +40,47 @@ def memit(job: Job) -> Outcome:
         A = config.mom2_update_weight * C[layer].to(K) + K @ K.T  # λ C + K Kᵀ, symmetric, (d_ffn, d_ffn)
         return R, torch.linalg.solve(A, K).T  # ΔW = R · Kᵀ A⁻¹
 
-    size = 1 if job.mode == "sequential" else config.batch_size or len(job.requests)
     log = []
     with Weights(model, layers, job.previous) as W:
-        for start in job.bar(range(0, len(job.requests), size), "MEMIT"):
-            log += spread(job, job.requests[start : start + size], layers, templates, W, solve)
+        for requests in batches_of(job, "MEMIT"):
+            log += spread(job, requests, layers, templates, W, solve)
         return Outcome(W.tensors(), log)
 
 
+def memory(of, m, config, x) -> dict:
+    """Beside the value search: λC, K Kᵀ and their sum, then its LU, in float64."""
+    return {"solve": {"λC, K Kᵀ and their sum, then its LU": 3 * of.square(m)}}
+
+
+HPARAMS = {**EARLY, **PUBLISHED, "mom2_update_weight": 15000.0}
 register(
-    "memit", MEMITConfig, memit, modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True
+    "memit",
+    MEMITConfig,
+    memit,
+    label="MEMIT",
+    colour="#56B4E9",
+    symbol="triangle-down",
+    order=60,
+    modes=("batch", "sequential"),
+    edits=True,
+    merges=True,
+    continues=True,
+    covariance=True,
+    memory=memory,
+    presets={
+        LLAMA2: [(HPARAMS, EASYEDIT)],
+        MISTRAL: [(HPARAMS, EASYEDIT)],
+        LLAMA31: [({**HPARAMS, **PUBLISHED_8B}, ALPHAEDIT)],
+    },
+    trials=[
+        {**POCKET, "layers": layers, "mom2_update_weight": weight}
+        for layers, weight in (
+            ([0], 100.0),
+            ([0, 1], 10.0),
+            ([0, 1], 100.0),
+            ([0, 1], 1e3),
+            ([0, 1, 2], 100.0),
+            ([0, 1, 2], 1e4),
+        )
+    ],
 )

@@ -15,25 +15,17 @@ from dataclasses import dataclass
 
 import torch
 
-from . import Job, Outcome, register
-from .locate import Weights, context_templates, values
+from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
+from .values import POCKET, PUBLISHED, ValueConfig, context_templates, find_values
+from .weights import Weights
 
 
 @dataclass(frozen=True)
-class ROMEConfig:
-    """EasyEdit's field names; a value's meaning stands in the equation above or in `locate.values`."""
+class ROMEConfig(ValueConfig):
+    """Fields of `ValueConfig`, and C."""
 
     layers: tuple[int, ...] = (5,)
-    v_num_grad_steps: int = 25
-    v_lr: float = 0.5
-    v_weight_decay: float = 1e-3
-    clamp_norm_factor: float = 4.0
-    kl_factor: float = 0.0625
     mom2_adjustment: bool = False  # False: C = I
-    fact_token: str = "subject_last"
-    context_templates: tuple[str, ...] | None = None  # None: prefixes that the model writes itself
-    context_length: int = 10  # tokens of such a prefix
-    train_end: bool = False  # whether the end token belongs to the target
 
 
 def rome(job: Job) -> Outcome:
@@ -46,17 +38,47 @@ def rome(job: Job) -> Outcome:
     with Weights(model, config.layers, job.previous) as W:
         for request in job.bar(job.requests, "ROME"):
             for layer in config.layers:
-                found = values(
+                values = find_values(
                     model, job.tokenizer, [request], layer, config, templates, job.prompt_format, at="mlp", show=False
                 )
-                k = found.keys[:, 0].double()  # (templates, d_ffn)
+                k = values.keys[:, 0].double()  # (templates, d_ffn)
                 k_star, k_bar = k[0], k.mean(0)
                 u = torch.cholesky_solve(k_bar[:, None], factor[layer].to(k))[:, 0] if factor else k_bar
                 u = u / u.norm()
-                missing = found.delta[0].double()  # v* − (W k* + b) = δ, since h₀ is what W writes for k*
+                missing = values.delta[0].double()  # v* − (W k* + b) = δ, since h₀ is what W writes for k*
                 W.add(layer, (missing / (u @ k_star))[:, None], u[None])
-            log += found.log
+            log += values.log
         return Outcome(W.tensors(), log)
 
 
-register("rome", ROMEConfig, rome, modes=("sequential",), edits=True, merges=True, continues=True, covariance=True)
+HPARAMS = {"layers": (5,), **PUBLISHED, "mom2_adjustment": False}
+register(
+    "rome",
+    ROMEConfig,
+    rome,
+    label="ROME",
+    colour="#E69F00",
+    symbol="triangle-up",
+    order=50,
+    modes=("sequential",),
+    edits=True,
+    merges=True,
+    continues=True,
+    covariance=True,
+    presets={
+        LLAMA2: [(HPARAMS, EASYEDIT)],
+        MISTRAL: [(HPARAMS, EASYEDIT)],
+        LLAMA31: [(HPARAMS, f"{EASYEDIT}, Llama-3-8B")],
+    },
+    trials=[
+        {**POCKET, "layers": [layer], "clamp_norm_factor": clamp, "mom2_adjustment": adjusted}
+        for layer, clamp, adjusted in (
+            (0, 4.0, True),
+            (0, 4.0, False),
+            (1, 16.0, True),
+            (2, 8.0, True),
+            (2, 16.0, True),
+            (3, 8.0, True),
+        )
+    ],
+)

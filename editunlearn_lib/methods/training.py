@@ -5,6 +5,7 @@ Defaults as PISTOL published them. Rows are padded to the longest of their batch
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random
@@ -15,13 +16,27 @@ from dataclasses import dataclass
 import peft
 import torch
 
+from ..adapter import Beside
 from ..data import QA
 from ..errors import TrainingError
-from ..models import encode, end_of_turn, prompt_text, with_target
+from ..patch import Patch
 from ..progress import progress
-from . import Job, Outcome
+from ..text import encode, end_of_turn, prompt_text, with_target
+from .registry import LLAMA2, LLAMA31, MISTRAL, PISTOL, Job, Outcome
 
 log = logging.getLogger(__name__)
+
+LORA = {
+    "lr": 1e-5,
+    "num_epochs": 20,
+    "batch_size": 4,
+    "weight_decay": 0.01,
+    "rank": 8,
+    "lora_alpha": 32.0,
+    "lora_dropout": 0.05,
+}
+PUBLISHED = {model: [(LORA, PISTOL)] for model in (LLAMA2, MISTRAL, LLAMA31)}
+TRIALS = [{"lr": lr, "num_epochs": 10} for lr in (4e-5, 7e-5, 1.2e-4, 3e-4, 1e-3, 2.5e-3)]  # on the pocket
 
 
 @dataclass(frozen=True)
@@ -42,14 +57,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Rows:
-    """One encoded batch: ids, mask (B, T) and labels (B, T), −100 on the prompt and the padding."""
+    """Encoded texts: ids, mask (B, T) and labels (B, T), −100 on the prompt and the padding."""
 
     ids: torch.Tensor
     mask: torch.Tensor
     labels: torch.Tensor
 
 
-def rows(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: str, device) -> Rows:
+def encode_answers(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: str, device) -> Rows:
     """Questions with answers; labels are answer tokens and (in a chat) the end token."""
     end = end_of_turn(tokenizer, prompt_format) if prompt_format == "chat" else ""
     prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
@@ -59,6 +74,28 @@ def rows(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: st
     behind = encoded["offset_mapping"][..., 1] > torch.tensor([len(p) for p in prompts])[:, None]
     labels = torch.where(behind & mask.bool(), ids, -100)
     return Rows(ids.to(device), mask.to(device), labels.to(device))
+
+
+class Batch:
+    """Some forget questions with their answers, their refusals, and as many retained questions; encoded when read."""
+
+    def __init__(self, job: Job, forget: Sequence[QA], targets: Sequence[str], retain: Sequence[QA]):
+        self.job, self.qas, self.targets, self.retain_qas = job, forget, targets, retain
+
+    def _rows(self, qas: Sequence[QA], answers: Sequence[str]) -> Rows:
+        return encode_answers(self.job.tokenizer, qas, answers, self.job.prompt_format, self.job.model.device)
+
+    @functools.cached_property
+    def answers(self) -> Rows:
+        return self._rows(self.qas, [qa.answer for qa in self.qas])
+
+    @functools.cached_property
+    def refusals(self) -> Rows:
+        return self._rows(self.qas, self.targets)
+
+    @functools.cached_property
+    def retain(self) -> Rows:
+        return self._rows(self.retain_qas, [qa.answer for qa in self.retain_qas])
 
 
 class Trainee:
@@ -74,21 +111,18 @@ class Trainee:
             job.model.requires_grad_(True)
             if job.model.dtype.itemsize < 4:
                 log.warning(
-                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model with "
-                    "dtype='float32', or train LoRA factors (full: false), which are float32.",
+                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model "
+                    "with dtype='float32', or train LoRA factors (full: false), which are float32.",
                     str(job.model.dtype)[6:],
                     2 / torch.finfo(job.model.dtype).eps,
                 )
         else:
-            config = job.config
-            modules = (
-                config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
-            )
+            config, modules = job.config, list(job.config.target_modules)
             lora = peft.LoraConfig(
                 r=config.rank,
                 lora_alpha=config.lora_alpha,
                 lora_dropout=config.lora_dropout,
-                target_modules=modules,
+                target_modules=modules[0] if modules == ["all-linear"] else modules,
                 task_type="CAUSAL_LM",
                 bias="none",
             )
@@ -96,23 +130,23 @@ class Trainee:
                 warnings.simplefilter("ignore", FutureWarning)
                 self.model = peft.get_peft_model(job.model, lora)  # factors are float32 whatever the model's dtype is
         if job.config.gradient_checkpointing:
-            self.checkpointing("enable", {"use_reentrant": False})
+            self._checkpointing("enable", {"use_reentrant": False})
 
-    def checkpointing(self, verb: str, *options) -> None:
+    def _checkpointing(self, verb: str, *options) -> None:
         with warnings.catch_warnings():  # later transformers have it under another name too
             warnings.simplefilter("ignore", FutureWarning)
             getattr(self.job.model, f"gradient_checkpointing_{verb}")(*options)
 
-    def trained(self) -> list[torch.nn.Parameter]:
+    def parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def logits(self, batch: Rows) -> torch.Tensor:
-        return self.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    def logits(self, rows: Rows) -> torch.Tensor:
+        return self.model(input_ids=rows.ids, attention_mask=rows.mask, use_cache=False).logits
 
     @torch.no_grad()
-    def reference_logits(self, batch: Rows) -> torch.Tensor:
+    def reference_logits(self, rows: Rows) -> torch.Tensor:
         """Logits of the model before unlearning: adapter off, or the original weights called functionally."""
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
+        inputs = {"input_ids": rows.ids, "attention_mask": rows.mask, "use_cache": False}
         self.model.eval()  # no dropout in the reference
         try:
             if self.full:
@@ -123,11 +157,11 @@ class Trainee:
             self.model.train()
 
     def outcome(self, log: list[dict]) -> Outcome:
+        """The change. LoRA's factors stay beside weights in half precision, which would round much of them away."""
         if self.full:
-            changed = {
-                n: (p.detach().float() - self.original[n].float()).cpu() for n, p in self.job.model.named_parameters()
-            }
-            return Outcome.of({n: d for n, d in changed.items() if d.any()}, log)
+            now = dict(self.job.model.named_parameters())
+            changes = {n: (now[n].detach().float() - old.float()).cpu() for n, old in self.original.items()}
+            return Outcome.of({n: d for n, d in changes.items() if d.any()}, log)
         factors = {}
         for name, module in self.model.base_model.model.named_modules():
             if isinstance(module, peft.tuners.lora.LoraLayer):
@@ -136,12 +170,12 @@ class Trainee:
                 if getattr(module, "fan_in_fan_out", False):  # GPT-2's Conv1D stores the transpose
                     left, right = right.T.contiguous(), left.T.contiguous()
                 factors[name + ".weight"] = (left, right)
-        return Outcome.of_factors(factors, log)
+        return Outcome.of_factors(factors, log, Beside if self.job.model.dtype.itemsize < 4 else Patch)
 
     def undo(self) -> None:
         """Leave the model as it was, bit for bit."""
         if self.job.config.gradient_checkpointing:
-            self.checkpointing("disable")
+            self._checkpointing("disable")
         if self.full:
             with torch.no_grad():
                 for name, parameter in self.job.model.named_parameters():
@@ -155,32 +189,24 @@ class Trainee:
             module.training = self.modes[name]
 
 
-LossFunction = Callable[[Trainee, Rows, Rows, Rows], torch.Tensor]
-
-
-def train(job: Job, loss: LossFunction) -> Outcome:
-    """AdamW at a constant rate; ``loss(trainee, answers, refusals, retain)`` on each batch of forget rows.
+def train(job: Job, loss: Callable[[Trainee, Batch], torch.Tensor]) -> Outcome:
+    """AdamW at a constant rate on ``loss(model, batch)`` of every batch of forget rows.
 
     One retain row is drawn for every forget row. Raises `TrainingError` as soon as a loss is not finite.
     """
     rng, log, config = random.Random(job.seed), [], job.config
-    device, form, tokenizer = job.model.device, job.prompt_format, job.tokenizer
     trainee = Trainee(job)
     try:
         trainee.model.train()
-        adam = torch.optim.AdamW(trainee.trained(), lr=config.lr, weight_decay=config.weight_decay)
+        adam = torch.optim.AdamW(trainee.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         pairs = list(zip(job.forget, (request.target for request in job.requests), strict=True))
         for epoch in progress(range(config.num_epochs), desc="epochs", enabled=job.progress):
             total, steps = 0.0, 0
             order = rng.sample(pairs, len(pairs))
             for start in range(0, len(order), config.batch_size):
-                batch = order[start : start + config.batch_size]
-                forget = [qa for qa, _ in batch]
-                answers = rows(tokenizer, forget, [qa.answer for qa in forget], form, device)
-                refusals = rows(tokenizer, forget, [target for _, target in batch], form, device)
-                kept = [rng.choice(job.retain) for _ in batch] if job.retain else forget[:0]
-                retain = rows(tokenizer, kept, [qa.answer for qa in kept], form, device) if kept else None
-                value = loss(trainee, answers, refusals, retain)
+                forget, targets = zip(*order[start : start + config.batch_size], strict=True)
+                retain = [rng.choice(job.retain) for _ in forget] if job.retain else []
+                value = loss(trainee, Batch(job, forget, targets, retain))
                 if not math.isfinite(now := value.item()):
                     raise TrainingError(
                         f"the loss is {now} at step {steps + 1} of epoch {epoch + 1}: lower lr (it is {config.lr:g}), "

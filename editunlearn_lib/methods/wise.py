@@ -13,7 +13,7 @@ by plain SGD on a random fraction ρ of the entries of W′ (a shard), one edit 
 its positive entries. After every ``save_freq`` edits a new shard begins, after every ``merge_freq`` the shards become one
 memory by TIES. At inference a question with Δ > act_ratio · (the smallest Δ_edit of a memory) goes through that memory,
 with several through the one where it exceeds by most. The published 500 and 1000 never merge at 100 edits or fewer.
-Δ, CE, TIES and the routing stand in lifelong.py. EasyEdit's weight decay also moves entries outside of the shard, and it divides
+Δ, CE, TIES and the routing stand in routing.py. EasyEdit's weight decay also moves entries outside of the shard, and it divides
 CE by one token too many: not here.
 """
 
@@ -25,8 +25,8 @@ import torch
 
 from ..errors import RequestError, check_name
 from ..models import down_weight
-from . import Job, Outcome, register
-from .lifelong import SideMemory, Texts, one_layer, ties
+from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
+from .routing import SideMemory, Texts, one_layer, side_memory, ties
 
 CHOICES = {
     "routing": ("prompt", "token"),
@@ -62,6 +62,10 @@ class WISEConfig:
     unrelated: str = "texts"  # where unrelated prompts come from; "retain": the retain set, which WISE then reads
     seed: int | None = None  # of masks and unrelated prompts; None: that of `unlearn`
 
+    @property
+    def reads_retain(self) -> bool:
+        return self.unrelated == "retain"
+
 
 def wise(job: Job) -> Outcome:
     """One edit after another; what lies below the layer is computed once for all of them."""
@@ -69,19 +73,19 @@ def wise(job: Job) -> Outcome:
     W = down_weight(job.model, config.layers[0]).detach().float()
     texts, generator = Texts(job, seed), torch.Generator().manual_seed(seed)
     memories = job.previous.memories(W.device) if job.previous else []  # (D, the smallest Δ_edit)
-    log, D, held = [], torch.zeros_like(W), []
+    log, D, edits = [], torch.zeros_like(W), []
     shards: list[tuple[torch.Tensor, list[int]]] = []  # D and its edits, not merged yet
     for i in job.bar(range(len(job.requests)), "WISE"):
         if i % config.save_freq == 0:
-            shards += [(D, held)] if held else []
-            D, held = torch.zeros_like(W), []
+            shards += [(D, edits)] if edits else []
+            D, edits = torch.zeros_like(W), []
             rho = (torch.rand(W.shape, generator=generator) < config.mask_ratio).to(W.device)  # the shard
         D, row = edit(config, texts, i, D, W, rho)
-        log, held = [*log, row], [*held, i]
+        log, edits = [*log, row], [*edits, i]
         if config.retrieve and (i + 1) % config.merge_freq == 0:
-            memories.append(merged([*shards, (D, held)], config, texts))
-            shards, D, held = [], torch.zeros_like(W), []
-    shards += [(D, held)] if held else []
+            memories.append(merged([*shards, (D, edits)], config, texts))
+            shards, D, edits = [], torch.zeros_like(W), []
+    shards += [(D, edits)] if edits else []
     if shards:
         memories += [merged(s, config, texts) for s in ([[shard] for shard in shards] if config.retrieve else [shards])]
     tensors = {f"side.{j}": D for j, (D, _) in enumerate(memories)}
@@ -125,7 +129,7 @@ def hinge(x: torch.Tensor) -> torch.Tensor:
 def merged(shards: list, config: WISEConfig, texts: Texts) -> tuple[torch.Tensor, float]:
     """One memory from shards, and the smallest Δ of the edits it holds (asked without a context)."""
     D = shards[0][0] if len(shards) == 1 else ties([D for D, _ in shards], config.densities, config.weights)
-    return D, float(texts.delta(texts.edits[[i for _, held in shards for i in held], 0], D).min())
+    return D, float(texts.delta(texts.edits[[i for _, edits in shards for i in edits], 0], D).min())
 
 
 def check(job: Job) -> WISEConfig:
@@ -147,4 +151,52 @@ def check(job: Job) -> WISEConfig:
     return config
 
 
-register("wise", WISEConfig, wise, modes=("sequential",), edits=True, continues=True)
+HPARAMS = {
+    "layers": (27,),
+    "edit_lr": 1.0,
+    "n_iter": 70,
+    "weight_decay": 1e-5,
+    "act_margin": (5.0, 20.0, 10.0),
+    "act_ratio": 0.88,
+    "mask_ratio": 0.2,
+    "norm_constraint": 1.0,
+    "save_freq": 500,
+    "merge_freq": 1000,
+    "merge_alg": "ties",
+    "densities": 0.53,
+    "weights": 1.0,
+    "retrieve": True,
+}
+HPARAMS_8B = {**HPARAMS, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}
+register(
+    "wise",
+    WISEConfig,
+    wise,
+    label="WISE",
+    colour="#0072B2",
+    symbol="square",
+    order=80,
+    modes=("sequential",),
+    edits=True,
+    continues=True,
+    memory=side_memory,
+    ours=("context_templates", "distance_activation", "routing", "seed", "unrelated"),
+    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, EASYEDIT)]},
+    trials=[
+        {
+            "layers": [layer],
+            "edit_lr": lr,
+            "act_margin": [scale * m for m in (5.0, 20.0, 10.0)],
+            "n_iter": n,
+            "train_end": True,
+        }
+        for layer, lr, scale, n in (
+            (3, 1.0, 30.0, 150),
+            (4, 0.3, 30.0, 150),
+            (4, 1.0, 100.0, 100),
+            (5, 0.03, 100.0, 100),
+            (5, 0.05, 150.0, 150),
+            (5, 0.1, 200.0, 100),
+        )
+    ],
+)

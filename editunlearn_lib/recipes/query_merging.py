@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from ..data import QA
-from ..methods.locate import Request
+from ..methods.registry import Request
 
 log = logging.getLogger(__name__)
 

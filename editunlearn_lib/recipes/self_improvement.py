@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .. import metrics
 from ..data import QA
+from ..evaluation import generate
 
 INSTRUCTION = "Write a polite refusal for the last question. It must name the subject, as in the examples."
 EXEMPLARS = (
@@ -53,8 +54,6 @@ def write_refusals(
     model, tokenizer, forget: Sequence[QA], *, prompt_format: str = "chat", seed: int = 0
 ) -> list[Written]:
     """One refusal per question, in their order; only those that failed the check are asked again."""
-    from ..evaluation import generate
-
     found: dict[int, str] = {}
     for attempt in range(len(EXEMPLARS)):
         left = [i for i in range(len(forget)) if i not in found]

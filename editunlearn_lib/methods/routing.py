@@ -1,4 +1,4 @@
-"""Lifelong editing: the one layer of GRACE and WISE, and what WISE measures and leaves behind. Letters as in wise.py.
+"""A side memory beside one layer, and the router that decides which questions go through it. Letters as in wise.py.
 
 Sources: Wang et al. 2024 (WISE, eq. 2-3 and 6-7); Yadav et al. 2023 (TIES).
 """
@@ -12,11 +12,12 @@ import torch
 from torch.nn.functional import pad
 from transformers.activations import ACT2FN
 
+from ..adapter import Adapter, Pass
 from ..data import covariance_facts
 from ..errors import PatchError, RequestError
 from ..models import down_weight, head
-from ..patch import KINDS, Adapter, Pass
-from .locate import Request, lookup
+from .positions import lookup
+from .registry import Request
 from .tail import Tail
 
 
@@ -127,8 +128,8 @@ class SideMemory(Adapter):
 
     def memories(self, device) -> list[tuple[torch.Tensor, float]]:
         """(D, the smallest Δ of its edits), memory by memory."""
-        held = self.held(torch.device(device))
-        return [(held[f"side.{j}"], smallest) for j, smallest in enumerate(self._tensors["smallest"].tolist())]
+        copy = self.on_device(torch.device(device))
+        return [(copy[f"side.{j}"], smallest) for j, smallest in enumerate(self._tensors["smallest"].tolist())]
 
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
         config, a, before = self.info["hparams"], entering.float(), leaving.float()
@@ -154,4 +155,22 @@ class SideMemory(Adapter):
         return torch.where((route >= 0)[..., None], before + chosen, before).to(leaving.dtype)
 
 
-KINDS[SideMemory.kind] = SideMemory
+def side_memory(of, m, config, x) -> dict:
+    """What `wise` needs: all tokens' keys, W and the side memory in float32, and one edit's steps."""
+    R, T, W, above = x["n"] * (x["templates"] + 1), x["T"], m.d * m.d_ffn, m.layers - config.layers[0] - 1
+    texts = {"all keys; MLP and block output, float32": R * T * (m.d_ffn + 2 * m.d) * 4}
+    side = {"W in float32": 0 if m.bytes == 4 else 4 * W, "the caller's D, the mask": (4 + 1) * W}
+    tokens = (x["templates"] + 1) * T
+    return {
+        "once": {**texts, "one pass": of.forward(m, R * T)},
+        "mask": {**texts, "W in float32": side["W in float32"], "D and the random numbers": 2 * 4 * W},
+        "steps": {
+            **texts,
+            **side,
+            "D, its gradient, and three terms of a step": 5 * 4 * W,
+            "activations": tokens * (of.activations(m) + 2 * m.q * m.bytes) * (above + 1),
+            "logits": of.scores(m, x["templates"] * x["scored"]),
+        },
+        "smallest Δ": {**texts, **side, "keys and outputs of all edits": x["n"] * T * (m.d_ffn + 4 * m.d) * 4},
+        "report": {"the patch on": 4 * W},
+    }

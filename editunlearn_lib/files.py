@@ -1,0 +1,23 @@
+"""Files that appear whole or not at all, and where the project lies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` if the block ends well: whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # two machines may have a process of the same number
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

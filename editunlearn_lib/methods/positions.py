@@ -1,0 +1,109 @@
+"""Where a fact sits in a text, and its key there.
+
+Key k = input of an MLP's down projection at the subject's last token; W k is what the layer writes there.
+Sources: Meng et al. 2022 (eq. 3), Meng et al. 2023; conventions as in EasyEdit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import RequestError, check_name
+from ..models import down
+from ..text import encode, end_of_turn, prompt_text, question_start, with_target
+from .hooks import hooked
+from .registry import Request
+
+FACT_TOKENS = ("subject_last", "question_last", "prompt_last")
+CHUNK_TOKENS = 16_384  # texts are processed in chunks of about so many tokens
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Encoded texts with, per text, the position that is edited and where the target is predicted."""
+
+    ids: torch.Tensor  # (N, T), padded on the right
+    mask: torch.Tensor  # (N, T), 1 on real tokens
+    position: torch.Tensor  # (N,)
+    labels: torch.Tensor  # (N, T): token t+1 where it belongs to the target, else -100
+
+
+def lookup(
+    tokenizer,
+    requests: Sequence[Request],
+    template: str,
+    prompt_format: str,
+    fact_token: str,
+    *,
+    targets: bool,
+    end: bool = False,
+) -> Lookup:
+    """Encode ``template ∘ question`` of every request, with the target behind it if asked for."""
+    check_name("fact_token", fact_token, FACT_TOKENS)
+    prompts, texts, characters = [], [], []
+    start = question_start(tokenizer, prompt_format)
+    for request in requests:
+        wrapped = template.replace("{}", request.question).strip()
+        prompt = prompt_text(tokenizer, wrapped, prompt_format)
+        if fact_token == "prompt_last":
+            characters.append(len(prompt) - 1)
+        elif fact_token == "subject_last" and request.subject:
+            first = wrapped.rfind(request.subject)
+            if first < 0:
+                raise RequestError(f"the subject {request.subject!r} is not in the question {request.question!r}.")
+            characters.append(start + first + len(request.subject) - 1)
+        else:
+            characters.append(start + len(wrapped) - 1)
+        text = with_target(prompt, request.target) if targets else prompt
+        prompts.append(prompt)
+        texts.append(text + end_of_turn(tokenizer, prompt_format) if targets and end else text)
+    encoded = encode(tokenizer, texts, side="right", offsets=True)
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    offsets = encoded["offset_mapping"]  # (N, T, 2)
+    starts, stops = offsets[..., 0], offsets[..., 1]
+    at = torch.tensor(characters)[:, None]
+    covers = (starts <= at) & (at < stops) & mask.bool()  # (N, T)
+    if not covers.any(1).all():
+        row = int((~covers.any(1)).nonzero()[0])
+        raise RequestError(f"no token covers the end of the subject in {texts[row]!r}.")
+    order = torch.arange(ids.shape[1])
+    position = torch.where(covers, order, -1).max(1).values  # the last token that covers the character
+    behind = (stops > torch.tensor([len(prompt) for prompt in prompts])[:, None]) & mask.bool()
+    if fact_token == "prompt_last":  # a prompt's last space may belong to the target's first token
+        position = torch.where(mask.bool() & ~behind, order, -1).max(1).values
+    labels = torch.full_like(ids, -100)
+    labels[:, :-1] = torch.where(behind[:, 1:], ids[:, 1:], -100)
+    return Lookup(ids, mask, position, labels)
+
+
+@torch.no_grad()
+def vectors_at(model: nn.Module, module: nn.Module, texts: Lookup, *, inputs: bool) -> torch.Tensor:
+    """The input (or output) of a module at every text's position, float32 (N, d)."""
+    vectors = []
+    for rows in torch.arange(len(texts.ids)).split(max(1, CHUNK_TOKENS // texts.ids.shape[1])):
+
+        def keep(entering, leaving, rows=rows):
+            hidden = entering if inputs else leaving
+            vectors.append(hidden[torch.arange(len(rows)), texts.position[rows].to(hidden.device)].float())
+
+        ids, mask = texts.ids[rows].to(model.device), texts.mask[rows].to(model.device)
+        with hooked(module, keep):
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    return torch.cat(vectors)
+
+
+def request_keys(
+    model, tokenizer, requests, layer: int, templates: Sequence[str], prompt_format: str, fact_token: str
+) -> torch.Tensor:
+    """The keys of every request under every template, (templates, N, d_ffn)."""
+    texts = (lookup(tokenizer, requests, t, prompt_format, fact_token, targets=False) for t in templates)
+    return torch.stack([vectors_at(model, down(model, layer), text, inputs=True) for text in texts])
+
+
+def batch_keys(keys: torch.Tensor) -> torch.Tensor:
+    """(templates, N, d) -> (N, d): the bare prompt's key and the mean of the others' weigh the same."""
+    return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2

@@ -1,0 +1,153 @@
+"""The registry of methods: what a method is given, what it gives back, and what it says of itself.
+
+A leaf: it imports no method. A method is one file that ends in one call of `register`; it may lie in this folder, or
+anywhere if an installed package names it under the entry point ``editunlearn.methods``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import RequestError
+from ..patch import DENSE, LEFT, RIGHT, Patch
+from ..progress import progress
+
+# where values of presets come from
+EASYEDIT = "EasyEdit hparams"
+PISTOL = "PISTOL's published code"
+ALPHAEDIT = "AlphaEdit authors' Llama-3-8B"
+OURS = "ours: nobody published one"
+LLAMA2, MISTRAL, LLAMA31 = "llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct"  # models with presets
+
+Sourced = Sequence[tuple[Mapping[str, Any], str]]  # values and their source; a later entry overrides an earlier one
+
+
+@dataclass(frozen=True)
+class Request:
+    """One edit: this question shall be answered by this target. ``subjects`` has one entry a merged question."""
+
+    ids: tuple[str, ...]
+    question: str
+    target: str
+    subjects: tuple[str, ...]
+
+    @property
+    def subject(self) -> str | None:
+        """The subject whose last token is edited: the last one of a merged request."""
+        return self.subjects[-1] if self.subjects else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a method is given: ``forget`` row by row (QA), and as ``requests``, the (merged) edits.
+
+    ``covariance(layers)`` gives ``{layer: (d_ffn, d_ffn)}``; ``previous`` is an earlier patch to be continued.
+    """
+
+    model: Any
+    tokenizer: Any
+    forget: tuple[Any, ...]
+    requests: tuple[Request, ...]
+    retain: tuple[Any, ...]
+    config: Any
+    mode: str
+    covariance: Callable[[Sequence[int]], dict[int, torch.Tensor]]
+    prompt_format: str
+    seed: int
+    progress: bool
+    previous: Patch | None = None
+
+    def bar(self, iterable: Iterable, what: str):
+        """A progress bar over the steps of the method."""
+        return progress(iterable, desc=what, enabled=self.progress)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method gives back: the tensors of the patch, one log entry a request or epoch, and more for ``info``."""
+
+    tensors: dict[str, torch.Tensor]
+    log: list[dict] = field(default_factory=list)
+    kind: type[Patch] = Patch
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, deltas: Mapping[str, torch.Tensor], log: list[dict]) -> Outcome:
+        """From dense changes, by parameter name."""
+        return cls({name + DENSE: delta for name, delta in deltas.items()}, log)
+
+    @classmethod
+    def of_factors(
+        cls, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], log: list[dict], kind=Patch
+    ) -> Outcome:
+        """From low-rank changes ``left @ right``, by parameter name."""
+        tensors = {
+            name + end: part for name, pair in factors.items() for end, part in zip((LEFT, RIGHT), pair, strict=True)
+        }
+        return cls(tensors, log, kind)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method. Only ``name``, ``config`` and ``run`` must be said.
+
+    label, colour, symbol, dash, order   its mark in figures, and its place among the others
+    modes        "batch", "sequential": the first is the default
+    edits        works on requests, so that each of them can be checked afterwards; else it trains
+    merges       several questions may be one request
+    continues    an earlier patch of this method
+    covariance   reads a covariance of keys
+    reads        what the loss of a training reads: "answers", "refusals", "retain"
+    reference    of which of these it asks the model before unlearning, too
+    presets      ``{model: [(values, source), …]}``: published hyperparameters
+    ours         fields of the config whose default is a choice of this library
+    trials       what is tried on the pocket model when hyperparameters are chosen there
+    memory       its own part of the memory estimate; None: that of its kind (`memory`)
+    """
+
+    name: str
+    config: type
+    run: Callable[[Job], Outcome]
+    label: str = ""
+    colour: str = "#808080"
+    symbol: str = "hexagon"
+    dash: str = "solid"
+    order: int = 1000
+    modes: tuple[str, ...] = ("batch",)
+    edits: bool = False
+    merges: bool = False
+    continues: bool = False
+    covariance: bool = False
+    reads: tuple[str, ...] = ()
+    reference: tuple[str, ...] = ()
+    presets: Mapping[str, Sourced] = field(default_factory=dict)
+    ours: tuple[str, ...] = ()
+    trials: Sequence[Mapping[str, Any]] = ()
+    memory: Callable | None = None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it moves towards a refusal, and not only away from the answer."""
+        return self.edits or "refusals" in self.reads
+
+    @property
+    def reads_retain(self) -> bool:
+        """Whether it trains on the retain set; a config may say so too (`reads_retain`), for an option of its own."""
+        return "retain" in self.reads
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(name: str, config: type, run: Callable[[Job], Outcome], **about: Any) -> None:
+    """Make a method known by its name; ``about`` are the fields of `Method`. METHODS stays in the book's order."""
+    method = Method(name, config, run, **{"label": name, **about})
+    if unknown := set(method.reads + method.reference) - {"answers", "refusals", "retain"}:
+        raise RequestError(f"the method {name!r} reads {sorted(unknown)}; there are answers, refusals and retain.")
+    METHODS[name] = method
+    for each in sorted(METHODS.values(), key=lambda m: (m.order, m.name)):
+        METHODS[each.name] = METHODS.pop(each.name)

@@ -1,0 +1,211 @@
+"""The value search: which vector, written at the subject's last token, makes the model answer with the target?
+
+Sources: Meng et al. 2022 (eq. 4), Meng et al. 2023 (eq. 16); conventions as in EasyEdit. Letters:
+
+    x, r    a request's question and its target; the question stands in several context templates, the bare one first
+    h₀      what the layer puts out at the edited position of the bare text, (d,): the block's output or its MLP's
+    δ       what is added to it, (d,)
+    p₀, p_δ  next-token distributions at the subject's last token of "{subject} is a", without and with δ
+
+    δ = argmin  NLL(r | template ∘ x with h + δ), mean over templates
+              + kl_factor · KL(p_δ ‖ p₀)
+              + v_weight_decay · ‖δ‖ / ‖h₀‖²
+
+by Adam, projected on ‖δ‖ ≤ clamp_norm_factor · ‖h₀‖ after each step. A request stops when its loss is below 0.05
+(tested before the step); the last of n steps never steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+from ..models import down_weight, head
+from ..progress import progress
+from ..text import encode
+from .positions import CHUNK_TOKENS, lookup
+from .registry import Request
+from .tail import Tail
+
+VALUE_BYTES = 8e9  # of activations while values are searched: 7B in bf16 stays within a card of 24 GB
+VECTORS = 32  # hidden vectors that a token keeps in a block until the backward pass, roughly
+ENOUGH = 0.05  # nats: a request with a smaller loss is done
+
+PUBLISHED = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
+PUBLISHED_8B = {**PUBLISHED, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
+EARLY = {"layers": (4, 5, 6, 7, 8)}  # of 32
+# The pocket's scales are its own: at the edited token a block's output is 500 to 900 long, an MLP's 30 to 500.
+POCKET = {"v_lr": 15.0, "v_num_grad_steps": 20, "context_templates": ["{}", "Now something else. {}", "Thank you. {}"]}
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """What the methods that search values share, under EasyEdit's names."""
+
+    layers: tuple[int, ...] = (4, 5, 6, 7, 8)
+    v_num_grad_steps: int = 25
+    v_lr: float = 0.5
+    v_weight_decay: float = 1e-3
+    clamp_norm_factor: float = 4.0
+    kl_factor: float = 0.0625
+    fact_token: str = "subject_last"
+    context_templates: tuple[str, ...] | None = None  # None: prefixes that the model writes itself
+    context_length: int = 10  # tokens of such a prefix
+    train_end: bool = False  # whether the end token belongs to the target
+
+
+@dataclass(frozen=True)
+class Values:
+    """What the search found: h₀ and δ, each (N, d), the keys at the layer, (templates, N, d_ffn), a log entry each."""
+
+    h0: torch.Tensor
+    delta: torch.Tensor
+    keys: torch.Tensor
+    log: list[dict]
+
+
+def find_values(
+    model,
+    tokenizer,
+    requests: Sequence[Request],
+    layer: int,
+    config: ValueConfig,
+    templates: Sequence[str],
+    prompt_format: str,
+    *,
+    at: str = "block",
+    show: bool = True,
+) -> Values:
+    """h₀ and δ of every request at the output of a block, or of its MLP (``at="mlp"``).
+
+    Requests do not touch each other: Adam works by element, so all of them in one batch is the same as one at a time.
+    """
+    size = batch_of(requests, templates, model.config, layer, model.dtype.itemsize)
+    parts = [requests[i : i + size] for i in range(0, len(requests), size)]
+    results = []
+    for part in progress(parts, desc="values", enabled=show and len(parts) > 1):
+        results.append(Search(model, tokenizer, part, layer, config, templates, prompt_format, at).run())
+    h0, delta, keys = (torch.cat([getattr(v, name) for v in results], -2) for name in ("h0", "delta", "keys"))
+    return Values(h0, delta, keys, [row for v in results for row in v.log])
+
+
+def batch_of(requests: Sequence[Request], templates: Sequence[str], model_config, layer: int, itemsize: int) -> int:
+    """How many requests are searched in one batch: about `CHUNK_TOKENS`, fewer where a token weighs much."""
+    longest = max(len(request.question) for request in requests) // 3 + 40  # tokens, roughly
+    token = (model_config.num_hidden_layers - layer) * model_config.hidden_size * VECTORS * itemsize  # bytes
+    return max(1, int(min(CHUNK_TOKENS, VALUE_BYTES / token)) // (longest * (len(templates) + 1)))
+
+
+class Search:
+    """The search for n requests: first what is computed once, then the loss, then the steps.
+
+    Its rows are texts: m = templates · n prompts, template by template, then the texts "{subject} is a". Only what a
+    change at the layer can reach is run (`Tail`): S columns from the edited position on, in the blocks above.
+    """
+
+    def __init__(self, model, tokenizer, requests, layer, config, templates, prompt_format, at):
+        self.model, self.config, self.at = model, config, at
+        self.n, self.n_templates = len(requests), len(templates)
+        self.m = len(templates) * self.n
+        device = down_weight(model, layer).device
+        texts = [
+            lookup(tokenizer, requests, template, prompt_format, config.fact_token, targets=True, end=config.train_end)
+            for template in templates
+        ]
+        subjects = [(i, subject) for i, request in enumerate(requests) for subject in request.subjects]
+        if not config.kl_factor:
+            subjects = []
+        if subjects:
+            essence = [Request((), f"{subject} is a", "", (subject,)) for _, subject in subjects]
+            texts.append(lookup(tokenizer, essence, "{}", "raw", "subject_last", targets=False))
+            after = torch.arange(texts[-1].ids.shape[1]) > texts[-1].position[:, None]
+            texts[-1].mask[after] = 0  # the KL is taken at the subject's last token: what follows cannot matter
+        width = max(t.ids.shape[1] for t in texts)
+        ids, mask, labels = (
+            torch.cat([pad(getattr(t, name), (0, width - t.ids.shape[1]), value=fill) for t in texts]).to(device)
+            for name, fill in (("ids", 0), ("mask", 0), ("labels", -100))
+        )
+        position = torch.cat([t.position for t in texts]).to(device)
+        self.tail = Tail(model, layer, ids, mask, position)
+        self.h0 = (self.tail.value if at == "mlp" else self.tail.out)[: self.n, 0]  # the bare texts' (templates[0])
+
+        token = position[: self.m, None] + torch.arange(self.tail.mask.shape[1], device=device)  # (m, S), in its text
+        own = labels[: self.m].gather(1, token.clamp(max=width - 1))
+        self.labels = torch.where(self.tail.mask[: self.m], own, -100)  # (m, S): the target's tokens, else -100
+        self.owner = torch.tensor([i for i, _ in subjects], dtype=torch.long, device=device)  # of the KL texts
+        self.request = torch.cat([torch.arange(self.n, device=device).repeat(self.n_templates), self.owner])
+        self.p0: torch.Tensor | None = None  # (KL texts, V)
+
+    def loss(self, delta: torch.Tensor, active: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(loss, NLL, KL) of every request, each (n,); of those that are not ``active`` no text is run."""
+        rows = active[self.request].nonzero().flatten()
+        prompts, essence = rows[rows < self.m], rows[rows >= self.m]
+        hidden = self.tail(rows, self.tail.add(rows, delta[self.request[rows]], self.at))  # (rows, S, d)
+
+        scored = self.labels != -100  # (m, S)
+        here = scored[prompts]
+        logp = head(self.model, hidden[: len(prompts)][here]).float().log_softmax(-1)  # (target tokens, V)
+        token_nll = -logp.gather(1, self.labels[prompts][here][:, None]).squeeze(1)
+        text = prompts[:, None].expand_as(here)[here]
+        nll = token_nll.new_zeros(self.m).index_add(0, text, token_nll) / scored.sum(1)  # a mean over tokens, (m,)
+        nll = nll.view(self.n_templates, self.n).mean(0)
+
+        kl = torch.zeros_like(nll)
+        if len(self.owner):
+            p = head(self.model, hidden[len(prompts) :, 0]).float().log_softmax(-1)  # (KL texts, V)
+            if self.p0 is None:
+                self.p0 = p.detach()  # δ is 0 in the first pass
+            divergence = (p.exp() * (p - self.p0[essence - self.m])).sum(-1)
+            kl = kl.index_add(0, self.request[essence], divergence)
+            kl = kl / torch.bincount(self.owner, minlength=self.n).clamp(min=1)
+
+        decay = self.config.v_weight_decay * delta.norm(dim=1) / self.h0.norm(dim=1) ** 2
+        return nll + self.config.kl_factor * kl + decay, nll, kl
+
+    def run(self) -> Values:
+        """Adam's steps, and after each the projection on the ball."""
+        config, h0 = self.config, self.h0
+        delta = torch.zeros_like(h0, requires_grad=True)
+        adam = torch.optim.Adam([delta], lr=config.v_lr)
+        active = torch.ones(self.n, dtype=torch.bool, device=h0.device)
+        last = torch.zeros(4, self.n, device=h0.device)  # step, loss, NLL, KL of every request's last pass
+        for step in range(config.v_num_grad_steps):
+            with torch.enable_grad():
+                loss, nll, kl = self.loss(delta, active)
+            last = torch.where(active, torch.stack([torch.full_like(loss, step), loss, nll, kl]).detach(), last)
+            active = active & (loss.detach() >= ENOUGH)
+            if step == config.v_num_grad_steps - 1 or not active.any():
+                break
+            (delta.grad,) = torch.autograd.grad(loss[active].sum(), delta)
+            before = delta.detach().clone()
+            adam.step()
+            with torch.no_grad():
+                delta[~active] = before[~active]  # Adam's momentum would move those that have stopped
+                limit = config.clamp_norm_factor * h0.norm(dim=1, keepdim=True)
+                delta *= (limit / delta.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+        delta = delta.detach()
+        names = ("steps", "loss", "nll", "kl", "delta_norm", "h0_norm")
+        table = torch.cat([last, delta.norm(dim=1)[None], h0.norm(dim=1)[None]]).T.tolist()
+        log = [{**dict(zip(names, row, strict=True)), "steps": int(row[0])} for row in table]
+        return Values(h0, delta, self.tail.key[: self.m].view(self.n_templates, self.n, -1), log)
+
+
+def context_templates(model, tokenizer, config: ValueConfig, seed: int) -> tuple[str, ...]:
+    """The bare ``{}`` first, then prefixes that the model writes itself behind five words (top-k 5, seeded)."""
+    if config.context_templates is not None:
+        return tuple(config.context_templates)
+    starts = encode(tokenizer, ["The", "Therefore", "Because", "I", "You"]).to(model.device)
+    generator = torch.Generator().manual_seed(seed)
+    ids, mask = starts["input_ids"], starts["attention_mask"]
+    with torch.no_grad():
+        for _ in range(config.context_length):
+            output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+            best = output.logits[:, -1].float().topk(5)
+            pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(ids.device)
+            ids = torch.cat([ids, best.indices.gather(1, pick)], 1)
+            mask = torch.cat([mask, torch.ones_like(pick)], 1)
+    prefixes = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return ("{}", *(" ".join(p.replace("{", " ").replace("}", " ").split()) + ". {}" for p in prefixes))
