@@ -26,7 +26,6 @@ PROJECT = HERE.parent
 sys.path.insert(0, str(PROJECT))  # this repository's library, not another that is installed
 
 import editunlearn_lib as eu  # noqa: E402
-from editunlearn_lib.charts import style  # noqa: E402
 
 WRITTEN, MADE = "book/methods", "book/executed/methods"  # pages of methods: by somebody, and from the template
 # A page of a method that nobody has written one for; the fence is longer than any in the source.
@@ -136,7 +135,7 @@ def method_page(name: str) -> str:
     source = file.read_text(encoding="utf-8").rstrip()
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", source)))
     place = file.relative_to(PROJECT).as_posix() if file.is_relative_to(PROJECT) else file.name
-    return PAGE.format(name=name, label=style(name).label, file=place, source=source, fence=fence)
+    return PAGE.format(name=name, label=eu.METHODS[name].label, file=place, source=source, fence=fence)
 
 
 def complete(root: Path) -> Path:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, hparams, study, study_pocket
+from editunlearn_lib import hparams, study, study_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -132,7 +132,7 @@ def test_results_are_those_of_the_records_and_of_the_paper(method, records):
         ours = cell.groupby("set")["rouge1_recall"].mean()
         theirs = paper[paper["dataset"].isin([dataset, {"contracts": "pistol"}.get(dataset)])]
         theirs = theirs[theirs["method"] == method].set_index("set")["value"]
-        shown = rows(part)[charts.style(method).label]
+        shown = rows(part)[eu.METHODS[method].label]
         expected = []
         for which in ("forget", "rephrased", "retain", "unseen"):
             expected.append(f"{ours[which]:.2f}" if which in ours else "–")
@@ -192,8 +192,9 @@ def test_method_table_follows_the_registry(monkeypatch):
         "mine",
         SimpleNamespace(
             run=tenth,
+            label="mine",
             edits=True,
-            reads_retain=True,
+            reads=("retain",),
             covariance=True,
             refuses=True,
             modes=("batch",),
@@ -256,7 +257,7 @@ def test_every_directive_renders_for_every_method(sphinx_build):
     for method in METHODS:
         for made in (factsheet.preset_html(method), factsheet.cost_html(method), factsheet.results_html(method)):
             assert made in html
-        assert f"<h2>{charts.style(method).label}<a" in html and factsheet.head_html(method) in html
+        assert f"<h2>{eu.METHODS[method].label}<a" in html and factsheet.head_html(method) in html
     assert f"So {factsheet.value('memit', 'factual', 'forget'):.2f} remains." in html
     needed = {
         "pocket.parquet",
@@ -307,7 +308,7 @@ def tenth(job):
     """Not to be run."""
 
 
-register("tenth", TenthConfig, tenth)
+register("tenth", TenthConfig, tenth, label="The tenth", reads=("refusals",))
 '''
 
 
@@ -350,7 +351,11 @@ def test_a_method_without_a_page_gets_one_behind_the_others(tenth):
 
 def test_the_facts_of_a_method_without_a_page(tenth):
     table = rows(factsheet.method_table_html({}))
-    assert table["tenth"][:3] == ["a method that a test has made up, with ```` a fence ````", "forget set", "a refusal"]
+    assert table["The tenth"][:3] == [
+        "a method that a test has made up, with ```` a fence ````",
+        "forget set",
+        "a refusal",
+    ]
     assert "There are no committed results yet." in factsheet.results_html("tenth")
     assert "has not been measured yet" in factsheet.cost_html("tenth")
     assert rows(factsheet.preset_html("tenth"))["strength"][0] == "0.5"
@@ -363,7 +368,7 @@ def test_the_page_from_the_template_is_built_and_the_index_leads_to_it(tenth, sp
     contents = "\n".join(["# Facts", "", "```{toctree}", *pages, "```"])
     (_, index, page), warnings, _ = sphinx_build(contents, **pages)
     assert warnings == ""
-    assert '<a href="../executed/methods/tenth.html">tenth</a>' in index
+    assert '<a href="../executed/methods/tenth.html">The tenth</a>' in index
     assert "There are no committed results yet." in page and "Source: nobody." in page
     assert '<span class="nc">TenthConfig</span>' in page  # the source, coloured
 
@@ -415,6 +420,6 @@ def test_the_answer_on_the_front_page_is_that_of_the_records():
     }
     best = sorted(score, key=score.get, reverse=True)
     for method in best[:3]:
-        assert f'<th scope="row">{charts.style(method).label}</th><td>{score[method]:.2f}</td>' in found
-    assert sum(f">{charts.style(m).label}</th>" in found for m in eu.METHODS) in (3, 4)
-    assert any(f">{charts.style(m).label}</th>" in found for m in eu.METHODS if not eu.METHODS[m].edits)
+        assert f'<th scope="row">{eu.METHODS[method].label}</th><td>{score[method]:.2f}</td>' in found
+    assert sum(f">{eu.METHODS[m].label}</th>" in found for m in eu.METHODS) in (3, 4)
+    assert any(f">{eu.METHODS[m].label}</th>" in found for m in eu.METHODS if not eu.METHODS[m].edits)

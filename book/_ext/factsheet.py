@@ -20,7 +20,8 @@ from typing import Any
 import pandas as pd
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, charts, hparams, patch, study, study_pocket
+from editunlearn_lib import attacks, charts, hparams, study, study_pocket
+from editunlearn_lib.adapter import Adapter
 from editunlearn_lib.errors import EditUnlearnError, check_name
 from editunlearn_lib.evaluation import METRICS
 
@@ -129,7 +130,7 @@ def duration(seconds: float) -> str:
 
 def label(method: str) -> str:
     """The name of a method on a page."""
-    return charts.style(method).label
+    return eu.METHODS[method].label
 
 
 def sentence(words: str) -> str:
@@ -196,7 +197,7 @@ def head_html(method: str) -> str:
 def changes(method: str) -> str:
     """What a method changes, in words: the tables are grouped by it."""
     own = vars(module(method)).values()
-    if any(isinstance(one, type) and issubclass(one, patch.Adapter) and one is not patch.Adapter for one in own):
+    if any(isinstance(one, type) and issubclass(one, Adapter) and one is not Adapter for one in own):
         return "no weight, acts in one layer"
     return "weights of a few matrices" if eu.METHODS[method].edits else "weights, by training"
 
@@ -207,7 +208,9 @@ def method_table_html(pages: Mapping[str, str], *methods: str) -> str:
     rows: dict[str, list] = {changes(name): [[f"Changes {changes(name)}"]] for name in methods}
     for name in methods:
         method, title = eu.METHODS[name], escape(label(name))
-        reads = ["forget set"] + ["retain set"] * method.reads_retain + ["covariance of keys"] * method.covariance
+        reads = (
+            ["forget set"] + ["retain set"] * ("retain" in method.reads) + ["covariance of keys"] * method.covariance
+        )
         cells = [one_line(name), ", ".join(reads), "a refusal" if method.refuses else "away from the answer"]
         cells.append(" or ".join(method.modes) if method.edits else "–")
         cells += ["yes" if able else "–" for able in (method.merges, method.continues)]
