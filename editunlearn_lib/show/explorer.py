@@ -18,6 +18,8 @@ from .outputs import outcome_html, output_html, side_by_side
 from .page import GONE, BookRenderer, Css, Html, Raw, el, raw, style
 from .tables import table
 
+SETS = ("forget", "rephrased", "retain")
+
 
 def linked(
     summary: pd.DataFrame,
@@ -35,18 +37,9 @@ def linked(
     question and method); ``paper`` has the columns of `paper_tables()` and is a second layer of each.
     """
     both = {"provenance": provenance, "paper": paper}
-    about = "Forget and rephrased: left is better. Retain: right is better. Crosses: the paper."
-    drawn = [
-        radar(summary, name=f"{name}-radar", **both),
-        pairs(
-            summary,
-            ("forget", "rephrased", "retain"),
-            title="Each measure with its interval",
-            reading=about,
-            name=f"{name}-dots",
-            **both,
-        ),
-    ]
+    reading = "Forget and rephrased: left is better. Retain: right is better. Crosses: the paper."
+    labels = {"title": "Each measure with its interval", "reading": reading, "name": f"{name}-dots"}
+    drawn = [radar(summary, name=f"{name}-radar", **both), pairs(summary, SETS, **labels, **both)]
     figures = [Raw(BookRenderer().to_mimebundle(figure.to_dict())["text/html"]) for figure in drawn]
     numbers = table(summary, caption=caption, name=f"{name}-table", **both)
     said = side_by_side(
@@ -87,7 +80,6 @@ def stops(
     """
     page.need(summary, ("method", "set", x, "rouge1_recall", "score"), "summary")
     page.need(records, ("method", "set", x, "id", "question", "answer", "output", "outcome"), "records")
-    sets = ("forget", "rephrased", "retain")
     methods, values = page.ordered(summary["method"]), sorted({int(v) for v in summary[x]})
     rows = {(r["method"], int(r[x]), r["set"]): r for r in summary.to_dict("records")}
     theirs = {
@@ -97,14 +89,14 @@ def stops(
     }
     first = records[records["method"].isin(methods)].drop_duplicates(["set", "id", "variant"])
     keys = [
-        key for s in sets for key in first[first["set"] == s][["set", "id", "variant"]].head(3).itertuples(index=False)
+        key for s in SETS for key in first[first["set"] == s][["set", "id", "variant"]].head(3).itertuples(index=False)
     ]
     outputs = {(r["method"], int(r[x]), r["set"], r["id"], r["variant"]): r for r in records.to_dict("records")}
 
     parts, flat = [], []
     for method in methods:
         for at in values:
-            measures = {which: rows[method, at, which] for which in sets if (method, at, which) in rows}
+            measures = {which: rows[method, at, which] for which in SETS if (method, at, which) in rows}
             if not measures:
                 continue
             line = {"score": page.number(next(iter(measures.values()))["score"])}

@@ -21,12 +21,7 @@ _RECALL = {"range": [-0.02, 1.04], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zerolin
 
 
 def radar(
-    summary: pd.DataFrame,
-    *,
-    provenance: str,
-    paper: pd.DataFrame | None = None,
-    title: str = "Forgetting, retaining, generalizing",
-    name: str = "radar",
+    summary: pd.DataFrame, *, provenance: str, paper: pd.DataFrame | None = None, name: str = "radar"
 ) -> go.Figure:
     """Three axes: 1 - ROUGE-1 on the forget set, ROUGE-1 on the retain set, 1 - ROUGE-1 on the rephrased questions.
 
@@ -43,11 +38,8 @@ def radar(
             span = (value, value, value) if of_paper else table.span(dataset, method, which)
             spans.append(_flip(span) if which in page.GONE else span)
         said = [page.plain(span[0]) if of_paper else _words(span) for span in spans]
-        return {
-            "r": [span[0] for span in spans],
-            "theta": ["Forget", "Retain", "Generalize", "Forget"],
-            "customdata": said,
-        }
+        axes = ["Forget", "Retain", "Generalize", "Forget"]
+        return {"r": [span[0] for span in spans], "theta": axes, "customdata": said}
 
     def look(method: str, of_paper: bool) -> dict[str, Any]:
         mark = style(method)
@@ -61,26 +53,19 @@ def radar(
         return own | {"type": "scatterpolar", "mode": "lines+markers", "hovertemplate": hover, "connectgaps": False}
 
     traces = [(method, of_paper) for of_paper in ([False, True] if theirs else [False]) for method in table.methods]
+    looks = [look(*trace) for trace in traces]
+    values = {dataset: [outline(dataset, *trace) for trace in traces] for dataset in table.datasets}
     polar = {
         "gridshape": "linear",
         "sector": [-31, 211],  # the triangle without the empty lower half of its circle; a mark on the edge is cut
         "radialaxis": {"range": [0, 1], "tickvals": [0.25, 0.5, 0.75, 1], "tickangle": 90, "angle": 90},
         "angularaxis": {"rotation": 90, "direction": "clockwise"},
     }
+    labels = {"title": "Forgetting, retaining, generalizing", "reading": "Further out is better on every axis."}
+    labels |= {"provenance": provenance, "name": name}
     about = "Radar chart; on each of three axes (forget, retain, generalize) further out is better."
-    return _figure(
-        [look(*trace) for trace in traces],
-        table.datasets,
-        [[outline(dataset, *trace) for trace in traces] for dataset in table.datasets],
-        {"polar": polar},
-        title=title,
-        reading="Further out is better on every axis.",
-        alt=f"{about} {table.in_words()}.",
-        provenance=provenance,
-        csv=page.csv(table.frame),
-        name=name,
-        height=480,
-    )
+    alt = f"{about} {table.in_words()}."
+    return _figure(looks, values, {"polar": polar}, table.frame, alt=alt, height=480, **labels)
 
 
 def trade_off(
@@ -113,20 +98,13 @@ def trade_off(
     axis = _RECALL | {"showgrid": False, "showline": True}
     xaxis = axis | {"title": {"text": "Forgotten: 1 − ROUGE-1, forget set →"}}
     yaxis = axis | {"title": {"text": "Retained: ROUGE-1, retain set →"}}
+    layout = {"xaxis": xaxis, "yaxis": yaxis, "shapes": lines, "annotations": scores}
+    looks = [look(method) for method in table.methods]
+    values = {dataset: [point(dataset, method) for method in table.methods] for dataset in table.datasets}
+    reading = "Up and to the right is better; dotted lines join equal scores; bars are intervals."
+    labels = {"title": title, "reading": reading, "provenance": provenance, "name": name}
     about = "Scatter plot of how much was forgotten against how much was retained; the upper right corner is ideal."
-    return _figure(
-        [look(method) for method in table.methods],
-        table.datasets,
-        [[point(dataset, method) for method in table.methods] for dataset in table.datasets],
-        {"xaxis": xaxis, "yaxis": yaxis, "shapes": lines, "annotations": scores},
-        title=title,
-        reading="Up and to the right is better; dotted lines join equal scores; bars are intervals.",
-        alt=f"{about} {table.in_words()}.",
-        provenance=provenance,
-        csv=page.csv(table.frame),
-        name=name,
-        height=520,
-    )
+    return _figure(looks, values, layout, table.frame, alt=f"{about} {table.in_words()}.", height=520, **labels)
 
 
 def sweep(
@@ -161,39 +139,29 @@ def sweep(
         return {**ends, "customdata": said, **_arms("y", spans)}
 
     def look(which: str, source: pd.DataFrame) -> dict[str, Any]:
-        colour, symbol = _set_look(which)
-        own = {"name": which, "line": {"color": colour, "width": 2.5, "dash": "solid"}}
-        if source is not summary:
-            own, symbol = (
-                {"name": f"{which} (paper)", "line": {"color": colour, "width": 1.5, "dash": "dot"}},
-                f"{symbol}-open",
-            )
-        own |= {"marker": {"symbol": symbol, "size": 9, "color": colour}, "error_y": _bars(colour)}
-        return own | {
+        (colour, symbol), ours = _set_look(which), source is summary
+        return {
+            "name": which if ours else f"{which} (paper)",
             "mode": "lines+markers",
+            "line": {"color": colour, "width": 2.5 if ours else 1.5, "dash": "solid" if ours else "dot"},
+            "marker": {"symbol": symbol if ours else f"{symbol}-open", "size": 9, "color": colour},
+            "error_y": _bars(colour),
             "hovertemplate": "<b>%{fullData.name}</b>, %{x}: %{customdata}<extra></extra>",
         }
 
+    looks = [look(*trace) for trace in traces]
+    values = {style(method).label: [line(method, *trace) for trace in traces] for method in methods}
     ticks = sorted(map(int, set(summary[x])))
     xaxis = {"title": {"text": x_title}, "tickvals": ticks, "zeroline": False, "showgrid": False}
+    layout = {"xaxis": xaxis, "yaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}}
     said = []
     for method in methods:
-        values = (f"{which} {', '.join(map(page.plain, line(method, which, summary)['y']))}" for which in sets)
-        said.append(f"{style(method).label}: {'; '.join(values)}")
-    return _figure(
-        [look(*trace) for trace in traces],
-        [style(method).label for method in methods],
-        [[line(method, *trace) for trace in traces] for method in methods],
-        {"xaxis": xaxis, "yaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}},
-        menu="Method",
-        title=title,
-        reading="Forget and rephrased: lower is better. Retain: higher is better.",
-        alt=f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(said)}.",
-        provenance=provenance,
-        csv=page.csv(summary),
-        name=name,
-        height=480,
-    )
+        lines = (f"{which} {', '.join(map(page.plain, line(method, which, summary)['y']))}" for which in sets)
+        said.append(f"{style(method).label}: {'; '.join(lines)}")
+    alt = f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(said)}."
+    reading = "Forget and rephrased: lower is better. Retain: higher is better."
+    labels = {"title": title, "reading": reading, "provenance": provenance, "name": name}
+    return _figure(looks, values, layout, summary, alt=alt, height=480, menu="Method", **labels)
 
 
 def pairs(
@@ -233,28 +201,20 @@ def pairs(
         hover = "<b>%{y}</b>: %{customdata}<extra></extra>"
         return {"name": name, "mode": "markers", "marker": marker, "hovertemplate": hover, "error_x": _bars(colour)}
 
-    line = {"mode": "lines", "line": {"color": GREY, "width": 2}, "hoverinfo": "skip", "showlegend": False}
     traces = [(which, of_paper) for of_paper in (False, True) for which in sets]
+    line = {"mode": "lines", "line": {"color": GREY, "width": 2}, "hoverinfo": "skip", "showlegend": False}
+    looks = [line, *(look(*trace) for trace in traces)]
+    values = {d: [joined(d), *(marks(d, *trace) for trace in traces)] for d in table.datasets}
+    yaxis = {"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels}
+    layout = {"xaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}, "yaxis": yaxis}
     said = []
     for dataset in table.datasets:
-        values = ([page.plain(table.span(dataset, m, which)[0]) for which in sets] for m in table.methods)
-        each = (f"{label} {' and '.join(both)}" for label, both in zip(labels, values, strict=True))
-        said.append(f"{page.dataset_label(dataset)}: {', '.join(each)}")
-    yaxis = {"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels}
-    return _figure(
-        [line, *(look(*trace) for trace in traces)],
-        table.datasets,
-        [[joined(dataset), *(marks(dataset, *trace) for trace in traces)] for dataset in table.datasets],
-        {"xaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}, "yaxis": yaxis},
-        title=title,
-        reading=reading,
-        alt=f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(said)}.",
-        provenance=provenance,
-        csv=page.csv(table.frame),
-        name=name,
-        height=540,
-        left=118,
-    )
+        each = ([page.plain(table.span(dataset, m, which)[0]) for which in sets] for m in table.methods)
+        lines = (f"{label} {' and '.join(both)}" for label, both in zip(labels, each, strict=True))
+        said.append(f"{page.dataset_label(dataset)}: {', '.join(lines)}")
+    alt = f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(said)}."
+    about = {"title": title, "reading": reading, "alt": alt, "provenance": provenance, "name": name}
+    return _figure(looks, values, layout, table.frame, height=540, left=118, **about)
 
 
 def matrix(
@@ -287,29 +247,18 @@ def matrix(
         "colorscale": [[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]],  # a tint: text stays legible on it
         "hovertemplate": "<b>%{y}</b>, %{x}: %{customdata}<extra></extra>",
     }
+    values = {dataset: [shades(dataset)] for dataset in datasets}
+    axis = {"showgrid": False, "fixedrange": True}
+    layout = {"xaxis": {"side": "top", "tickangle": -45, **axis}, "yaxis": {"autorange": "reversed", **axis}}
     said = []
     for dataset in datasets:
-        values = (
-            [f"{b} {v}" for b, v in zip(across, line, strict=True)]
-            for line in grid(dataset, lambda s: page.plain(s[0]))
-        )
-        lines = (f"{label} {', '.join(line)}" for label, line in zip(labels, values, strict=True))
+        each = grid(dataset, lambda span: page.plain(span[0]))
+        pairs = ([f"{b} {value}" for b, value in zip(across, line, strict=True)] for line in each)
+        lines = (f"{label} {', '.join(line)}" for label, line in zip(labels, pairs, strict=True))
         said.append(f"{page.dataset_label(dataset)}: {'; '.join(lines)}")
-    axis = {"showgrid": False, "fixedrange": True}
-    return _figure(
-        [look],
-        datasets,
-        [[shades(dataset)] for dataset in datasets],
-        {"xaxis": {"side": "top", "tickangle": -45, **axis}, "yaxis": {"autorange": "reversed", **axis}},
-        title=title,
-        reading=reading,
-        alt=f"Matrix of ROUGE-1 recall. {'. '.join(said)}.",
-        provenance=provenance,
-        csv=page.csv(frame),
-        name=name,
-        height=180 + 30 * len(down),
-        left=118,
-    )
+    about = {"title": title, "reading": reading, "provenance": provenance, "name": name}
+    about["alt"] = f"Matrix of ROUGE-1 recall. {'. '.join(said)}."
+    return _figure([look], values, layout, frame, height=180 + 30 * len(down), left=118, **about)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,17 +267,16 @@ def matrix(
 
 def _figure(
     looks: list[dict],
-    entries: list[str],
-    values: list[list[dict]],
+    values: dict[str, list[dict]],
     layout: dict,
-    *,
+    frame: pd.DataFrame,
     menu: str = "Data set",
     **about: Any,
 ) -> go.Figure:
-    """`values` has a list for each entry of the menu: what it puts into each trace. The first is there to begin with."""
-    updates = [{key: [trace[key] for trace in traces] for key in traces[0]} for traces in values]
+    """`values` has what each entry of the menu puts into each trace; the first is there to begin with."""
+    updates = [{key: [trace[key] for trace in traces] for key in traces[0]} for traces in values.values()]
     drawn = []
-    for look, first in zip(looks, values[0], strict=True):
+    for look, first in zip(looks, next(iter(values.values())), strict=True):
         trace = {"type": "scatter", **look}
         for key, value in first.items():
             outer, _, inner = key.partition(".")  # "error_x.array", where the trace has bars
@@ -339,8 +287,8 @@ def _figure(
         if trace["type"] == "scatter" and trace["mode"] != "lines":
             trace["cliponaxis"] = False
         drawn.append(trace)
-    fig = go.Figure(drawn).update_layout(**layout, updatemenus=page.menu(entries, updates, menu))
-    return page.finish(fig, **about)
+    fig = go.Figure(drawn).update_layout(**layout, updatemenus=page.menu(list(values), updates, menu))
+    return page.finish(fig, csv=page.csv(frame), **about)
 
 
 def _arms(axis: str, spans: Sequence[Span]) -> dict[str, list]:

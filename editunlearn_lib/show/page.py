@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.graph_objects import Figure
 from plotly.io.base_renderers import MimetypeRenderer
 
 from ..methods import METHODS
@@ -127,31 +128,17 @@ def words(html: str) -> str:
     return unescape(re.sub(r"<[^>]*>|[ \t]+", " ", text)).replace("\u2060", "").strip()
 
 
-class Displayed:
-    """What a notebook displays: `html`, and what it says as `text` for terminals and screen logs."""
+class Html:
+    """What a notebook displays: `html`, and its words, or a better `text`, for terminals and screen logs."""
 
-    html: str
-
-    @property
-    def text(self) -> str:
-        return words(self.html)
+    def __init__(self, html: str, text: str = ""):
+        self.html, self.text = str(html), text or words(html)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.text}
 
     def __repr__(self) -> str:
         return self.text
-
-
-@dataclass(frozen=True, repr=False)
-class Html(Displayed):
-    """A piece of HTML; `text` only where its words one behind the other would not do."""
-
-    html: str
-    text: str = ""
-
-    def __post_init__(self):
-        object.__setattr__(self, "text", self.text or words(self.html))
 
 
 def note(provenance: str | Raw, csv: str, name: str) -> Raw:
@@ -174,7 +161,7 @@ def data_script(value: Any) -> Raw:
 def section(css: str, name: str, title: str, reading: str | Raw, *inner: Any) -> Html:
     """A view with a script of its own, found by its id: title, how to read it, a place for controls, and the rest."""
     head = raw(el("p", title, css=Css.title), el("p", reading, css=Css.reading), el("div", css=Css.controls))
-    return Html(str(el("section", head, *inner, css=f"{Css.eu} {css}", id=name, aria_label=title)))
+    return Html(el("section", head, *inner, css=f"{Css.eu} {css}", id=name, aria_label=title))
 
 
 class BookRenderer(MimetypeRenderer):
@@ -206,23 +193,14 @@ def _figure_html(figure: dict, meta: dict, alt: str) -> str:
     if meta.get("title"):  # the title moves out of the drawing: HTML wraps on a phone, SVG text does not
         head = raw(el("p", meta["title"], css=Css.title), el("p", meta["reading"], css=Css.reading))
         layout.pop("title", None)
-    return str(
-        el(
-            "div",
-            head,
-            el("div", css=Css.controls),
-            el("div", el("p", alt), css=Css.plot),
-            data_script({"data": figure["data"], "layout": layout}),
-            note(meta.get("provenance", ""), meta.get("csv", ""), meta.get("name", "figure")),
-            css=f"{Css.eu} {Css.figure}",
-            role="group",
-            aria_label=alt,
-        )
-    )
+    plot = raw(el("div", css=Css.controls), el("div", el("p", alt), css=Css.plot))
+    data = data_script({"data": figure["data"], "layout": layout})
+    below = note(meta.get("provenance", ""), meta.get("csv", ""), meta.get("name", "figure"))
+    return str(el("div", head, plot, data, below, css=f"{Css.eu} {Css.figure}", role="group", aria_label=alt))
 
 
 def finish(
-    fig: go.Figure,
+    fig: Figure,
     *,
     title: str,
     reading: str,
@@ -232,7 +210,7 @@ def finish(
     name: str,
     height: int,
     left: int = 60,
-) -> go.Figure:
+) -> Figure:
     """What all figures share. `reading` says which direction is good; it stands under the title."""
     fig.update_layout(
         template=go.layout.Template(),  # an empty template: the default one alone is 7 kB a figure
@@ -279,6 +257,10 @@ def number(value: Any) -> float | None:
     return None if value is None or pd.isna(value) else round(float(value), 4)
 
 
+def plain(value: float | None) -> str:
+    return "–" if value is None else _signed(f"{value:.2f}")
+
+
 def num(value: float) -> str:
     """Three decimals, the last dropped where it is 0: 0.3 gives 0.30, 1.636 gives 1.636."""
     short = _signed(f"{value:.3f}")
@@ -298,9 +280,7 @@ def csv(frame: pd.DataFrame) -> str:
 def _no_formula(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
-    cell = cell.replace("\r\n", "\n").replace(
-        "\r", "\n"
-    )  # the csv module does not quote a lone \r: it would end the row
+    cell = re.sub("\r\n?", "\n", cell)  # the csv module does not quote a lone \r: it would end the row
     formula = cell.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(cell)
     return "'" + cell if formula else cell
 
@@ -318,15 +298,9 @@ def menu(labels: Sequence[str], values: Sequence[dict[str, list]], name: str = "
     """A menu that puts each entry's values into the same traces, so that the legend's choices stay."""
     if len(labels) < 2:
         return []
-    buttons = [
-        {"label": dataset_label(label), "method": "restyle", "args": [update]}
-        for label, update in zip(labels, values, strict=True)
-    ]
+    entries = zip(map(dataset_label, labels), values, strict=True)
+    buttons = [{"label": label, "method": "restyle", "args": [update]} for label, update in entries]
     return [{"name": name, "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
-
-
-def plain(value: float | None) -> str:
-    return "–" if value is None else _signed(f"{value:.2f}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

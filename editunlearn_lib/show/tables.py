@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from . import page
-from .page import Css, Displayed, Raw, el, raw
+from .page import Css, Html, Raw, el, raw
 
 Row = Mapping[str, Any]
 _KINDS = {"number": None, "words": Css.text, "ours": Css.ours, "paper": Css.paper}
@@ -55,7 +55,7 @@ class Column:
 
 
 @dataclass(frozen=True, repr=False)
-class Table(Displayed):
+class Table(Html):
     """Rows under heads.
 
     Values of a column ``method`` or ``dataset`` show by their labels. `group` names a value of the rows that stands over
@@ -88,6 +88,10 @@ class Table(Displayed):
         csv = page.csv(pd.DataFrame(self.rows) if self.csv is None else self.csv) if self.name else ""
         css = f"{Css.eu} {Css.table} {self.css}".strip()
         return str(el("div", *parts, page.note(self.provenance, csv, self.name), css=css))
+
+    @property
+    def text(self) -> str:
+        return page.words(self.html)
 
     def bare(self, *, captioned: bool = False) -> Raw:
         """The table alone, in a box that scrolls, without the note: to stand in other HTML. Empty without rows."""
