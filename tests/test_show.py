@@ -1,16 +1,11 @@
 """Figures and tables from records: what they hold, what they refuse, what they escape."""
 
-import csv
-import io
-import json
 import re
-from html.parser import HTMLParser
-from urllib.parse import unquote
 
 import pandas as pd
 import plotly.io as pio
 import pytest
-from sample_records import ATTACK, METHODS, paper, records, summary
+from sample_records import ATTACK, METHODS, Tags, csv_rows, figure_json, paper, records, summary
 
 import editunlearn_lib as eu
 from editunlearn_lib import show
@@ -22,37 +17,6 @@ LIVE = "run live just now"
 def rendered(fig) -> dict:
     """What a notebook stores of a figure."""
     return show.BookRenderer().to_mimebundle(fig.to_dict())
-
-
-def figure_json(html: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1))
-
-
-def csv_rows(html: str) -> list[dict]:
-    address = re.search(r'href="data:text/csv;charset=utf-8,([^"]*)"', html).group(1)
-    return list(csv.DictReader(io.StringIO(unquote(address))))
-
-
-class Tags(HTMLParser):
-    """Elements, their attributes and the text outside of scripts; fails on unbalanced tags."""
-
-    VOID = ("br", "img", "input", "hr")
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open, self.found, self.text = [], [], ""
-        self.feed(html)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        self.open += [] if tag in self.VOID else [tag]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += "" if "script" in self.open else data
 
 
 # -- styles
@@ -230,7 +194,7 @@ def test_unusable_summaries_are_refused(broken):
 
 
 def test_titles_cannot_break_out_of_the_page():
-    fig = show.radar(summary(), provenance=ATTACK, title=ATTACK, name='"><b>')
+    fig = show.trade_off(summary(), provenance=ATTACK, title=ATTACK, name='"><b>')
     html = rendered(fig)["text/html"]
     assert [tag for tag, _ in Tags(html).found].count("script") == 1
     assert not any(tag in ("img", "b") for tag, _ in Tags(html).found)
@@ -297,86 +261,3 @@ def test_side_by_side_refuses_two_outputs_for_one_place():
 def test_an_empty_output_is_shown_as_such():
     html = show.side_by_side(records().assign(output=" "), provenance=LIVE).html
     assert "(nothing)" in html
-
-
-# -- table
-
-
-def test_table_sets_ours_beside_the_papers():
-    shown = show.table(summary(), paper(), provenance=LIVE, caption="ROUGE-1 recall")
-    parsed = Tags(shown.html)
-    assert ("caption", {}) in parsed.found and "ours" in parsed.text and "paper" in parsed.text
-    assert any(a.get("tabindex") == "0" and a.get("role") == "region" for _, a in parsed.found)
-    row = next(r for r in csv_rows(shown.html) if (r["dataset"], r["method"]) == ("factual", "wise"))
-    assert (row["forget_paper"], row["retain_paper"], row["score_paper"]) == ("0.25", "0.75", "1.5")
-    assert float(row["forget_low"]) < float(row["forget_ours"]) < float(row["forget_high"])
-    assert "unseen_paper" not in row  # no empty column for what the paper did not measure
-    body = re.findall(r'<tr data-method="\w+"><th scope="row">.*?</tr>', shown.html)
-    assert len(body) == 2 * len(METHODS) and len({row.count("<td") for row in body}) == 1
-
-
-def test_table_without_paper_has_one_head_row():
-    shown = show.table(summary(), provenance=LIVE, caption="c", methods=["gd", "wise"])
-    assert shown.html.count("<thead><tr>") == 1 and "rowspan" not in shown.html
-    assert "GD" in shown.text and "ROME" not in shown.text
-
-
-def test_table_refuses_papers_with_several_values():
-    with pytest.raises(ValueError, match=r"model \(Llama2-7B, Mistral-7B\)"):
-        both = pd.concat([paper(), paper().assign(model="Mistral-7B")])
-        show.table(summary(), both, provenance=LIVE, caption="c")
-
-
-def test_a_plain_table_has_labels_groups_and_intervals():
-    rows = pd.DataFrame(
-        {
-            "dataset": ["factual", "factual", "contracts"],
-            "method": ["gd", "wise", "gd"],
-            "took": [0.5, 0.123, None],
-            "took_low": [0.4, 0.1, None],
-            "took_high": [0.6, 0.2, None],
-            "n; questions": [40, 40, 20],
-        }
-    )
-    shown = show.plain_table(rows, "What took", provenance=LIVE, name="took", group="dataset")
-    Tags(shown.html)
-    assert shown.html.count("<tbody>") == 2 and shown.html.index("Factual (") < shown.html.index("Contracts (")
-    assert re.findall(r"<th scope=.row.>(.*?)</th>(.*?)</tr>", shown.html) == [
-        ("GD", "<td>0.50<small>0.40–0.60</small></td><td>40</td>"),
-        ("WISE", "<td>0.12<small>0.10–0.20</small></td><td>40</td>"),
-        ("GD", "<td>–</td><td>20</td>"),
-    ]
-    assert re.findall(r'<th scope="col">(.*?)</th>', shown.html) == ["method", "took", "n<small>questions</small>"]
-    assert [(r["dataset"], r["method"], r["took_low"]) for r in csv_rows(shown.html)] == [
-        ("factual", "gd", "0.4"),
-        ("factual", "wise", "0.1"),
-        ("contracts", "gd", ""),
-    ]
-    with pytest.raises(ValueError, match="'took' lacks set"):
-        show.plain_table(rows, "What took", provenance=LIVE, name="took", group="set")
-    with pytest.raises(ValueError, match="'took' has no rows"):
-        show.plain_table(rows[:0], "What took", provenance=LIVE, name="took")
-
-
-def test_the_edit_report_shows_what_did_not_take_first():
-    log = [
-        {
-            "question": f"Q{i}?",
-            "target": "No <b>.",
-            "before": ATTACK,
-            "after": "x",
-            "took": i not in (3, 20),
-            "loss": 0.5,
-            "delta_norm": 2.0,
-        }
-        for i in range(25)
-    ]
-    shown = show.edit_report(log, provenance=LIVE)
-    assert "23 of 25 took, 12 shown" in shown.html and shown.html.count("did not take") == 2
-    rows = re.findall(r'<th scope="row">(Q\d+)', shown.html)
-    assert rows[:2] == ["Q3", "Q20"] and len(rows) == 12
-    assert "<script>window" not in shown.html and "<b>" not in shown.html.split("download")[0]
-    assert len(csv_rows(shown.html)) == 25  # the download has them all
-    Tags(shown.html)
-    with pytest.raises(ValueError, match="before"):
-        show.edit_report([{"question": "Q?"}], provenance=LIVE)

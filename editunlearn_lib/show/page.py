@@ -122,10 +122,10 @@ def raw(*parts: Any) -> Raw:
 
 def words(html: str) -> str:
     """What a piece of HTML says, a line for each row, item and paragraph: for a terminal."""
-    text = re.sub(r"<(script|style)\b.*?</\1>|<a [^>]*download=.*?</a>", "", html, flags=re.DOTALL)
-    text = text.replace("</th><td", ": <td")
-    text = re.sub(r"\s*</(tr|li|p|caption|summary|label)>\s*", "\n", text)
-    return unescape(re.sub(r"<[^>]*>|[ \t]+", " ", text)).replace("\u2060", "").strip()
+    text = re.sub(r"<(script|style)\b.*?</\1>|( · )?<a [^>]*download=.*?</a>", "", html, flags=re.DOTALL)
+    text = re.sub(r"</(tr|li|p|caption|summary|label)>", "\n", text.replace("</th><td", ":</th><td"))
+    lines = unescape(re.sub(r"(<[^>]*>)+", " ", text)).replace("\u2060", "").replace(" :", ":").splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines if line.strip())
 
 
 class Html:

@@ -126,7 +126,8 @@ class Table(Html):
                     rowspan = 2 if lower else None
                     upper.append(el("th", c.head, small, scope="col", rowspan=rowspan, css=_KINDS[c.kind]))
         second = el("tr", *lower) if lower else ""
-        return el("thead", el("tr", *upper), second), len(upper)
+        heads = any(c.head or c.over for c in self.columns)
+        return el("thead", el("tr", *upper), second) if heads else raw(), len(upper)
 
     def _body(self, title: Raw, rows: list[Row]) -> Raw:
         first, others = self.columns[0], self.columns[1:]
