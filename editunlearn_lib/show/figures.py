@@ -139,7 +139,7 @@ def sweep(
         return {**ends, "customdata": said, **_arms("y", spans)}
 
     def look(which: str, source: pd.DataFrame) -> dict[str, Any]:
-        (colour, symbol), ours = _set_look(which), source is summary
+        (colour, symbol), ours = _SET_LOOKS[which], source is summary
         return {
             "name": which if ours else f"{which} (paper)",
             "mode": "lines+markers",
@@ -195,7 +195,7 @@ def pairs(
         return {"x": values, "y": labels, "customdata": said, **_arms("x", spans)}
 
     def look(which: str, of_paper: bool) -> dict[str, Any]:
-        colour, symbol = _set_look(which)
+        colour, symbol = _SET_LOOKS[which]
         marker = _cross(colour, 9) if of_paper else {"symbol": symbol, "size": 11, "color": colour}
         name = f"{which} (paper)" if of_paper else which
         hover = "<b>%{y}</b>: %{customdata}<extra></extra>"
@@ -308,10 +308,6 @@ def _bars(colour: str) -> dict[str, Any]:
 def _cross(colour: str, size: int) -> dict[str, Any]:
     """The paper's mark."""
     return {"symbol": "x-thin-open", "size": size, "color": colour, "line": {"width": 2}}
-
-
-def _set_look(which: str) -> tuple[str, str]:
-    return _SET_LOOKS.get(which, (GREY, "hexagon"))
 
 
 def _flip(span: Span) -> Span:

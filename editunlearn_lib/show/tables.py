@@ -212,10 +212,8 @@ def columns_of(
     return columns
 
 
-def edit_report(
-    log: Sequence[dict], *, provenance: str, caption: str = "The edits", limit: int = 12, name: str = "edits"
-) -> Table:
-    """One row per edit of `patch.info["log"]`: what did not take comes first, in red, then the others up to `limit`.
+def edit_report(log: Sequence[dict], *, provenance: str, caption: str = "The edits", name: str = "edits") -> Table:
+    """One row per edit of `patch.info["log"]`: all that did not take, in red, then others until there are twelve.
 
     Said before and after: greedy answers to the request itself. Took: with the patch on, the first token is the
     target's. Loss: that of the value optimisation at its end. ‖δ‖: how far the value was moved.
@@ -225,13 +223,9 @@ def edit_report(
     frame = frame.assign(delta_norm=frame.get("delta_norm"))
     frame = frame[["question", "target", "before", "after", "took", "loss", "delta_norm"]]
     took = int(frame["took"].sum())
-    rows = frame.sort_values("took", kind="stable").head(max(limit, len(frame) - took)).to_dict("records")
+    first = frame.sort_values("took", kind="stable").head(max(12, len(frame) - took)).to_dict("records")
     miss = el("strong", "did not take", css=Css.miss)
-    rows = [
-        row
-        | {"took": "took" if row["took"] else miss, **{key: page.number(row[key]) for key in ("loss", "delta_norm")}}
-        for row in rows
-    ]
+    rows = [row | {"took": "took" if row["took"] else miss} for row in first]
     caption = f"{caption}: {took} of {len(frame)} took" + (f", {len(rows)} shown" if len(rows) < len(frame) else "")
     texts = {"question": "Request", "target": "Target", "before": "Said before", "after": "Says now"}
     columns = [Column(key, head, kind="words") for key, head in texts.items()]
