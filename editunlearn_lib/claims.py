@@ -15,10 +15,10 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 
-from . import page
-from .charts import values_html
-from .page import Html, num, style
 from .paper import paper_tables, paper_text
+from .show import Html, Table, page, style
+from .show.page import num
+from .show.tables import columns_of
 
 HOLDS, IN_PART, FAILS, UNCHECKED = "holds", "holds in part", "does not hold", "cannot be checked"
 VERDICTS = {  # the bar beside the word: colour and line, as the outcomes of outputs have them
@@ -1189,11 +1189,16 @@ def overview(checked: Sequence[tuple[Claim, Checked]], *, provenance: str, name:
     )
 
 
+def _values(values: pd.DataFrame) -> str:
+    columns = columns_of(values, number=num)
+    return Table("The values that enter", columns, values.to_dict("records"), "").bare()
+
+
 def details(checked: Sequence[tuple[Claim, Checked]], *, provenance: str) -> Html:
     """One fold-out per claim: the quotation and its verdict; inside, the arithmetic and the values that enter."""
     folds = "".join(
         f'<details class="eu-case"><summary>“{escape(c.quote)}” <small>({escape(c.section)})</small> {_badge(r.verdict)}</summary>'
-        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{values_html(r.values, "The values that enter", number=num)}</details>'
+        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{_values(r.values)}</details>'
         for c, r in checked
     )
     text = "\n\n".join(f"“{c.quote}” ({c.section})\n  {r.verdict}: {r.arithmetic}" for c, r in checked)

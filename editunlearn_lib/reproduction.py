@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from . import page, study
+from . import study
 from .errors import StoreError, check_name
 from .evaluation import summarise
-from .page import Html, style
+from .show import Html, page, style
 
 TABLES = {
     "table1": "General performance",

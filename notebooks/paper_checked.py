@@ -38,10 +38,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, claims, study, study_pocket
+from editunlearn_lib import claims, show, study, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
+show.use_book_renderer()
 ROOT = Path(eu.__file__).parents[1]
 PAPER, TEXT = eu.paper_tables(), eu.paper_text()
 SOURCE = f"the paper's data file, {len(PAPER):,} values of its Tables 1–7"
@@ -98,9 +98,9 @@ spread = {m: (int(ranks.loc[m].min()), int(ranks.loc[m].max())) for m in full}
 display(
     Markdown(
         "First is "
-        + "; ".join(f"**{charts.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
+        + "; ".join(f"**{show.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
         + f". {best.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
-        + ", ".join(f"{charts.style(m).label} {a} to {b}" for m, (a, b) in spread.items())
+        + ", ".join(f"{show.style(m).label} {a} to {b}" for m, (a, b) in spread.items())
         + "."
     )
 )
@@ -109,7 +109,7 @@ display(
 # The same values in their two parts. The upper right corner is ideal; choose the setting above the figure.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-trade-off", "caption": "The paper's values: how much was forgotten, how much was kept."}}
-figure = charts.trade_off(
+figure = show.trade_off(
     scores, provenance=SOURCE, title="What forgetting costs, in the paper's tables", name="paper-trade-off"
 )
 reading = "Up and to the right is better; dotted lines join equal scores. The paper gives no intervals."
@@ -167,7 +167,7 @@ else:
     run, made = study.run(wanted, store=place), "pocket, run live"
 run = run[run.set.isin(["forget", "retain"])]
 means = run.groupby(["method", "set"])[["rouge1_recall", *NEEDED]].mean().unstack()  # (methods, (measure, set))
-order = [m for m in charts.STYLES if m in means.index]
+order = show.ordered(means.index)
 theirs = PAPER[
     (PAPER.table == "table1") & (PAPER.dataset == ("pistol" if dataset in study.CONTRACT_LIKE else "factual"))
 ]
@@ -182,8 +182,8 @@ measures = {
     "ROUGE-1": means["rouge1_recall"],
 }
 shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
-shown = shown.loc[order].rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
-charts.plain_table(
+shown = shown.loc[order].rename(index=lambda m: show.style(m).label).rename_axis("method").reset_index()
+show.plain_table(
     shown,
     "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",

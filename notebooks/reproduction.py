@@ -37,10 +37,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, reproduction, study_pocket
+from editunlearn_lib import reproduction, show, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
+show.use_book_renderer()
 ROOT = Path(eu.__file__).parents[1]
 PAPER, TEXT = eu.paper_tables(), eu.paper_text()
 committed, commit = study_pocket.committed(model)
@@ -97,7 +97,7 @@ for name, records in before.items():
         {"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
         for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()
     ]
-display(charts.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
+display(show.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
 
 
 def show(table):
@@ -141,7 +141,7 @@ if len(agree):
             }
         ).replace(" = ", "\u00a0=\u00a0", regex=True)
         display(
-            charts.plain_table(
+            show.plain_table(
                 shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"
             )
         )

@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock
 from sample_records import paper, records, summary
 
-from editunlearn_lib import charts, explorer
+from editunlearn_lib import show
 
 # No name but this machine's resolves in it.
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -93,7 +93,7 @@ def notebook(title: str, shown: list) -> nbformat.NotebookNode:
     ]
     for i, item in enumerate(shown):
         figure = isinstance(item, go.Figure)
-        bundle = charts.BookRenderer().to_mimebundle(item.to_dict()) if figure else item._repr_mimebundle_()
+        bundle = show.BookRenderer().to_mimebundle(item.to_dict()) if figure else item._repr_mimebundle_()
         output = nbformat.v4.new_output("execute_result", bundle, execution_count=i)
         cells.append(nbformat.v4.new_markdown_cell(f"## Part {i + 1}"))
         cells.append(nbformat.v4.new_code_cell(f"show({i})", outputs=[output], execution_count=i))
@@ -113,24 +113,24 @@ def sample_notebooks() -> dict[str, nbformat.NotebookNode]:
     first = notebook(
         "A page of made-up figures",
         [
-            charts.radar(summary(), **live),
-            charts.trade_off(summary(), **live),
+            show.radar(summary(), **live),
+            show.trade_off(summary(), **live),
             slider_figure(),
-            charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", **live),
+            show.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", **live),
             gap_figure(),
         ],
     )
     # The first figure as papers have it: numbered, with a caption.
     first.cells[4].metadata["mystnb"] = {"figure": {"name": "fig-sample", "caption": "A radar of made-up values."}}
     plain = [
-        charts.pairs(summary(), title="Pairs", reading="Left is better.", **live),
-        charts.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
-        charts.sweep(factual, "n", title="Sweep", x_title="n", **live),
+        show.pairs(summary(), title="Pairs", reading="Left is better.", **live),
+        show.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
+        show.sweep(factual, "n", title="Sweep", x_title="n", **live),
     ]
     explorers = [
-        charts.side_by_side(records(), questions=2, **live),
-        explorer.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
-        explorer.stops(
+        show.side_by_side(records(), questions=2, **live),
+        show.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
+        show.stops(
             pd.concat([factual.assign(merge=m) for m in (1, 2, 5)]),
             pd.concat([answers.assign(merge=m) for m in (1, 2, 5)]),
             "merge",

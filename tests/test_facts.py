@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, hparams, study, study_pocket
+from editunlearn_lib import hparams, show, study, study_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -107,7 +107,7 @@ def test_results_are_those_of_the_records_and_of_the_paper(method, records):
         theirs = paper[(paper["dataset"] == facts.PAPER_NAME[dataset]) & (paper["method"] == method)].set_index("set")[
             "value"
         ]
-        shown = rows(part)[facts.charts.style(method).label]
+        shown = rows(part)[facts.show.style(method).label]
         expected = []
         for which in ("forget", "rephrased", "retain", "unseen"):
             expected.append(f"{ours[which]:.2f}" if which in ours else "–")
@@ -301,6 +301,6 @@ def test_the_answer_on_the_front_page_is_that_of_the_records():
     score = {m: 1 - facts.value(m, "factual", "forget") + facts.value(m, "factual", "retain") for m in eu.METHODS}
     best = sorted(score, key=score.get, reverse=True)
     for method in best[:3]:
-        assert f'<th scope="row">{charts.style(method).label}</th><td>{score[method]:.2f}</td>' in found
-    assert sum(f">{charts.style(m).label}</th>" in found for m in eu.METHODS) in (3, 4)
-    assert any(f">{charts.style(m).label}</th>" in found for m in eu.METHODS if not eu.METHODS[m].edits)
+        assert f'<th scope="row">{show.style(method).label}</th><td>{score[method]:.2f}</td>' in found
+    assert sum(f">{show.style(m).label}</th>" in found for m in eu.METHODS) in (3, 4)
+    assert any(f">{show.style(m).label}</th>" in found for m in eu.METHODS if not eu.METHODS[m].edits)

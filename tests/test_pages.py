@@ -16,9 +16,7 @@ from urllib.parse import unquote
 import plotly.offline
 import pytest
 from browsing import CONTRASTS, DESKTOP, EXPLORERS, OTHER, PAGE, PHONE, PLAIN, ROOT, html_pages, needs_browser
-from sample_records import ATTACK
-
-from editunlearn_lib import charts
+from sample_records import ATTACK, summary
 
 pytestmark = needs_browser
 
@@ -209,7 +207,7 @@ def test_controls_are_reached_by_tab(sample_book, visit):
 def test_a_legend_key_shows_its_methods_mark(sample_book, visit):
     keys = visit(sample_book).page.locator(".eu-figure").nth(1).locator(".eu-keys button")
     marks = keys.evaluate_all("bs => bs.map(b => b.querySelector('.legendpoints').outerHTML)")
-    assert len(marks) == len(set(marks)) == len(charts.STYLES)
+    assert len(marks) == len(set(marks)) == summary().method.nunique()
 
 
 def test_a_key_of_a_trace_without_points_has_its_own_mark(sample_book, visit):

@@ -311,7 +311,7 @@ def test_the_whole_public_library_is_documented(sample_book):
     missing = [name for name in eu.__all__ if f"editunlearn_lib.{name}" not in anchors]
     own = [name for name in missing if f"editunlearn_lib.errors.{name}" not in anchors]
     assert [name for name in own if f"module-editunlearn_lib.{name}" not in anchors] == []
-    modules = ("study", "attacks", "stats", "charts", "rating", "losses", "metrics")
+    modules = ("study", "attacks", "stats", "show", "rating", "losses", "metrics")
     assert [name for name in modules if f"module-editunlearn_lib.{name}" not in anchors] == []
     assert {"editunlearn_lib.study.run", "editunlearn_lib.Patch.merge_into", "editunlearn_lib.metrics.mrr"} <= anchors
 

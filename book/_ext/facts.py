@@ -26,7 +26,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, charts, hparams, patch, study, study_pocket
+from editunlearn_lib import attacks, hparams, patch, show, study, study_pocket
 from editunlearn_lib.errors import EditUnlearnError, check_name
 from editunlearn_lib.evaluation import METRICS
 
@@ -109,7 +109,7 @@ def asked(method: str, dataset: str, which: str) -> pd.DataFrame:
 def html_table(
     caption: str, head: list[str], rows: list[list[str]], note: str, more: list[list[str]] = (), words: bool = False
 ) -> str:
-    """A table in the look of `charts.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away.
+    """A table in the look of `show.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away.
 
     ``words``: not numbers, so the cells begin at the left and the first of them is wide.
     """
@@ -150,7 +150,7 @@ def preset_html(method: str) -> str:
         (defaults if unset else rows).append([f"<code>{escape(field)}</code>", *cells])
     legend = "; ".join(f"<sup>{letter}</sup> {escape(source)}" for source, letter in letters.items())
     head = ["field", *map(escape, MODELS.values())]
-    return html_table(f"Presets of {charts.style(method).label}", head, rows, f"Sources: {legend}.", defaults)
+    return html_table(f"Presets of {show.style(method).label}", head, rows, f"Sources: {legend}.", defaults)
 
 
 def cost_html(method: str) -> str:
@@ -179,19 +179,19 @@ def cost_html(method: str) -> str:
             f"Peak memory of Llama-2-7B in bfloat16 on one GPU, with its weights: <strong>{large[method]['GB']:.1f} GB</strong> "
             "computed; no 7B model was run."
         )
-    head = ["", *(f"{charts.DATASET_LABELS[d].split(' ')[0].lower()}, {n} forgotten" for d, n in VIEWS.items())]
+    head = ["", *(f"{show.DATASET_LABELS[d].split(' ')[0].lower()}, {n} forgotten" for d, n in VIEWS.items())]
     note = (
         f"Source: committed results of the pocket model on a CPU, mean over the forget sets ({escape(committed()[1])}); "
         "memory, below: benchmarks/memory.json. An edit took if the model begins its target with the patch on."
     )
-    table = html_table(f"What {charts.style(method).label} costs", head, rows, note)
+    table = html_table(f"What {show.style(method).label} costs", head, rows, note)
     return table + "".join(f"<p>{line}</p>" for line in notes)
 
 
 def results_html(method: str) -> str:
     """ROUGE-1 recall of the untouched model and of a method, beside the paper's Table 1 where it has the method."""
     check_name("method", method, eu.METHODS)
-    records, label = runs(), charts.style(method).label
+    records, label = runs(), show.style(method).label
     records = records[records["method"] == method]
     if not len(records):
         return f'<div class="eu"><p>There are no committed results of {escape(label)} yet.</p></div>'
@@ -199,7 +199,7 @@ def results_html(method: str) -> str:
     paper = eu.paper_tables().query("table == 'table1' and model == 'Llama2-7B' and metric == 'rouge1_recall'")
     paper = paper[paper["method"] == method].replace({"dataset": {v: k for k, v in PAPER_NAME.items()}})
     of = ", ".join(f"{n} ({dataset})" for dataset, n in sets.items())
-    return charts.table(
+    return show.table(
         summary(),
         paper if len(paper) else None,
         sets=SETS,
@@ -222,7 +222,7 @@ def method_rows() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "label": charts.style(name).label,
+                "label": show.style(name).label,
                 "line": first.split(": ", 1)[-1].rstrip("."),
                 "changes": "no weight, acts in one layer" if name in patch.KINDS else changes,
                 "reads": ", ".join(reads),
@@ -264,7 +264,7 @@ def answer_html(dataset: str = "factual") -> str:
     trained = next(m for m in order if not eu.METHODS[m].edits)
     rows = [
         [
-            escape(charts.style(m).label),
+            escape(show.style(m).label),
             f"{score[m]:.2f}",
             *(f"{value(m, dataset, s):.2f}" for s in ("forget", "retain", "rephrased", "prefill")),
         ]

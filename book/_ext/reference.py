@@ -77,13 +77,13 @@ _pocket: list = []  # the embedded model, read once a build
 def _names(code: str) -> dict[str, Any]:
     """What an example can name: the library, and the model with a forget set where it asks for them."""
     import editunlearn_lib as eu
-    from editunlearn_lib import attacks, charts, covariance, rating, stats, study
+    from editunlearn_lib import attacks, covariance, rating, show, stats, study
 
     names: dict[str, Any] = {
         "eu": eu,
         "Path": Path,
         "attacks": attacks,
-        "charts": charts,
+        "show": show,
         "rating": rating,
         "stats": stats,
         "study": study,
@@ -338,17 +338,18 @@ class Growth(SphinxDirective):
         if document is None:
             return []
         import pandas as pd
+        from growth import growth
 
-        from editunlearn_lib import charts
+        from editunlearn_lib import show
 
         rows, exponents = pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"])
         figures = [
-            charts.growth(rows, exponents, sweep, provenance="benchmarks/growth.json")
+            growth(rows, exponents, sweep, provenance="benchmarks/growth.json")
             for sweep in ("n_forget", "model", "cells")
             if sweep in set(rows.sweep)
         ]
-        show = charts.BookRenderer().to_mimebundle
-        return [nodes.raw("", show(figure.to_dict())["text/html"], format="html") for figure in figures]
+        bundle = show.BookRenderer().to_mimebundle
+        return [nodes.raw("", bundle(figure.to_dict())["text/html"], format="html") for figure in figures]
 
 
 def times_lines(status: dict | None, cells: list[dict] | None) -> Iterator[str]:
