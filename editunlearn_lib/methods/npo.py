@@ -50,7 +50,17 @@ def memory(of, m, config, x) -> dict:
 CODE = "open-unlearning's code, as it runs on TOFU"
 HPARAMS = {"lr": 1e-5, "num_epochs": 10, "beta": 0.1, "gamma": 1.0, "alpha": 1.0}
 register(
-    "npo", NPOConfig, npo, label="NPO", colour="#0072B2", symbol="pentagon-open", dash="dash", order=42,
-    reads=("answers", "retain"), reference=("answers",), memory=memory, trials=TRIALS,
+    "npo",
+    NPOConfig,
+    npo,
+    label="NPO",
+    colour="#0072B2",
+    symbol="pentagon-open",
+    dash="dash",
+    order=42,
+    reads=("answers", "retain"),
+    reference=("answers",),
+    memory=memory,
+    trials=TRIALS,
     presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, CODE)]),
 )

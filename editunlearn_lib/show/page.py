@@ -37,24 +37,13 @@ class Style:
 GREY = "#808080"
 REFERENCES = {"base": Style("Base model", GREY, "x", "dot"), "retrained": Style("Retrained", GREY, "star", "dot")}
 
-# until the registry has marks: then this table goes, and `style` reads `METHODS.get(method)`
-_MARKS: dict[str, Style] = {
-    "ga": Style("GA", "#D55E00", "circle-open", "dash"),
-    "gd": Style("GD", "#56B4E9", "square-open", "dash"),
-    "kl": Style("KL", "#009E73", "diamond-open", "dash"),
-    "dpo": Style("DPO", "#CC79A7", "triangle-up-open", "dash"),
-    "idk": Style("IDK fine-tuning", "#E69F00", "triangle-down-open", "dash"),
-    "rome": Style("ROME", "#E69F00", "triangle-up"),
-    "memit": Style("MEMIT", "#56B4E9", "triangle-down"),
-    "grace": Style("GRACE", "#CC79A7", "diamond"),
-    "wise": Style("WISE", "#0072B2", "square"),
-    "alphaedit": Style("AlphaEdit", "#D55E00", "circle"),
-}
-
 
 def style(method: str) -> Style:
     """The label, colour, symbol and dash of a method; one that is not registered gets a neutral mark under its name."""
-    return REFERENCES.get(method) or _MARKS.get(method) or Style(method, GREY, "hexagon")
+    if method in METHODS:
+        about = METHODS[method]
+        return Style(about.label, about.colour, about.symbol, about.dash)
+    return REFERENCES.get(method) or Style(method, GREY, "hexagon")
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
