@@ -36,7 +36,9 @@ class Made:
         key = (id(batch), what)
         if key not in self.made:
             generator = torch.Generator().manual_seed(len(self.made))
-            self.made[key] = torch.randn(2, 7, V, generator=generator, dtype=torch.float64).requires_grad_(what == "now")
+            self.made[key] = torch.randn(2, 7, V, generator=generator, dtype=torch.float64).requires_grad_(
+                what == "now"
+            )
         return self.made[key]
 
     def reference_logits(self, batch: Rows) -> torch.Tensor:
@@ -115,7 +117,12 @@ def test_an_answer_that_is_gone_already_pulls_less(case, monkeypatch, method):
 def test_it_forgets_and_never_learns_to_refuse(method):
     model, tokenizer, data = make_model(), make_tokenizer(), qas(8)
     patch = eu.unlearn(
-        model, tokenizer, data[:4], method, retain=data[4:], progress=False,
+        model,
+        tokenizer,
+        data[:4],
+        method,
+        retain=data[4:],
+        progress=False,
         hparams={"lr": 5e-3, "num_epochs": 15, "batch_size": 4, "beta": 0.5, "gamma": 1.0},
     )
     assert patch.info["reads_retain"] and not METHODS[method].refuses

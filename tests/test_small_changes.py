@@ -132,7 +132,9 @@ def test_a_small_trained_change_in_half_precision_is_kept_beside_the_weights(fam
         on = logits(model)
     assert not torch.equal(on, untouched)
     step = torch.finfo(dtype).eps * untouched.abs().max()
-    assert (on - trained["logits"]).abs().max() <= 2 * step  # α/r is multiplied into the factor, peft does it afterwards
+    assert (
+        on - trained["logits"]
+    ).abs().max() <= 2 * step  # α/r is multiplied into the factor, peft does it afterwards
     assert torch.equal(logits(model), untouched)
 
 
@@ -156,7 +158,9 @@ def test_it_has_the_verbs_of_a_patch(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         merged = patch.merge_into(make_model().to(torch.bfloat16))
     changed = merged.get_parameter(name).float() - model.get_parameter(name).float()
-    assert (changed - patch.delta(name)).abs().max() <= torch.finfo(torch.bfloat16).eps * model.get_parameter(name).abs().max()
+    assert (changed - patch.delta(name)).abs().max() <= torch.finfo(torch.bfloat16).eps * model.get_parameter(
+        name
+    ).abs().max()
 
 
 def test_two_of_them_add_up_and_one_stands_beside_an_edit():
