@@ -9,14 +9,13 @@ import time
 from collections.abc import Sequence
 from html import escape
 
-from .charts import edit_report, output_html
 from .data import QA, ForgetSplit, load_split
 from .errors import EditUnlearnError, RequestError
 from .evaluation import generate
 from .methods import METHODS, unlearn
 from .metrics import outcome
-from .page import Html, style
 from .patch import Patch
+from .show import Html, edit_report, output_html, style
 
 MERGES = (1, 2, 4, 5, 8, 10)
 

@@ -235,17 +235,17 @@ class Patch:
 
     @torch.no_grad()
     def kept_in_dtype(self, model: nn.Module) -> float:
-        """Share of ΔW that is left of it in the untouched model's dtype: Σ ⟨rounded change, ΔW⟩ / Σ ‖ΔW‖², 0 to 1.
+        """Share of the norm of ΔW that survives in the untouched model's dtype: 1 − ‖rounded change − ΔW‖ / ‖ΔW‖, 0 to 1.
 
-        A change smaller than half the step between two neighbouring numbers of the dtype is rounded away: 0 is left.
+        A change of less than half the step between two neighbouring numbers of the dtype is rounded away: 0 is left.
         """
-        inner, square = 0.0, 0.0
+        lost, all_of_it = 0.0, 0.0
         for name in self._shapes:
             W = model.get_parameter(name)
             delta = self.delta(name).to(W.device)
             rounded = (W.float() + delta).to(W.dtype).float() - W.float()
-            inner, square = inner + float((rounded * delta).sum()), square + float((delta * delta).sum())
-        return min(1.0, max(0.0, inner / square)) if square else 1.0
+            lost, all_of_it = lost + float((rounded - delta).square().sum()), all_of_it + float(delta.square().sum())
+        return max(0.0, 1 - (lost / all_of_it) ** 0.5) if all_of_it else 1.0
 
     def warn_of_rounding(self, model: nn.Module) -> float:
         """`kept_in_dtype`, with a warning where it is below `KEPT_AT_LEAST`."""

@@ -16,14 +16,13 @@ import torch
 
 from . import metrics
 from .attacks import ATTACKS
-from .charts import answer_words
 from .data import QA, ForgetSplit, load_split
 from .hparams import resolve
 from .methods import METHODS, positions
 from .models import down
-from .page import OUTCOMES
 from .patch import Patch
 from .recipes.query_merging import merge_requests
+from .show import answer_words
 
 SIZES = (1, 2, 5)  # questions in one edit, exercise 2
 # What is asked of a learner's result. Each was set from runs of the pocket, with room below what the solution reaches.
@@ -68,7 +67,10 @@ def outcomes(records: pd.DataFrame) -> pd.DataFrame:
     """Per set: ROUGE-1 recall, and the share of each outcome in per cent."""
     groups = records.groupby("set", sort=False)
     shares = (
-        groups["outcome"].value_counts(normalize=True).unstack(fill_value=0).reindex(columns=OUTCOMES, fill_value=0)
+        groups["outcome"]
+        .value_counts(normalize=True)
+        .unstack(fill_value=0)
+        .reindex(columns=metrics.OUTCOMES, fill_value=0)
     )
     shares = shares.mul(100).round().astype(int).add_suffix(" %")
     return shares.assign(rouge1_recall=groups["rouge1_recall"].mean().round(2)).reindex(groups.groups)

@@ -29,9 +29,9 @@ dtype = "auto"
 
 # %%
 import editunlearn_lib as eu
-from editunlearn_lib import charts, explorer, live
+from editunlearn_lib import live, show
 
-charts.use_book_renderer()
+show.use_book_renderer()
 loaded, tokenizer = eu.load_model(model, device=device, dtype=dtype)
 split = eu.load_split(dataset, n_forget=n_forget, seed=seed)
 lab = live.lab(loaded, tokenizer, split)
@@ -54,4 +54,4 @@ for (method, m, targets, *_), patch in lab.lab.patches.items():
 records = pd.concat(rows).assign(dataset=dataset)
 records = records.drop_duplicates(["method", "set", "id", "variant"])
 summary = eu.summarise(records, by=("dataset", "method", "set"))
-explorer.linked(summary, records, provenance="this lab", caption="The patches of the lab")
+show.linked(summary, records, provenance="this lab", caption="The patches of the lab")

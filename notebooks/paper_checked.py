@@ -32,27 +32,28 @@ store = "store"
 
 # %% tags=["hide-input"]
 import logging
-from pathlib import Path
+import sys
 
 import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, claims, study, study_pocket
+from editunlearn_lib import files, show, study, study_pocket
+
+ROOT = files.project()
+sys.path.insert(0, str(ROOT))  # book/paper is no part of the library
+from book.paper import claims, figures
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
-ROOT = Path(eu.__file__).parents[1]
+show.use_book_renderer()
 PAPER, TEXT = eu.paper_tables(), eu.paper_text()
 SOURCE = f"the paper's data file, {len(PAPER):,} values of its Tables 1–7"
-checked = claims.check_all(PAPER, TEXT)
-counts = (
-    pd.Series([result.verdict for _, result in checked]).value_counts().reindex(list(claims.VERDICTS), fill_value=0)
-)
-testable = len(checked) - counts[claims.UNCHECKED]
+results = claims.check_all(PAPER, TEXT)
+counts = {verdict: sum(result.verdict == verdict for _, result in results) for verdict in claims.VERDICTS}
+testable = len(results) - counts[claims.UNCHECKED]
 display(
     Markdown(
-        f"Of **{len(checked)}** claims **{counts[claims.HOLDS]}** hold, **{counts[claims.IN_PART]}** hold in part, "
+        f"Of **{len(results)}** claims **{counts[claims.HOLDS]}** hold, **{counts[claims.IN_PART]}** hold in part, "
         f"**{counts[claims.FAILS]}** do not hold and **{counts[claims.UNCHECKED]}** cannot be checked: of those that can, "
         f"{counts[claims.HOLDS] / testable:.0%} hold as they stand."
     )
@@ -66,7 +67,7 @@ display(
 # "close to"), the rule is ours and stands beside the arithmetic; with another rule the verdict may be another.
 
 # %% tags=["hide-input"]
-claims.overview(checked, provenance=SOURCE)
+claims.overview(results, provenance=SOURCE)
 
 # %% [markdown]
 # Where text and tables part, that is no reproach. The tables are printed completely enough to find it, which is rarer
@@ -79,8 +80,8 @@ claims.overview(checked, provenance=SOURCE)
 # strong should lie to the right in every row.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-scores", "caption": "The score of each method in each setting of Tables 1, 3 and 4. Dotted: 1, where nothing or everything is forgotten."}}
-scores = claims.scores(PAPER)
-claims.score_dots(
+scores = figures.scores(PAPER)
+figures.score_dots(
     scores,
     provenance=SOURCE,
     title="The same methods, one setting after another",
@@ -98,9 +99,9 @@ spread = {m: (int(ranks.loc[m].min()), int(ranks.loc[m].max())) for m in full}
 display(
     Markdown(
         "First is "
-        + "; ".join(f"**{charts.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
+        + "; ".join(f"**{show.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
         + f". {best.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
-        + ", ".join(f"{charts.style(m).label} {a} to {b}" for m, (a, b) in spread.items())
+        + ", ".join(f"{show.style(m).label} {a} to {b}" for m, (a, b) in spread.items())
         + "."
     )
 )
@@ -109,7 +110,7 @@ display(
 # The same values in their two parts. The upper right corner is ideal; choose the setting above the figure.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-trade-off", "caption": "The paper's values: how much was forgotten, how much was kept."}}
-figure = charts.trade_off(
+figure = show.trade_off(
     scores, provenance=SOURCE, title="What forgetting costs, in the paper's tables", name="paper-trade-off"
 )
 reading = "Up and to the right is better; dotted lines join equal scores. The paper gives no intervals."
@@ -122,7 +123,7 @@ figure.update_layout(meta={**figure.layout.meta, "reading": reading})
 # line.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-sizes", "caption": "The score over the size of the forget set, the paper's Table 5. GA and KL are printed for two sizes only."}}
-claims.size_lines(PAPER, provenance=SOURCE)
+figures.size_lines(PAPER, provenance=SOURCE)
 
 # %% [markdown]
 # ## Queries merged
@@ -130,13 +131,13 @@ claims.size_lines(PAPER, provenance=SOURCE)
 # The right half of the paper's Figure 6, drawn again from Tables 5 and 7.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-merge", "caption": "The score over m, the number of questions in one edit."}}
-claims.merge_lines(PAPER, provenance=SOURCE)
+figures.merge_lines(PAPER, provenance=SOURCE)
 
 # %% [markdown]
 # ## The arithmetic, claim by claim
 
 # %% tags=["hide-input"]
-claims.details(checked, provenance=SOURCE)
+claims.details(results, provenance=SOURCE)
 
 # %% [markdown]
 # ## What is in the column “Prob.”?
@@ -162,12 +163,11 @@ run = study.select(committed, dataset=dataset, n_forget=n_forget) if len(committ
 if len(run) and set(NEEDED) <= set(run):
     made = f"pocket, committed results ({commit})"
 else:
-    place = Path(store) if Path(store).is_absolute() else ROOT / store
     wanted = {"model": "pocket", "dataset": dataset, "method": study.as_list(methods, str), "n_forget": n_forget}
-    run, made = study.run(wanted, store=place), "pocket, run live"
+    run, made = study.run(wanted, store=ROOT / store), "pocket, run live"
 run = run[run.set.isin(["forget", "retain"])]
 means = run.groupby(["method", "set"])[["rouge1_recall", *NEEDED]].mean().unstack()  # (methods, (measure, set))
-order = [m for m in charts.STYLES if m in means.index]
+order = show.ordered(means.index)
 theirs = PAPER[
     (PAPER.table == "table1") & (PAPER.dataset == ("pistol" if dataset in study.CONTRACT_LIKE else "factual"))
 ]
@@ -182,8 +182,8 @@ measures = {
     "ROUGE-1": means["rouge1_recall"],
 }
 shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
-shown = shown.loc[order].rename(index=lambda m: charts.style(m).label).rename_axis("method").reset_index()
-charts.plain_table(
+shown = shown.loc[order].rename(index=lambda m: show.style(m).label).rename_axis("method").reset_index()
+show.plain_table(
     shown,
     "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",
@@ -266,11 +266,12 @@ display(
 # %% [markdown]
 # ## Run it yourself
 #
-# A claim is a quotation and a function; other tables can be put in the place of the paper's, your own among them.
+# A claim is a quotation, a check and a wording; other tables can be put in the place of the paper's, your own among them.
+# In the project's folder:
 #
 # ```python
 # import editunlearn_lib as eu
-# from editunlearn_lib import claims
+# from book.paper import claims
 #
 # for claim, result in claims.check_all():
 #     print(claim.section, claim.quote, result.verdict, result.arithmetic, sep="\n  ")

@@ -31,33 +31,36 @@ model = "pocket"  # whose committed results are the second column
 
 # %% tags=["hide-input"]
 import logging
+import sys
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, reproduction, study_pocket
+from editunlearn_lib import files, show, study_pocket
+
+ROOT = files.project()
+sys.path.insert(0, str(ROOT))  # book/paper is no part of the library
+from book.paper import reproduction, reproduction_page
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
-ROOT = Path(eu.__file__).parents[1]
+show.use_book_renderer()
 PAPER, TEXT = eu.paper_tables(), eu.paper_text()
 committed, commit = study_pocket.committed(model)
 runs, left_out, before = {}, {}, {}
 if len(committed):
-    runs[model], left_out[model] = reproduction.matched(committed, PAPER)
+    runs[model], left_out[model] = reproduction.match(committed, PAPER)
     before[model] = committed
 SOURCE = (
     f"paper: the paper's data file; {model}: committed results ({commit})" if runs else "paper: the paper's data file"
 )
 if your_store:
-    place = Path(your_store)
-    yours = reproduction.read_runs(place if place.is_absolute() else ROOT / place)
-    runs[your_name], left_out[your_name] = reproduction.matched(yours, PAPER)
+    yours = reproduction.read_runs(ROOT / your_store)
+    runs[your_name], left_out[your_name] = reproduction.match(yours, PAPER)
     before[your_name] = yours
     SOURCE += f"; {your_name}: {Path(your_store).name}"
-columns = reproduction.columns_of(runs)
+columns = reproduction.run_columns(runs)
 cells = len(PAPER[["table", "model", *reproduction.CELL]].drop_duplicates())
 lines = [f"The tables hold **{len(PAPER):,}** values in {cells} rows."]
 for name, summary in runs.items():
@@ -97,14 +100,14 @@ for name, records in before.items():
         {"source": name if m == name else f"{name}: {m}", "data": d, "set": s, "ROUGE-1": v}
         for (m, d, s), v in base.groupby(["model", "dataset", "set"], sort=False).rouge1_recall.mean().items()
     ]
-display(charts.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
+display(show.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
 
 
 def show(table):
     """A table of the paper beside ours, and its figure."""
-    display(reproduction.table(PAPER, columns, table, provenance=SOURCE))
+    display(reproduction_page.table_beside_runs(PAPER, columns, table, provenance=SOURCE))
     if columns:
-        display(reproduction.dots(PAPER, columns, table, provenance=SOURCE))
+        display(reproduction_page.dots_beside_runs(PAPER, columns, table, provenance=SOURCE))
 
 
 agree = reproduction.agreement(PAPER, columns)
@@ -141,7 +144,7 @@ if len(agree):
             }
         ).replace(" = ", "\u00a0=\u00a0", regex=True)
         display(
-            charts.plain_table(
+            show.plain_table(
                 shown, f"The paper and {name}: do they order the methods alike?", provenance=SOURCE, name="agreement"
             )
         )

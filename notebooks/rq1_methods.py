@@ -44,10 +44,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, explorer, study, study_pocket
+from editunlearn_lib import show, study, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
+show.use_book_renderer()
 as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 chosen = as_list(methods, str) if quick else [*study.REFERENCES, *eu.METHODS]
 grid = {
@@ -100,7 +100,7 @@ if len(committed):
         ].mean()
         same.columns = ["live", "committed", "outputs; identical"]
         display(
-            charts.plain_table(
+            show.plain_table(
                 same.reset_index(),
                 "The same cells, run live and committed",
                 provenance=provenance,
@@ -129,7 +129,7 @@ summary = eu.summarise(shown, by=("dataset", "method", "set"))
 table1 = eu.paper_tables().query("model == 'Llama2-7B' and (table == 'table1' or table == 'table2')")
 same_kind = {"factual": "tofu-facts", "pistol": "contracts"}  # ours and the official data of the same kind
 paper = pd.concat([table1, table1.replace({"dataset": same_kind})])
-explorer.linked(
+show.linked(
     summary,
     shown[shown.seed == as_list(seeds, int)[0]],
     paper,
@@ -154,7 +154,7 @@ for name, part in others.groupby("model"):
     few = summary[summary.dataset.isin(set(part.dataset)) & summary.method.isin(["base", *part.method])]
     if len(few):
         display(
-            charts.table(
+            show.table(
                 few,
                 part,
                 provenance=provenance,
@@ -167,7 +167,7 @@ for name, part in others.groupby("model"):
 # %% tags=["hide-input"]
 before = summary[summary.method == "base"].pivot(index="dataset", columns="set", values="rouge1_recall")
 known = [
-    f"{charts.DATASET_LABELS.get(d, d)}: **{row['forget']:.2f}** on the forget questions as they stand, **{row['rephrased']:.2f}** "
+    f"{show.DATASET_LABELS.get(d, d)}: **{row['forget']:.2f}** on the forget questions as they stand, **{row['rephrased']:.2f}** "
     "in other words"
     for d, row in before.iterrows()
     if "rephrased" in before and pd.notna(row["rephrased"])
@@ -194,7 +194,7 @@ paper_score = 1 - of_paper["forget"] + of_paper["retain"]
 apart = (wide - paper_score).dropna()
 apart = apart[apart.abs() >= 0.25].sort_values(key=abs, ascending=False)
 lines = [
-    f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: score {wide[d, m]:.2f} here, {paper_score[d, m]:.2f} in the paper"
+    f"- **{show.style(m).label}**, {show.DATASET_LABELS.get(d, d)}: score {wide[d, m]:.2f} here, {paper_score[d, m]:.2f} in the paper"
     for d, m in apart.index
 ]
 display(
@@ -219,7 +219,7 @@ display(
 # ## What forgetting costs
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-trade-off", "caption": "Forgotten against retained, with 95 % intervals; up and to the right is better. Lines join points of equal score."}}
-charts.trade_off(summary, provenance=provenance)
+show.trade_off(summary, provenance=provenance)
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -244,7 +244,7 @@ kinds = (
 rows = [(d, m) for d in shown.dataset.unique() for m in (*study.REFERENCES, *eu.METHODS) if (d, m) in kinds.index]
 columns = [c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]
 percent = kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix("; %").reset_index()
-charts.plain_table(
+show.plain_table(
     percent, "Answers to the forgotten questions, by kind", provenance=provenance, name="outcomes", group="dataset"
 )
 
@@ -267,7 +267,7 @@ if editing.covariance.nunique() > 1:
     wide = wide.rename_axis(["dataset", "method", "keys"]).reset_index()
     wide = wide.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
     display(
-        charts.plain_table(
+        show.plain_table(
             wide, "ROUGE-1 recall with either covariance", provenance=provenance, name="covariances", group="dataset"
         )
     )
@@ -294,9 +294,9 @@ else:
 for cell, info in study.notes([study.path_of(place, c) for c in study.cells(grid)]):
     if info and "took" in (info["log"] or [{}])[0] and cell.seed == as_list(seeds, int)[0]:
         display(
-            charts.edit_report(
+            show.edit_report(
                 info["log"],
-                caption=f"{charts.style(cell.method).label} on {cell.dataset}, seed {cell.seed}",
+                caption=f"{show.style(cell.method).label} on {cell.dataset}, seed {cell.seed}",
                 provenance="run live",
                 name=f"edits-{cell.method}",
             )
@@ -307,7 +307,7 @@ if len(committed):
     took = study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'")
     took = took[[main_cells.get(d) == n for d, n in zip(took.dataset, took.n_forget, strict=True)]]
     display(
-        charts.plain_table(
+        show.plain_table(
             took.drop(columns="covariance"),
             "Share of the edits that took, time, and the weight of a patch",
             provenance=f"committed results ({commit}), mean over the forget sets",

@@ -45,10 +45,10 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, charts, stats, study, study_pocket
+from editunlearn_lib import attacks, show, stats, study, study_pocket
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
+show.use_book_renderer()
 as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 shared = {"model": model, "dataset": dataset, "source": source}
 if quick:
@@ -104,7 +104,7 @@ if len(plain):
     summary = eu.summarise(plain, by=("dataset", "method", "set"))
     of_paper = PAPER[PAPER.table.isin(["table1", "table2"]) & (PAPER.dataset == "factual")]
     display(
-        charts.pairs(
+        show.pairs(
             summary,
             paper=of_paper,
             provenance=source_of(plain),
@@ -124,7 +124,7 @@ if len(plain):
     for (d, m), row in wide.iterrows():
         if m != "base" and row["rephrased"] - row["forget"] >= 0.25:
             lines.append(
-                f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: {row['forget']:.2f} as asked, {row['rephrased']:.2f} in other words"
+                f"- **{show.style(m).label}**, {show.DATASET_LABELS.get(d, d)}: {row['forget']:.2f} as asked, {row['rephrased']:.2f} in other words"
             )
     display(
         Markdown(
@@ -150,7 +150,7 @@ by_size = study.select(records, dataset="factual")
 if by_size.n_forget.nunique() > 1:
     sized = eu.summarise(by_size, by=("method", "n_forget", "set"))
     display(
-        charts.sweep(
+        show.sweep(
             sized,
             "n_forget",
             paper=PAPER[PAPER.table == "table5"],
@@ -168,7 +168,7 @@ by_size = study.select(records, dataset="contracts")
 if by_size.n_forget.nunique() > 1:
     sized = eu.summarise(by_size, by=("method", "n_forget", "set"))
     display(
-        charts.sweep(
+        show.sweep(
             sized,
             "n_forget",
             provenance=source_of(by_size),
@@ -191,7 +191,7 @@ forty = study.select(records, dataset="contracts", n_forget=40)
 if len(forty):
     of_paper = PAPER[PAPER.table == "table4"].replace({"dataset": {"pistol": "contracts"}})
     display(
-        charts.table(
+        show.table(
             eu.summarise(forty, by=("dataset", "method", "set")),
             of_paper,
             provenance=source_of(forty),
@@ -203,7 +203,7 @@ if len(forty):
     of_mistral = eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4' and model == 'Mistral-7B'")
     if len(of_mistral):
         display(
-            charts.table(
+            show.table(
                 eu.summarise(forty, by=("dataset", "method", "set")),
                 of_mistral.replace({"dataset": {"pistol": "contracts"}}),
                 provenance=source_of(forty),
@@ -239,18 +239,18 @@ for d in scored.dataset.unique():
     tests = stats.compare(
         one, [(best, other) for other in order.index[1:]], metric="points", unit=("seed", "set", "id")
     )
-    name, kind = charts.style(best).label, charts.DATASET_LABELS.get(d, d)
+    name, kind = show.style(best).label, show.DATASET_LABELS.get(d, d)
     shown = tests.assign(p_holm=tests.p_holm.map("{:.4f}".format))
     shown = shown.rename(columns={"b": "method", "n": "questions", "mean_b": "score", "p_holm": "p (Holm)"})
     display(
-        charts.plain_table(
+        show.plain_table(
             shown[["method", "score", "difference", "p (Holm)", "questions"]],
             provenance=source_of(one),
             name=f"tests-{d}",
             caption=f"{kind}: {name}, score {tests.mean_a.iloc[0]:.2f}, compared with each other method",
         )
     )
-    clear = [charts.style(m).label for m, p in zip(tests.b, tests.p_holm, strict=True) if p < 0.05]
+    clear = [show.style(m).label for m, p in zip(tests.b, tests.p_holm, strict=True) if p < 0.05]
     lines.append(
         f"- {kind}: **{name}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}."
     )
@@ -273,9 +273,9 @@ attacked = pd.concat(
     ]
 )
 recovered = eu.summarise(attacked, by=("dataset", "method", "attack"))
-rank = {name: i for i, name in enumerate([*main_cells, *charts.STYLES, *attacks.ATTACKS])}
+rank = {name: i for i, name in enumerate([*main_cells, *show.ordered(attacked.method), *attacks.ATTACKS])}
 recovered = recovered.sort_values(["dataset", "method", "attack"], key=lambda c: c.map(rank).fillna(99), kind="stable")
-charts.matrix(
+show.matrix(
     recovered,
     "method",
     "attack",
@@ -289,7 +289,7 @@ charts.matrix(
 measure = ["rouge1_recall", "rouge1_recall_low", "rouge1_recall_high"]
 shown = recovered.pivot_table(index=["dataset", "method"], columns="attack", values=measure, sort=False)
 shown.columns = [f"{attack}{which.removeprefix(measure[0])}" for which, attack in shown.columns]
-charts.plain_table(
+show.plain_table(
     shown.reset_index(),
     "ROUGE-1 recall under each attack, with 95 % intervals",
     provenance=source_of(attacked),
@@ -306,7 +306,7 @@ for (d, m), group in recovered[recovered.method != "base"].groupby(["dataset", "
         worst = gained.idxmax()
         found = f"*{worst}* brings it to {values[worst]:.2f}" if gained[worst] >= 0.05 else "no attack adds 0.05"
         lines.append(
-            f"- **{charts.style(m).label}**, {charts.DATASET_LABELS.get(d, d)}: {values['plain']:.2f} as asked; {found}"
+            f"- **{show.style(m).label}**, {show.DATASET_LABELS.get(d, d)}: {values['plain']:.2f} as asked; {found}"
         )
 display(
     Markdown("The attack that recovers most, for every method that had forgotten at least half:\n\n" + "\n".join(lines))
@@ -329,7 +329,7 @@ one = attacked[
     (attacked.dataset == attacked.dataset.iloc[0]) & (attacked.seed == attacked.seed.iloc[0]) & (attacked.variant <= 1)
 ]
 one = one.assign(set=one.attack)  # each attack is a group of the selector
-charts.side_by_side(
+show.side_by_side(
     one,
     sets=list(attacks.ATTACKS),
     questions=3,
@@ -354,7 +354,7 @@ if len(kept):
     near = near.pivot_table(index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False)
     near = near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–")
     display(
-        charts.plain_table(
+        show.plain_table(
             near.reset_index(),
             "ROUGE-1 recall of what was to be kept, by its distance (questions)",
             provenance=source_of(kept),

@@ -49,14 +49,14 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, explorer, rating, stats, study, study_pocket
+from editunlearn_lib import rating, show, stats, study, study_pocket
 from editunlearn_lib.hparams import resolve
 from editunlearn_lib.methods import positions
 from editunlearn_lib.models import down
 from editunlearn_lib.recipes import query_merging, self_improvement
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
-charts.use_book_renderer()
+show.use_book_renderer()
 as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
 shared = {"model": model, "dataset": dataset, "source": source}
 if quick:
@@ -129,9 +129,7 @@ written = (
     .drop_duplicates()
     .sort_values(["dataset", "forget set"], ascending=[False, True])
 )
-charts.plain_table(
-    written, "Refusals that a template stands in for", provenance=made, name="templates", group="dataset"
-)
+show.plain_table(written, "Refusals that a template stands in for", provenance=made, name="templates", group="dataset")
 
 # %% [markdown]
 # ### Before and after
@@ -156,7 +154,7 @@ for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved"
     one = summary[summary.targets == targets]
     if len(one):
         display(
-            charts.table(
+            show.table(
                 one,
                 of_paper,
                 provenance=source_of(both[both.targets == targets]),
@@ -183,7 +181,7 @@ if rows:
     tested["p (Holm)"] = stats.holm(tested.p)
     shown = tested.drop(columns="p").assign(**{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})
     display(
-        charts.plain_table(
+        show.plain_table(
             shown.sort_values("set", kind="stable"),
             "Self-improved − vanilla, ROUGE-1 recall",
             provenance=source_of(both),
@@ -212,7 +210,7 @@ split = eu.load_split(dataset, n_forget=n_forget, seed=as_list(seeds, int)[0], s
 everything = [*split.forget, *split.retain, *split.unseen]
 judged = rating.automatic(judged, everything, base_model, tokenizer)
 rules = ["gone", "declines", "names", "clean", "fluent", "points"]
-charts.plain_table(
+show.plain_table(
     judged.groupby(["method", "targets"], sort=False)[rules].mean().reset_index(),
     "Refusals judged by rules",
     provenance=f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}",
@@ -228,7 +226,7 @@ if ratings and study_folder:
         (in_order(means), "Ratings by people, with 95 % intervals over outputs", "ratings"),
         (agreement, "How far raters agree: Krippendorff's alpha, and what was shown twice", "raters"),
     ):
-        display(charts.plain_table(table, caption, provenance=by_people, name=name))
+        display(show.plain_table(table, caption, provenance=by_people, name=name))
     ours = judged.drop_duplicates(["method", "targets", "id", "output"])[
         ["method", "targets", "id", "output", "gone", "points"]
     ]
@@ -246,7 +244,7 @@ if ratings and study_folder:
             ]
         )
         display(
-            charts.plain_table(
+            show.plain_table(
                 shown, "People and rules", provenance=f"{by_people}; {source_of(judged)}", name="people-and-rules"
             )
         )
@@ -266,15 +264,13 @@ else:
 # %% tags=["hide-input"]
 seed0 = both[(both.seed == both.seed.min()) & (both.dataset == dataset)]
 base_rows = study.select(records, n_forget=n_forget, dataset=dataset, method="base", seed=both.seed.min())
-place_of = {m: i for i, m in enumerate(charts.STYLES)}
+place_of = {m: i for i, m in enumerate(show.ordered(both.method))}
 kinds = seed0[["method", "targets"]].drop_duplicates().sort_values("targets")  # "refusal" before "self-improved"
 kinds = kinds.sort_values("method", key=lambda c: c.map(place_of).fillna(len(place_of)), kind="stable")
-label = {
-    (m, t): m if t == "refusal" else f"{charts.style(m).label}, self-improved" for m, t in kinds.to_numpy().tolist()
-}
+label = {(m, t): m if t == "refusal" else f"{show.style(m).label}, self-improved" for m, t in kinds.to_numpy().tolist()}
 named = seed0.assign(method=[label[m, t] for m, t in zip(seed0.method, seed0.targets, strict=True)])
 order = ["base"] * bool(len(base_rows)) + list(label.values())
-charts.side_by_side(
+show.side_by_side(
     pd.concat([base_rows, named]),
     order,
     provenance=source_of(seed0),
@@ -309,7 +305,7 @@ by_m = eu.summarise(merged, by=("method", "merge", "set"))
 PAPER_M = pd.concat(
     [PAPER[(PAPER.table == "table5") & (PAPER.n_forget == 80)], PAPER[PAPER.table == "table7"]]
 )  # Table 7 begins at m = 2
-charts.sweep(
+show.sweep(
     by_m,
     "merge",
     paper=PAPER_M,
@@ -348,7 +344,7 @@ cost = {
     and c.covariance == "default"
     and patch.get("seconds") is not None
 }
-explorer.stops(
+show.stops(
     by_m,
     merged[(merged.seed == merged.seed.min()) & (merged.dataset == merged.dataset.iloc[0])],
     "merge",
@@ -385,14 +381,14 @@ for method in (m for m in joins if m in scores.index):
         else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d < 0 and p < 0.05]
     )
     lines.append(
-        f"- **{charts.style(method).label}**: score {scores.loc[method].get(1, float('nan')):.2f} unmerged, best at m = {int(best)} with "
+        f"- **{show.style(method).label}**: score {scores.loc[method].get(1, float('nan')):.2f} unmerged, best at m = {int(best)} with "
         f"{scores.loc[method, best]:.2f}. Better than unmerged by the paired test: {'m = ' + ', '.join(better) if better else 'none'}; "
         f"worse: {'m = ' + ', '.join(worse) if worse else 'none'}."
     )
 display(Markdown("\n".join(lines)))
 shown = scores.rename(columns="m = {}".format).rename_axis(columns=None).reset_index()
 display(
-    charts.plain_table(
+    show.plain_table(
         in_order(shown),
         "Score by the number of questions in one edit",
         provenance=source_of(merged),
@@ -424,7 +420,7 @@ if len(keyed):
     )
     wide = wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename_axis(["method", "m", "key at"])
     display(
-        charts.plain_table(
+        show.plain_table(
             in_order(wide.rename(index={"default": "subject_last (default)"}).reset_index()),
             "ROUGE-1 recall by where the merged edit's key sits",
             provenance=source_of(keyed),
@@ -486,7 +482,7 @@ for size in (2, 4, 5, 8, 10):
             "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean()),
         }
     )
-charts.plain_table(
+show.plain_table(
     pd.DataFrame(rows),
     f"Cosines of centred keys, layer {layer}",
     name="key-cosines",
@@ -519,7 +515,7 @@ if rows:
     ]
     placed = placed.join(pd.DataFrame(took).groupby(["method", "m"]).mean())
     display(
-        charts.plain_table(
+        show.plain_table(
             in_order(placed.reset_index()),
             "Forgotten questions by their place in the merged text, ROUGE-1 recall",
             provenance=source_of(merged),
@@ -550,7 +546,7 @@ if modes["mode"].nunique() == 2:
     )
     wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].reset_index()
     display(
-        charts.plain_table(
+        show.plain_table(
             in_order(wide), "ROUGE-1 recall, eighty facts edited either way", provenance=source_of(modes), name="modes"
         )
     )

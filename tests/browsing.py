@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from sample_records import paper, records, summary
 
-from editunlearn_lib import charts, explorer
+from editunlearn_lib import show
 
 # No name but this machine's resolves in it.
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -94,7 +94,7 @@ def notebook(title: str, shown: list) -> nbformat.NotebookNode:
     ]
     for i, item in enumerate(shown):
         figure = isinstance(item, go.Figure)
-        bundle = charts.BookRenderer().to_mimebundle(item.to_dict()) if figure else item._repr_mimebundle_()
+        bundle = show.BookRenderer().to_mimebundle(item.to_dict()) if figure else item._repr_mimebundle_()
         output = nbformat.v4.new_output("execute_result", bundle, execution_count=i)
         cells.append(nbformat.v4.new_markdown_cell(f"## Part {i + 1}"))
         cells.append(nbformat.v4.new_code_cell(f"show({i})", outputs=[output], execution_count=i))
@@ -114,24 +114,24 @@ def sample_notebooks() -> dict[str, nbformat.NotebookNode]:
     first = notebook(
         "A page of made-up figures",
         [
-            charts.radar(summary(), **live),
-            charts.trade_off(summary(), **live),
+            show.radar(summary(), **live),
+            show.trade_off(summary(), **live),
             slider_figure(),
-            charts.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", **live),
+            show.table(summary(), paper(), caption="ROUGE-1 recall of made-up methods", **live),
             gap_figure(),
         ],
     )
     # The first figure as papers have it: numbered, with a caption.
     first.cells[4].metadata["mystnb"] = {"figure": {"name": "fig-sample", "caption": "A radar of made-up values."}}
     plain = [
-        charts.pairs(summary(), title="Pairs", reading="Left is better.", **live),
-        charts.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
-        charts.sweep(factual, "n", title="Sweep", x_title="n", **live),
+        show.pairs(summary(), title="Pairs", reading="Left is better.", **live),
+        show.matrix(attacked, "method", "attack", title="Matrix", reading="Light is better.", **live),
+        show.sweep(factual, "n", title="Sweep", x_title="n", **live),
     ]
     explorers = [
-        charts.side_by_side(records(), questions=2, **live),
-        explorer.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
-        explorer.stops(
+        show.side_by_side(records(), questions=2, **live),
+        show.linked(summary(), records(), paper(), caption="Linked", questions=2, **live),
+        show.stops(
             pd.concat([factual.assign(merge=m) for m in (1, 2, 5)]),
             pd.concat([answers.assign(merge=m) for m in (1, 2, 5)]),
             "merge",
@@ -149,11 +149,11 @@ def sample_notebooks() -> dict[str, nbformat.NotebookNode]:
 def plug_in(folder: Path) -> dict[str, str]:
     """The method of the page "With a method of your own" as an installed package; the environment that knows it."""
     text = (ROOT / "book" / "run" / "your_method.md").read_text(encoding="utf-8")
-    about = folder / "npo-1.0.dist-info"
+    about = folder / "ihl-1.0.dist-info"
     about.mkdir(parents=True)
-    (folder / "npo.py").write_text(text.split(":caption: npo.py\n")[1].split("```")[0], encoding="utf-8")
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: npo\nVersion: 1.0\n", encoding="utf-8")
-    (about / "entry_points.txt").write_text("[editunlearn.methods]\nnpo = npo\n", encoding="utf-8")
+    (folder / "ihl.py").write_text(text.split(":caption: ihl.py\n")[1].split("```")[0], encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ihl\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text("[editunlearn.methods]\nihl = ihl\n", encoding="utf-8")
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 

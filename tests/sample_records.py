@@ -1,7 +1,13 @@
-"""Made-up records and summaries for the tests of figures and pages. No model produced any of this."""
+"""Made-up records and summaries for the tests of figures and pages, and what reads them. No model produced any of this."""
 
+import csv
+import io
+import json
 import random
+import re
 import zlib
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pandas as pd
 
@@ -89,3 +95,34 @@ def paper() -> pd.DataFrame:
             row = {"table": "table1", "dataset": "factual", "model": "Llama2-7B", "method": method, "n_forget": 40}
             rows.append(row | {"merge": 1, "stage": "vanilla", "set": which, "metric": "rouge1_recall", "value": value})
     return pd.DataFrame(rows)
+
+
+def figure_json(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1))
+
+
+def csv_rows(html: str) -> list[dict]:
+    address = re.search(r'href="data:text/csv;charset=utf-8,([^"]*)"', html).group(1)
+    return list(csv.DictReader(io.StringIO(unquote(address))))
+
+
+class Tags(HTMLParser):
+    """Elements, their attributes and the text outside of scripts; fails on unbalanced tags."""
+
+    VOID = ("br", "img", "input", "hr")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.found, self.text = [], [], ""
+        self.feed(html)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += "" if "script" in self.open else data

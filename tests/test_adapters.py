@@ -411,9 +411,9 @@ def test_wise_unrelated_prompts_stay(monkeypatch):
 
 def test_wise_by_token():
     """With routing="token" each decode step decides for itself: Δ of that token alone."""
-    model, patch = make_model(), edit("wise", make_model(), hparams={"routing": "token", "act_ratio": 1.0})
+    model, patch = make_model(), edit("wise", make_model(), hparams={"routing": "token", "act_ratio": 1.02})
     (text, _), D = prompts(qas(2)), patch.tensors()["side.0"]
-    limit = float(patch.tensors()["smallest"][0])
+    limit = 1.02 * float(patch.tensors()["smallest"][0])  # at 1 the prompt itself lies on the border
     seen = []
 
     def watch(_module, args, output):  # registered later: it sees what the adapter gave

@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
-from editunlearn_lib import claims, paper
-from editunlearn_lib.claims import FAILS, HOLDS, IN_PART, UNCHECKED
+from book.paper import checks_analysis, checks_performance, claims, figures, words
+from book.paper.lookup import FAILS, HOLDS, IN_PART, UNCHECKED, Numbers
+from editunlearn_lib import paper
+from editunlearn_lib.show import page
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +20,13 @@ def text():
 
 
 @pytest.fixture(scope="module")
-def checked():
+def results():
     return claims.check_all()
 
 
-def of(name: str, tables, text) -> claims.Checked:
-    (found,) = [c for c in claims.CLAIMS if c.id == name]
-    return found.check(tables, text)
+def of(name: str, tables, text) -> claims.Result:
+    (claim,) = [c for c in claims.CLAIMS if c.id == name]
+    return claims.check_claim(claim, Numbers(tables, text))
 
 
 def altered(tables: pd.DataFrame, value: float, **key) -> pd.DataFrame:
@@ -39,18 +41,53 @@ def altered(tables: pd.DataFrame, value: float, **key) -> pd.DataFrame:
 FACTS = {"table": "table1", "dataset": "factual"}
 
 
-def test_every_claim_has_a_verdict_and_its_arithmetic(checked):
-    assert len(checked) >= 35 and len({c.id for c, _ in checked}) == len(checked)
-    for c, result in checked:
+def test_every_claim_has_a_verdict_and_its_arithmetic(results):
+    assert len(results) >= 35 and len({c.id for c, _ in results}) == len(results)
+    for c, result in results:
         assert result.verdict in claims.VERDICTS, c.id
         assert len(result.arithmetic) > 40 and "nan" not in result.arithmetic.lower().split(), c.id
         assert result.verdict == UNCHECKED or len(result.values), c.id
-    assert {result.verdict for _, result in checked} == set(claims.VERDICTS)
+    assert {result.verdict for _, result in results} == set(claims.VERDICTS)
 
 
-def test_the_paper_is_in_the_order_of_its_sections(checked):
+def test_every_claim_is_checked_but_those_of_which_no_table_has_anything():
+    unchecked = {c.id for c in claims.CLAIMS if claims.check_of(c) is None}
+    assert unchecked == {"human-alignment", "ratings", "fewer-samples"}
+    modules = (checks_performance, checks_analysis)
+    own = [name for m in modules for name, f in vars(m).items() if getattr(f, "__module__", "") == m.__name__]
+    ids = {c.id.replace("-", "_") for c in claims.CLAIMS}
+    assert len(own) == len(set(own)) and {name for name in own if not name.startswith("_")} <= ids
+    assert len(ids) == len(claims.CLAIMS) == len(words.WORDINGS)
+
+
+def test_every_wording_is_used():
+    for name, wordings in words.WORDINGS.items():
+        places = {place[1] for text in wordings.values() for place in words.PLACE.finditer(text)}
+        assert set(wordings) - {"text"} <= places, name
+
+
+def test_a_wording_is_filled_with_what_it_names_and_nothing_else():
+    wordings = {
+        "text": "{n} of {share}: {names}; {rows:, }.{note} {right}, {good:so|not so}, {none:; |nothing}",
+        "rows": "{a method} {value}",
+        "note": " Also {it}.",
+    }
+    rows = pd.DataFrame({"a method": ["A", "B"], "value": [0.5, 1.636], "unused": 1})
+    values = {"n": 3, "share": 0.25, "names": ["x", "y"], "rows": rows, "note": ["{n}"], "good": False, "none": []}
+    values["right"] = rows["value"] > 1
+    assert words.fill(wordings, values) == "3 of 0.25: x, y; A 0.50, B 1.636. Also {n}. 1 of 2, not so, nothing"
+    assert words.fill(wordings, values | {"note": []}).startswith("3 of 0.25: x, y; A 0.50, B 1.636. 1 of 2")
+    with pytest.raises(KeyError, match=r"no place for \['more'\]"):
+        words.fill(wordings, values | {"more": 1})
+    with pytest.raises(KeyError, match=r"no value for \['n'\]"):
+        words.fill(wordings, {k: v for k, v in values.items() if k != "n"})
+    with pytest.raises(KeyError, match=r"no value for \['value'\]"):
+        words.fill(wordings, values | {"rows": rows[["a method"]]})
+
+
+def test_the_paper_is_in_the_order_of_its_sections(results):
     order = ["Abstract", "1", "3", "4", "Table", "B", "C"]
-    first = [next(i for i, s in enumerate(order) if c.section.startswith(s)) for c, _ in checked]
+    first = [next(i for i, s in enumerate(order) if c.section.startswith(s)) for c, _ in results]
     assert first == sorted(first, key=lambda i: 3 if i == 4 else i)  # Table 2 stands within section 4
 
 
@@ -192,26 +229,26 @@ def test_a_claim_that_fails_holds_when_the_tables_say_so(tables, text):
 
 
 def test_the_tables_that_are_given_are_left_alone(tables, text):
-    kept = tables.copy()
+    before = tables.copy()
     claims.check_all(tables, text)
-    pd.testing.assert_frame_equal(tables, kept)
+    pd.testing.assert_frame_equal(tables, before)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is shown
 
 
-def test_the_overview_leads_to_each_arithmetic(checked):
-    shown, folds = claims.overview(checked, provenance="data file"), claims.details(checked, provenance="data file")
-    for c, result in checked:
-        assert f'href="#claim-{c.id}"' in shown.html and folds.html.count(f'id="claim-{c.id}"') == 1
+def test_the_overview_leads_to_each_arithmetic(results):
+    table, folds = claims.overview(results, provenance="data file"), claims.details(results, provenance="data file")
+    for c, result in results:
+        assert f'href="#claim-{c.id}"' in table.html and folds.html.count(f'id="claim-{c.id}"') == 1
         assert result.verdict in folds.text
-    assert "Source: data file" in shown.html and "download=" in shown.html
+    assert "Source: data file" in table.html and "download=" in table.html
 
 
 def test_what_is_shown_is_escaped():
-    planted = claims.Claim("x", "1", "<script>a</script>", lambda *_: None)
-    result = claims.Checked(HOLDS, "<b>1</b>", pd.DataFrame({"a": ["<i>"], "b": [0.5]}))
+    planted = claims.Claim("x", "1", "<script>a</script>")
+    result = claims.Result(HOLDS, "<b>1</b>", pd.DataFrame({"a": ["<i>"], "b": [0.5]}))
     for html in (
         claims.overview([(planted, result)], provenance="").html,
         claims.details([(planted, result)], provenance="").html,
@@ -220,12 +257,12 @@ def test_what_is_shown_is_escaped():
 
 
 def test_numbers_keep_the_decimals_that_they_have():
-    assert [claims.num(v) for v in (0.3, 1.636, -0.028, 1.0)] == ["0.30", "1.636", "−0.028", "1.00"]
+    assert [page.num(v) for v in (0.3, 1.636, -0.028, 1.0)] == ["0.30", "1.636", "−0.028", "1.00"]
 
 
 def test_figures_carry_their_values_in_words(tables):
-    dots = claims.score_dots(claims.scores(tables), provenance="data file", title="t", reading="r")
+    dots = figures.score_dots(figures.scores(tables), provenance="data file", title="t", reading="r")
     assert "facts, Llama2-7B, 40: AlphaEdit 1.61, WISE 1.48" in dots.layout.meta["alt"]
-    lines = claims.merge_lines(tables, provenance="data file")
+    lines = figures.merge_lines(tables, provenance="data file")
     assert "5 1.646" in lines.layout.meta["alt"] and lines.layout.meta["csv"].startswith("x,method")
-    assert claims.size_lines(tables, provenance="data file").layout.meta["alt"].count("20 ") >= 9
+    assert figures.size_lines(tables, provenance="data file").layout.meta["alt"].count("20 ") >= 9

@@ -53,7 +53,9 @@ def test_batches_do_not_change_the_matrix(cache, monkeypatch, family):
         found = moments.key_moments(model, tokenizer, ("", *TEXTS), [2, 1], False)
         for layer, (total, n) in found.items():
             assert total.dtype == torch.float64
-            torch.testing.assert_close(total / n, by_hand(model, tokenizer, TEXTS, layer), rtol=1e-5, atol=1e-7)
+            C = by_hand(model, tokenizer, TEXTS, layer)
+            scale = C.diagonal().sqrt()  # an entry that is 0 by chance is as exact as the keys are long
+            assert ((total / n - C).abs() <= 1e-5 * scale[:, None] * scale).all()
 
 
 def test_batches_stay_near_their_size(monkeypatch):

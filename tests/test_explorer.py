@@ -8,7 +8,7 @@ import pytest
 from sample_records import ATTACK, paper, records, summary
 
 import editunlearn_lib as eu
-from editunlearn_lib import explorer
+from editunlearn_lib import show
 from editunlearn_lib.live import Lab, lab
 
 
@@ -27,7 +27,7 @@ def data_of(html: str) -> list[dict]:
 
 
 def test_linked_holds_every_part_and_names_them_alike():
-    view = explorer.linked(summary(), records(), paper(), provenance="made up", caption="All", name="x")
+    view = show.linked(summary(), records(), paper(), provenance="made up", caption="All", name="x")
     about = data_of(view.html)[-1]
     assert about["datasets"] == ["factual", "contracts"]
     methods = [m for m, _ in about["methods"]]
@@ -41,7 +41,7 @@ def test_linked_holds_every_part_and_names_them_alike():
 
 
 def test_the_papers_layer_of_the_radar_is_its_values_and_off_at_first():
-    figure = data_of(explorer.linked(summary(), records(), paper(), provenance="-", caption="-").html)[0]
+    figure = data_of(show.linked(summary(), records(), paper(), provenance="-", caption="-").html)[0]
     layer = {t["meta"]: t for t in figure["data"]}
     theirs = paper().query("dataset == 'factual' and metric == 'rouge1_recall'").set_index(["method", "set"]).value
     method = theirs.index[0][0]
@@ -54,7 +54,7 @@ def test_the_papers_layer_of_the_radar_is_its_values_and_off_at_first():
 
 def test_stops_has_one_part_a_method_and_value_with_its_own_outputs():
     numbers, said = merged()
-    view = explorer.stops(
+    view = show.stops(
         numbers,
         said,
         "merge",
@@ -77,14 +77,14 @@ def test_stops_has_one_part_a_method_and_value_with_its_own_outputs():
 def test_outputs_are_escaped():
     numbers, said = merged()
     said = said.assign(output=ATTACK, question=ATTACK)
-    view = explorer.stops(numbers, said, "merge", provenance="-", title="T", reading="R", label="m")
+    view = show.stops(numbers, said, "merge", provenance="-", title="T", reading="R", label="m")
     assert "<script>window" not in view.html and "<img" not in view.html
 
 
 def test_a_missing_column_is_named():
     numbers, said = merged()
     with pytest.raises(ValueError, match="merge"):
-        explorer.stops(numbers.drop(columns="merge"), said, "merge", provenance="-", title="T", reading="R", label="m")
+        show.stops(numbers.drop(columns="merge"), said, "merge", provenance="-", title="T", reading="R", label="m")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,9 +16,7 @@ from urllib.parse import unquote
 import plotly.offline
 import pytest
 from browsing import CONTRASTS, DESKTOP, EXPLORERS, OTHER, PAGE, PHONE, PLAIN, ROOT, html_pages, needs_browser
-from sample_records import ATTACK
-
-from editunlearn_lib import charts
+from sample_records import ATTACK, summary
 
 pytestmark = needs_browser
 
@@ -209,7 +207,7 @@ def test_controls_are_reached_by_tab(sample_book, visit):
 def test_a_legend_key_shows_its_methods_mark(sample_book, visit):
     keys = visit(sample_book).page.locator(".eu-figure").nth(1).locator(".eu-keys button")
     marks = keys.evaluate_all("bs => bs.map(b => b.querySelector('.legendpoints').outerHTML)")
-    assert len(marks) == len(set(marks)) == len(charts.STYLES)
+    assert len(marks) == len(set(marks)) == summary().method.nunique()
 
 
 def test_a_key_of_a_trace_without_points_has_its_own_mark(sample_book, visit):
@@ -407,14 +405,14 @@ def test_a_method_without_a_page_has_one_behind_the_others(sample_book, visit):
     """The method comes from outside of the library: see `plug_in`."""
     index = visit(sample_book, "book/methods/index.html").page
     entries = index.locator(".bd-sidebar-primary a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
-    place = entries.index("../executed/methods/npo.html")
-    assert entries[place - 1] == "../executed/covariance.html" and entries[place + 1] == "../executed/rq1_methods.html"
-    index.locator(".eu-facts a", has_text="NPO").click()
+    place = entries.index("../executed/methods/ihl.html")
+    assert "../executed/covariance.html" in entries[:place] and entries[place + 1] == "../executed/rq1_methods.html"
+    index.locator(".eu-facts a", has_text="IHL").click()
     page = index.locator("article")
     assert "There are no committed results yet." in page.inner_text()
-    assert "log σ(−β [ log p_θ(a)" in page.locator(".eu-head").inner_text()  # the head of its file
-    assert "def npo(job: Job) -> Outcome:" in page.locator(".highlight-python").inner_text()  # and all of it
-    assert page.locator(".eu-facts caption").all_inner_texts()[0] == "Presets of NPO"
+    assert "1 + p_θ(a_t | x, a_<t)" in page.locator(".eu-head").inner_text()  # the head of its file
+    assert "def ihl(job: Job) -> Outcome:" in page.locator(".highlight-python").inner_text()  # and all of it
+    assert page.locator(".eu-facts caption").all_inner_texts()[0] == "Presets of IHL"
 
 
 def test_the_map_leads_from_room_to_room(sample_book, visit):

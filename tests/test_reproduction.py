@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 import editunlearn_lib as eu
-from editunlearn_lib import reproduction, study, study_pocket
+from book.paper import reproduction, reproduction_page
+from editunlearn_lib import study, study_pocket
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,10 @@ def test_a_cell_stands_beside_the_one_of_the_same_data_size_merging_and_target(p
             made_up("gd", value=0.7, dataset="contracts", n_forget=20),
         ]
     )
-    summary, left_out = reproduction.matched(runs, paper)
+    summary, left_out = reproduction.match(runs, paper)
     assert left_out.empty
     assert set(summary["set"]) == {"forget", "rephrased", "retain"}  # the paper has no unseen set
-    columns = reproduction.columns_of({"mine": summary})
+    columns = reproduction.run_columns({"mine": summary})
     assert list(columns) == ["mine: made-up"]
 
     def value(table, **key):
@@ -87,7 +88,7 @@ def test_what_matches_nothing_is_listed_with_the_reason(paper):
             made_up("ga", value=1, n_forget=100),  # Table 5 has no GA at 100
         ]
     )
-    summary, left_out = reproduction.matched(runs, paper)
+    summary, left_out = reproduction.match(runs, paper)
     assert summary.empty and len(left_out) == 8
     for part in (
         "before unlearning",
@@ -99,14 +100,16 @@ def test_what_matches_nothing_is_listed_with_the_reason(paper):
         "a data set",
     ):
         assert left_out["why"].str.contains(part, regex=False).any(), part
-    columns = reproduction.columns_of({"mine": summary})
+    columns = reproduction.run_columns({"mine": summary})
     assert columns == {} and reproduction.agreement(paper, columns).empty
-    assert "0.30" in reproduction.table(paper, columns, "table1", provenance="p").html  # the paper alone
+    assert (
+        "0.30" in reproduction_page.table_beside_runs(paper, columns, "table1", provenance="p").html
+    )  # the paper alone
 
 
 def test_the_official_data_and_ours_of_one_kind_get_a_column_each(paper):
     runs = pd.concat([made_up("gd", value=0.1), made_up("gd", value=0.9, dataset="tofu-facts")])
-    columns = reproduction.columns_of({"mine": reproduction.matched(runs, paper)[0]})
+    columns = reproduction.run_columns({"mine": reproduction.match(runs, paper)[0]})
     assert list(columns) == ["mine: made-up, factual", "mine: made-up, tofu-facts"]
     frame = reproduction.beside(paper, columns, "table1")
     row = frame[(frame["method"] == "gd") & (frame["set"] == "forget") & (frame["dataset"] == "factual")].iloc[0]
@@ -149,7 +152,7 @@ def test_agreement_is_full_with_the_papers_own_order_and_reversed_with_its_oppos
             parts.append(
                 records.assign(rouge1_recall=records["rouge1_recall"].mask(records["set"] == "retain", retained))
             )
-        return reproduction.columns_of({"mine": reproduction.matched(pd.concat(parts), paper)[0]})
+        return reproduction.run_columns({"mine": reproduction.match(pd.concat(parts), paper)[0]})
 
     same = reproduction.agreement(paper, run(+1))
     mine = same[(same["table"] == "table1") & (same["paper"] == "Llama2-7B")].iloc[0]
@@ -171,7 +174,7 @@ def test_a_store_that_a_study_has_just_written(paper, pocket, tmp_path):
     study.run(grid, store=tmp_path / "store", show=False)
     records = reproduction.read_runs(tmp_path / "store")
     assert set(records["method"]) == {"base"} and "pistol_confidence" in records
-    summary, left_out = reproduction.matched(records, paper)
+    summary, left_out = reproduction.match(records, paper)
     assert summary.empty and left_out["why"].tolist() == ["the model before unlearning: no row in the tables"]
     file = study.export(tmp_path / "store", tmp_path / "all.parquet")
     assert len(reproduction.read_runs(file)) == len(records)
@@ -181,8 +184,8 @@ def test_a_made_up_store_is_read_as_a_column(paper, tmp_path):
     for method, value in (("ga", 0.1), ("memit", 0.4)):
         cell = study.Cell("made-up", "factual", method, 40)
         study.put(tmp_path, cell, made_up(method, value=value), {"schema": study.SCHEMA, "patch": {}})
-    columns = reproduction.columns_of({"yours": reproduction.matched(reproduction.read_runs(tmp_path), paper)[0]})
-    html = reproduction.table(paper, columns, "table1", provenance="made up").html
+    columns = reproduction.run_columns({"yours": reproduction.match(reproduction.read_runs(tmp_path), paper)[0]})
+    html = reproduction_page.table_beside_runs(paper, columns, "table1", provenance="made up").html
     assert "yours" in html and "made-up" in html and "1 set<" in html
 
 
@@ -206,18 +209,18 @@ def test_what_is_no_store_says_so(tmp_path):
 def test_the_committed_results_fill_table_1(paper):
     committed, _ = study_pocket.committed("pocket")
     part = study.select(committed, dataset=["factual", "contracts"], n_forget=[20, 40])
-    columns = reproduction.columns_of({"pocket": reproduction.matched(part, paper)[0]})
+    columns = reproduction.run_columns({"pocket": reproduction.match(part, paper)[0]})
     frame = reproduction.beside(paper, columns, "table1")
     assert frame["pocket"].notna().all() and frame["pocket forget sets"].eq(3).all()
     mean = part[(part.dataset == "factual") & (part.n_forget == 40) & (part.method == "memit") & (part.set == "forget")]
     row = frame[(frame.dataset == "factual") & (frame.method == "memit") & (frame.set == "forget")].iloc[0]
     assert row["pocket"] == pytest.approx(mean.rouge1_recall.mean(), abs=1e-6)
-    figure = reproduction.dots(paper, columns, "table1", provenance="p")
+    figure = reproduction_page.dots_beside_runs(paper, columns, "table1", provenance="p")
     assert [t.name for t in figure.data] == ["paper: Llama2-7B", "paper: Mistral-7B", "pocket"]
     assert len(figure.layout.updatemenus[0].buttons) == 2
 
 
 def test_the_selector_works_without_a_script(paper):
-    html = reproduction.table(paper, {}, "table4", provenance="p").html
+    html = reproduction_page.table_beside_runs(paper, {}, "table4", provenance="p").html
     assert "<select>" in html and ":has(option[value=" in html and "<script" not in html
     assert html.count('class="eu-view"') == html.count("<option") == 4  # without runs there is no confidence to show

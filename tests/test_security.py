@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from sample_records import paper, records, summary
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, explorer, page
+from editunlearn_lib import show
 from editunlearn_lib.data import contracts
+from editunlearn_lib.show import page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -154,10 +155,10 @@ def of_dataset(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["dataset"] == "factual"]
 
 
-def stops_planted() -> charts.Html:
+def stops_planted() -> show.Html:
     few, said = of_dataset(summary()), of_dataset(records()).assign(note="")
     methods = ["rome", "memit"]
-    return explorer.stops(
+    return show.stops(
         few[few["method"].isin(methods)].assign(merge=2),
         planted(said[said["method"].isin(methods)].assign(merge=2), *TEXTS),
         "merge",
@@ -174,22 +175,21 @@ LOG = [
     for took in (True, False)
 ]
 PAGES = {
-    "table": lambda: charts.table(planted(summary(), "dataset", "method"), paper(), caption=PLANTED, **NAMED),
-    "edit_report": lambda: charts.edit_report(LOG, caption=PLANTED, **NAMED),
-    "plain_table": lambda: charts.plain_table(
+    "table": lambda: show.table(planted(summary(), "dataset", "method"), paper(), caption=PLANTED, **NAMED),
+    "edit_report": lambda: show.edit_report(LOG, caption=PLANTED, **NAMED),
+    "plain_table": lambda: show.plain_table(
         planted(records(), *TEXTS, "dataset", "method").rename(columns={"outcome": PLANTED}),
         PLANTED,
         group="dataset",
         **NAMED,
     ),
-    "side_by_side": lambda: charts.side_by_side(
+    "side_by_side": lambda: show.side_by_side(
         planted(records(), *TEXTS, "dataset", "method", "id"), title=PLANTED, **NAMED
     ),
-    "linked": lambda: explorer.linked(
+    "linked": lambda: show.linked(
         planted(summary(), "dataset", "method"),
         planted(records(), *TEXTS, "dataset", "method"),
         caption=PLANTED,
-        title=PLANTED,
         **NAMED,
     ),
     "stops": stops_planted,
@@ -203,8 +203,8 @@ def test_planted_markup_stays_text(name):
 
 def test_planted_markup_in_the_matrix_stays_text():
     rows = planted(summary(), "dataset", "method", "set")
-    figure = charts.matrix(rows, "method", "set", title=PLANTED, reading=PLANTED, **NAMED)
-    inert(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
+    figure = show.matrix(rows, "method", "set", title=PLANTED, reading=PLANTED, **NAMED)
+    inert(show.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
 
 
 @needs_browser
@@ -214,9 +214,9 @@ def test_planted_markup_runs_in_no_browser(tmp_path, browser):
     shutil.copy(ROOT / "book/_static/book.js", tmp_path)
     shutil.copy(ROOT / "book/plotly/plotly-small.min.js", tmp_path / "vendor")
     rows = planted(summary(), "dataset", "method", "set")
-    figure = charts.matrix(rows, "method", "set", title=PLANTED, reading=PLANTED, **NAMED)
+    figure = show.matrix(rows, "method", "set", title=PLANTED, reading=PLANTED, **NAMED)
     bodies = [page().html for page in PAGES.values()]
-    bodies.append(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
+    bodies.append(show.BookRenderer().to_mimebundle(figure.to_dict())["text/html"])
     head = '<meta charset="utf-8"><script>window.ran = 0; function planted() { window.ran += 1 }</script>'
     head += '<script src="book.js" defer></script>'
     (tmp_path / "page.html").write_text(f"<!doctype html>{head}{''.join(bodies)}", encoding="utf-8")
@@ -251,7 +251,7 @@ def downloaded(html: str) -> list[dict]:
     "cell", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\r\n=1", " =1", '=HYPERLINK("x")']
 )
 def test_a_download_has_no_formula(cell):
-    rows = charts.edit_report([LOG[0] | {"question": cell, "before": "plain", "loss": -1.5}], provenance="-").html
+    rows = show.edit_report([LOG[0] | {"question": cell, "before": "plain", "loss": -1.5}], provenance="-").html
     (row,) = downloaded(rows)
     assert row["question"][0] == "'" and row["question"].endswith(cell.strip())
     assert row["before"] == "plain" and float(row["loss"]) == -1.5

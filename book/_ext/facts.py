@@ -32,12 +32,15 @@ import pandas as pd
 import torch
 from docutils import nodes
 from factsheet import ROOT
+from growth import growth
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, covariance, hparams, rating, study
+from editunlearn_lib import covariance, hparams, rating, study
 from editunlearn_lib.errors import EditUnlearnError
+from editunlearn_lib.show import BookRenderer
+from editunlearn_lib.show.page import Css
 
 LIBRARY = ROOT / "editunlearn_lib"
 HIDDEN = "# hide"  # behind a line of an example: it runs and is not shown
@@ -54,8 +57,8 @@ def growth_html() -> str:
         return ""
     rows, exponents = pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"])
     sweeps = [sweep for sweep in ("n_forget", "model", "cells") if sweep in set(rows.sweep)]
-    figures = [charts.growth(rows, exponents, sweep, provenance="benchmarks/growth.json") for sweep in sweeps]
-    return "".join(charts.BookRenderer().to_mimebundle(figure.to_dict())["text/html"] for figure in figures)
+    figures = [growth(rows, exponents, sweep, provenance="benchmarks/growth.json") for sweep in sweeps]
+    return "".join(BookRenderer().to_mimebundle(figure.to_dict())["text/html"] for figure in figures)
 
 
 FACTS = {
@@ -109,7 +112,7 @@ class MethodReference(SphinxDirective):
             self.env.note_dependency(str(file))
         sections = []
         for name in eu.METHODS:
-            title = nodes.title("", factsheet.label(name))
+            title = nodes.title("", eu.METHODS[name].label)
             html = nodes.raw("", factsheet.head_html(name) + factsheet.preset_html(name), format="html")
             sections.append(nodes.section("", title, html, names=[nodes.fully_normalize_name(title.astext())]))
             self.state.document.note_implicit_target(sections[-1])
@@ -206,9 +209,9 @@ class Raises(SphinxDirective):
         output = message if expected == "warning" else f"{expected}: {message}"
         blocks = [
             nodes.literal_block(visible(code), visible(code), language="python"),
-            nodes.literal_block(output, output, language="text", classes=["eu-said"]),
+            nodes.literal_block(output, output, language="text", classes=[Css.said]),
         ]
-        return [nodes.container("", *blocks, classes=["eu-raises"])]
+        return [nodes.container("", *blocks, classes=[Css.raises])]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

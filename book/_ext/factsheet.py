@@ -20,10 +20,11 @@ from typing import Any
 import pandas as pd
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, charts, hparams, study, study_pocket
+from editunlearn_lib import attacks, hparams, show, study, study_pocket
 from editunlearn_lib.adapter import Adapter
 from editunlearn_lib.errors import EditUnlearnError, check_name
 from editunlearn_lib.evaluation import METRICS
+from editunlearn_lib.show.page import Css, Raw, el, raw
 
 MODELS = {  # presets are known by these names; the columns of the table
     "llama-2-7b-chat": "Llama-2-7B-chat",
@@ -128,45 +129,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def label(method: str) -> str:
-    """The name of a method on a page."""
-    return eu.METHODS[method].label
-
-
-def sentence(words: str) -> str:
-    return f'<div class="eu"><p>{escape(words)}</p></div>'
-
-
-def cells_of(rows: Iterable[Iterable[Any]]) -> list[list[str]]:
-    """Rows of values as rows of HTML."""
-    return [[escape(text(value)) for value in row] for row in rows]
-
-
 def html_table(
-    caption: str, head: Sequence[str], rows: list, note: str = "", more: Sequence = (), words: bool = False
+    caption: str, heads: Sequence[str], rows: Iterable, note: str = "", more: Sequence = (), words: bool = False
 ) -> str:
-    """A table in the look of `charts.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away.
+    """Rows of values under heads, as a `show.Table`; a row of one stands above those behind it. ``more`` is folded away.
 
     ``words``: not numbers, so the cells begin at the left and the first of them is wide.
     """
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
 
-    def line(first: str, *cells: str) -> str:
-        if not cells:
-            return f'<tr><th scope="rowgroup" colspan="{len(head)}">{first}</th></tr>'
-        return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-
-    def scroll(name: str, rows: Sequence, title: str = "") -> str:
-        body = f"<thead><tr>{top}</tr></thead><tbody>{''.join(line(*row) for row in rows)}</tbody>"
-        region = f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(name)}">'
-        return f"{region}<table>{title}{body}</table></div>"
-
-    body = scroll(caption, rows, f"<caption>{escape(caption)}</caption>") if rows else ""
-    if more:
-        title = f"{len(more)} further fields, which no preset sets"
-        body += f"<details><summary>{title}</summary>{scroll(title, more)}</details>"
-    note = note and f'<p class="eu-note">{note}</p>'
-    return f'<div class="eu eu-table eu-facts{" eu-words" * words}">{body}{note}</div>'
+    lines, folded, above = [], [], ""
+    for row in [*rows, *more]:
+        above = row[0] if len(row) == 1 else above
+        cells = {str(i): one if isinstance(one, Raw) else text(one) for i, one in enumerate(row)}
+        (folded if row in more else lines).extend([{"above": above, **cells}] if len(row) > 1 else [])
+    columns = [show.Column(str(i), head) for i, head in enumerate(heads)]
+    css = f"{Css.facts} {Css.words}" if words else Css.facts
+    below = (f"{len(more)} further fields, which no preset sets", folded) if more else None
+    return show.Table(caption, columns, lines, Raw(note), group="above" if above else None, folded=below, css=css).html
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,8 +169,8 @@ def one_line(method: str) -> str:
 
 
 def head_html(method: str) -> str:
-    block = f'<div class="highlight"><pre>{escape(head(method))}</pre></div>'
-    return f'<div class="eu-head highlight-text notranslate">{block}</div>'
+    block = el("div", el("pre", head(method)), css="highlight")
+    return str(el("div", block, css=f"{Css.head} highlight-text notranslate"))
 
 
 def changes(method: str) -> str:
@@ -207,17 +186,17 @@ def method_table_html(pages: Mapping[str, str], *methods: str) -> str:
     methods = methods or tuple(eu.METHODS)
     rows: dict[str, list] = {changes(name): [[f"Changes {changes(name)}"]] for name in methods}
     for name in methods:
-        method, title = eu.METHODS[name], escape(label(name))
+        method = eu.METHODS[name]
         reads = (
             ["forget set"] + ["retain set"] * ("retain" in method.reads) + ["covariance of keys"] * method.covariance
         )
         cells = [one_line(name), ", ".join(reads), "a refusal" if method.refuses else "away from the answer"]
         cells.append(" or ".join(method.modes) if method.edits else "–")
         cells += ["yes" if able else "–" for able in (method.merges, method.continues)]
-        link = f'<a href="{escape(pages[name])}">{title}</a>' if name in pages else title
-        rows[changes(name)].append([link, *map(escape, cells)])
+        link = el("a", method.label, href=pages[name]) if name in pages else method.label
+        rows[changes(name)].append([link, *cells])
     columns = ["method", "in one line", "reads", "moves towards", "edits", "merges queries", "continues a patch"]
-    caption = f"{len(methods)} methods" if len(methods) > 1 else label(methods[0])
+    caption = f"{len(methods)} methods" if len(methods) > 1 else eu.METHODS[methods[0]].label
     caption += ": what is changed, read and supported"
     return html_table(caption, columns, sum(rows.values(), []), "Source: editunlearn_lib.METHODS.", words=True)
 
@@ -235,17 +214,21 @@ def preset_html(method: str) -> str:
     letters: dict[str, str] = {}
     rows, defaults = [], []
     for field in dataclasses.fields(config):
-        cells = [f"<code>{field.name}</code>", escape(text(field.default))]
+        cells = [el("code", field.name), field.default]
         for entry in (entries := [preset[field.name] for preset in presets]):
             letter = letters.setdefault(entry["source"], "abcdefghijklmnop"[len(letters)])
-            cells.append(f"{escape(text(entry['value']))}&nbsp;<sup>{letter}</sup>")
-        cells.append(f'<div class="eu-text">{escape(meanings.get(field.name, ""))}</div>')
+            cells.append(raw(text(entry["value"]), Raw("&nbsp;"), el("sup", letter)))
+        cells.append(el("div", meanings.get(field.name, ""), css=Css.text))
         unset = all(entry["source"] in (hparams.DEFAULT, hparams.OURS) for entry in entries)
         (defaults if unset else rows).append(cells)
-    legend = "; ".join(f"<sup>{letter}</sup> {escape(source)}" for source, letter in letters.items())
+    legend = "; ".join(raw(el("sup", letter), " ", source) for source, letter in letters.items())
     note = f"The fields of {config.__name__}. Sources: {legend}."
     return html_table(
-        f"Presets of {label(method)}", ["field", "default", *MODELS.values(), "meaning"], rows, note, defaults
+        f"Presets of {eu.METHODS[method].label}",
+        ["field", "default", *MODELS.values(), "meaning"],
+        rows,
+        note,
+        defaults,
     )
 
 
@@ -269,16 +252,16 @@ def cost_html(*methods: str) -> str:
     parts = {kind: {m: row[f"{kind} MB"] for m, row in pocket.items()} for kind in ("measured", "computed")}
     add(f"peak memory on the pocket beside its weights, MB, {requests} questions", parts, "{:.0f}")
     large = {name.removesuffix(", computed"): part for name, part in memory.items() if name.endswith("computed")}
-    add("peak memory with the weights, GB, computed", large, "{0[GB]:.1f} <small>{0[phase]}</small>")
+    add("peak memory with the weights, GB, computed", large, "{0[GB]:.1f}, {0[phase]}")
     if not rows:
-        return sentence("What it costs has not been measured yet.")
+        return str(el("div", el("p", "What it costs has not been measured yet."), css=Css.eu))
     note = (
         f"Source: committed results of the pocket model on a CPU, mean over the forget sets ({escape(committed()[1])}); "
         "memory: benchmarks/memory.json, with the part of the work at which it peaks; no large model was run. An edit "
         "took if the model begins its target with the patch on."
     )
-    title = "What each method costs" if len(methods) > 1 else f"What {label(methods[0])} costs"
-    return html_table(title, ["", *map(label, methods)], rows, note)
+    title = "What each method costs" if len(methods) > 1 else f"What {eu.METHODS[methods[0]].label} costs"
+    return html_table(title, ["", *(eu.METHODS[m].label for m in methods)], rows, note)
 
 
 def results_html(method: str) -> str:
@@ -286,7 +269,7 @@ def results_html(method: str) -> str:
     check_name("method", method, eu.METHODS)
     records = runs()[runs()["method"] == method]
     if not len(records):
-        return sentence("There are no committed results yet.")
+        return str(el("div", el("p", "There are no committed results yet."), css=Css.eu))
     seeds = records.groupby("dataset", sort=False)["seed"].nunique()
     of = ", ".join(f"{n} ({dataset})" for dataset, n in seeds.items())
     source = f"ours: committed results, forget sets: {of}; small print: 95 % bootstrap intervals over their questions; "
@@ -294,9 +277,9 @@ def results_html(method: str) -> str:
     paper = eu.paper_tables().query("table == 'table1' and model == 'Llama2-7B' and metric == 'rouge1_recall'")
     paper = paper[paper["method"] == method].replace({"dataset": {"pistol": "contracts"}})
     source += "; paper: Table 1, Llama2-7B, its contracts are PISTOL's" * bool(len(paper))
-    caption = f"{label(method)} on the pocket model, ROUGE-1 recall"
+    caption = f"{eu.METHODS[method].label} on the pocket model, ROUGE-1 recall"
     look = {"sets": SETS, "methods": ["base", method], "name": f"results-{method}"}
-    return charts.table(summary(), paper if len(paper) else None, caption=caption, provenance=source, **look).html
+    return show.table(summary(), paper if len(paper) else None, caption=caption, provenance=source, **look).html
 
 
 def answer_html(dataset: str = "factual") -> str:
@@ -307,7 +290,7 @@ def answer_html(dataset: str = "factual") -> str:
     trained = next(m for m in order if not eu.METHODS[m].edits)
     columns = {"forget": "forget", "retain": "retain", "rephrased": "in other words", "prefill": "half an answer given"}
     rows = [
-        [escape(label(m)), f"{score[m]:.2f}", *(f"{value(m, dataset, which):.2f}" for which in columns)]
+        [eu.METHODS[m].label, f"{score[m]:.2f}", *(f"{value(m, dataset, which):.2f}" for which in columns)]
         for m in dict.fromkeys([*order[:3], trained])
     ]
     seeds = runs()[runs()["dataset"] == dataset]["seed"].nunique()
@@ -326,7 +309,7 @@ def status_html() -> str:
     """When each notebook was run, by what, and how long it took."""
     status = read_json(STATUS)
     if not status:
-        return sentence("No notebook has been executed in this copy of the book.")
+        return str(el("div", el("p", "No notebook has been executed in this copy of the book."), css=Css.eu))
     rows, made = [], {}
     for name, one in status.items():
         parameters = ", ".join(f"{k} = {v}" for k, v in one["parameters"].items()) or "none"
@@ -339,14 +322,14 @@ def status_html() -> str:
     columns = ["notebook", "run time", "parameters changed", "device", "finished"]
     seconds = duration(sum(one["seconds"] for one in status.values()))
     caption = f"make book: {len(status)} notebooks, {seconds} in all (two run at a time on a CPU), then the pages"
-    return html_table(caption, columns, cells_of(rows), f"Made with {escape(note)}.", words=True)
+    return html_table(caption, columns, rows, f"Made with {escape(note)}.", words=True)
 
 
 def stored_html() -> str:
     """Where the committed results come from: the manifest beside them."""
     manifest = read_json(MANIFEST)
     if not manifest:
-        return sentence("There are no committed results in this copy of the book.")
+        return str(el("div", el("p", "There are no committed results in this copy of the book."), css=Css.eu))
     frame = pd.DataFrame(
         {
             **dataclasses.asdict(study.Cell(**one["cell"])),
@@ -367,7 +350,7 @@ def stored_html() -> str:
     ]
     columns = ["data", "forgotten", "targets", "edits", "asked", "methods", "cells", "seeds", "time"]
     caption = f"make study: {len(frame)} cells, {duration(frame['seconds'].sum())} of computing in all"
-    return html_table(caption, columns, cells_of(rows), note, words=True)
+    return html_table(caption, columns, rows, note, words=True)
 
 
 def benchmark_html(name: str, document: dict) -> str:
@@ -378,13 +361,13 @@ def benchmark_html(name: str, document: dict) -> str:
     caption = f"{name}: {document.get('what', 'no description')}"
     if values := document.get("exponents", document.get("rows")):
         columns = list(dict.fromkeys(key for row in values for key in row))
-        return html_table(caption, columns, cells_of([row.get(key, "") for key in columns] for row in values), note)
+        return html_table(caption, columns, ([row.get(key, "") for key in columns] for row in values), note)
     rows = []
     for kind, meaning in RATIOS.items():
         leaves = {w.rpartition(" · "): one for w, one in pd.json_normalize(document, sep=" · ").iloc[0].items()}
         values = [[where or name, one] for (where, _, key), one in leaves.items() if key == kind]
         rows += [[meaning], *values] if values else []
-    return html_table(caption, ["what", "ratio"], cells_of(rows), note)
+    return html_table(caption, ["what", "ratio"], rows, note)
 
 
 def benchmarks_html() -> str:

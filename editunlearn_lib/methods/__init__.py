@@ -1,7 +1,7 @@
 """The methods: each takes a model and a forget set and gives a change of the model. One file is one method.
 
-Importing this package registers every method of this folder, and those that installed packages name under the entry
-point ``editunlearn.methods``. One that cannot be imported is left out with a warning.
+Importing this package registers every method of this folder. Importing the library registers those, too, that installed
+packages name under the entry point ``editunlearn.methods``.
 """
 
 import importlib
@@ -11,12 +11,16 @@ import pkgutil
 
 from .registry import METHODS, Job, Method, Outcome, Request, register
 
-__all__ = ["METHODS", "Job", "Method", "Outcome", "Request", "register"]
+__all__ = ["METHODS", "Job", "Method", "Outcome", "Request", "load_plugins", "register"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-for _plugin in importlib.metadata.entry_points(group="editunlearn.methods"):
-    try:
-        _plugin.load()
-    except Exception as _error:
-        logging.getLogger(__name__).warning("the method %s (%s) is left out: %s", _plugin.name, _plugin.value, _error)
+
+
+def load_plugins() -> None:
+    """Import what installed packages name under ``editunlearn.methods``; one that cannot be is left out, with a warning."""
+    for plugin in importlib.metadata.entry_points(group="editunlearn.methods"):
+        try:
+            plugin.load()
+        except Exception as error:  # somebody else's code: the library must not fall with it
+            logging.getLogger(__name__).warning("the method %s (%s) is left out: %r", plugin.name, plugin.value, error)

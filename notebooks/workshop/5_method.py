@@ -40,14 +40,14 @@ import torch
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, workshop
+from editunlearn_lib import show, workshop
 from editunlearn_lib.methods import register
 from editunlearn_lib.methods.training import TrainConfig, train
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
 split = workshop.questions()
-charts.use_book_renderer()
+show.use_book_renderer()
 
 # %% [markdown]
 # ## The hyperparameters
@@ -165,7 +165,7 @@ if checked:
     steps = {"lr": NPOConfig.lr, "num_epochs": NPOConfig.num_epochs}
     runs = [measured("base"), measured("ga", **steps), measured("npo"), measured("memit")]
     summary = eu.summarise(pd.concat(runs), by=("dataset", "method", "set"))
-    display(charts.radar(summary, provenance="run live: ten facts to forget, one forget set"))
+    display(show.radar(summary, provenance="run live: ten facts to forget, one forget set"))
 
 # %% [markdown]
 # Can the radar tell NPO from GA? Look at what they say to questions that they were to **keep**, and how likely the true answers still

@@ -1,78 +1,48 @@
 """Figures and tables from records: what they hold, what they refuse, what they escape."""
 
-import csv
-import io
-import json
 import re
-from html.parser import HTMLParser
-from urllib.parse import unquote
 
 import pandas as pd
 import plotly.io as pio
 import pytest
-from sample_records import ATTACK, METHODS, paper, records, summary
+from sample_records import ATTACK, METHODS, Tags, csv_rows, figure_json, paper, records, summary
 
-from editunlearn_lib import charts
+import editunlearn_lib as eu
+from editunlearn_lib import show
+from editunlearn_lib.show import page
 
 LIVE = "run live just now"
 
 
 def rendered(fig) -> dict:
     """What a notebook stores of a figure."""
-    return charts.BookRenderer().to_mimebundle(fig.to_dict())
-
-
-def figure_json(html: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1))
-
-
-def csv_rows(html: str) -> list[dict]:
-    address = re.search(r'href="data:text/csv;charset=utf-8,([^"]*)"', html).group(1)
-    return list(csv.DictReader(io.StringIO(unquote(address))))
-
-
-class Tags(HTMLParser):
-    """Elements, their attributes and the text outside of scripts; fails on unbalanced tags."""
-
-    VOID = ("br", "img", "input", "hr")
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open, self.found, self.text = [], [], ""
-        self.feed(html)
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        self.open += [] if tag in self.VOID else [tag]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += "" if "script" in self.open else data
+    return show.BookRenderer().to_mimebundle(fig.to_dict())
 
 
 # -- styles
 
 
 def test_every_method_has_its_own_look():
-    assert set(METHODS) == set(charts.STYLES)
-    assert len({s.symbol for s in charts.STYLES.values()}) == len(METHODS)  # told apart without colour
+    looks = [show.style(method) for method in METHODS]
+    assert set(METHODS) == {*page.REFERENCES, *eu.METHODS}
+    assert len({look.symbol for look in looks}) == len(METHODS)  # told apart without colour
     okabe_ito = {"#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"}
-    assert {s.colour for s in charts.STYLES.values()} == okabe_ito | {"#808080"}
+    assert {look.colour for look in looks} == okabe_ito | {"#808080"}
 
 
 def test_a_method_looks_the_same_in_every_figure_and_selection():
-    one = charts.radar(summary(), provenance=LIVE, methods=["wise"]).data[0]
-    all_of = {t.name: t for t in charts.trade_off(summary(), provenance=LIVE).data}
+    one = show.radar(summary().query("method == 'wise'"), provenance=LIVE).data[0]
+    all_of = {t.name: t for t in show.trade_off(summary(), provenance=LIVE).data}
     assert one.marker.symbol == all_of["WISE"].marker.symbol
     assert one.marker.color == all_of["WISE"].marker.color
 
 
 def test_a_method_that_is_not_built_in_is_drawn_too():
     mine = summary().replace({"method": {"wise": "my method"}})
-    assert charts.radar(mine, provenance=LIVE).data[-1].name == "my method"
+    assert show.radar(mine, provenance=LIVE).data[-1].name == "my method"
+    assert show.ordered(["wise", "my method", "a method", "idk", "rome", "base"]) == [
+        *("base", "idk", "rome", "wise", "a method", "my method")
+    ]  # references, training, editing, unknown
 
 
 # -- Plotly figures
@@ -114,7 +84,7 @@ def test_a_sweep_has_a_line_per_set_a_menu_of_methods_and_the_papers_lines():
             {"method": "memit", "set": "forget", "n_forget": 20, "metric": "mrr", "value": 0.9},
         ]
     )
-    fig = charts.sweep(swept(), "n_forget", paper=theirs, provenance=LIVE, title="T", x_title="size")
+    fig = show.sweep(swept(), "n_forget", paper=theirs, provenance=LIVE, title="T", x_title="size")
     assert [t.name for t in fig.data] == ["forget", "retain", "forget (paper)"]
     assert list(fig.data[0].x) == [20, 40] and list(fig.data[0].y) == pytest.approx([0.2, 0.3])
     assert (
@@ -125,15 +95,15 @@ def test_a_sweep_has_a_line_per_set_a_menu_of_methods_and_the_papers_lines():
     assert "ROME: forget 0.20, 0.30" in fig.layout.meta["alt"]
     assert len(csv_rows(rendered(fig)["text/html"])) == len(swept())
     base = swept().query("method == 'rome'").assign(method="base")
-    fig = charts.sweep(pd.concat([base, swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
+    fig = show.sweep(pd.concat([base, swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
     assert [b.label for b in fig.layout.updatemenus[0].buttons] == ["ROME", "MEMIT", "Base model"]
     with pytest.raises(ValueError, match="2 rows"):
-        charts.sweep(pd.concat([swept(), swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
+        show.sweep(pd.concat([swept(), swept()]), "n_forget", provenance=LIVE, title="T", x_title="size")
 
 
 def test_pairs_join_two_values_of_each_method():
     frame = summary()
-    fig = charts.pairs(frame, provenance=LIVE, paper=paper(), title="T", reading="left is better")
+    fig = show.pairs(frame, provenance=LIVE, paper=paper(), title="T", reading="left is better")
     names = [t.name for t in fig.data[1:]]
     assert names == ["forget", "rephrased", "forget (paper)", "rephrased (paper)"]
     value = frame.set_index(["dataset", "method", "set"]).rouge1_recall
@@ -146,7 +116,7 @@ def test_pairs_join_two_values_of_each_method():
 
 
 def test_a_matrix_numbers_its_cells_and_leaves_out_what_was_not_measured():
-    fig = charts.matrix(attacked(), "method", "attack", provenance=LIVE, title="T", reading="light is better")
+    fig = show.matrix(attacked(), "method", "attack", provenance=LIVE, title="T", reading="light is better")
     assert [list(z) for z in fig.data[0].z] == [[1.0, 0.9], [0.1, None]] and [list(t) for t in fig.data[0].text] == [
         ["1.0", ".90"],
         [".10", ""],
@@ -157,7 +127,7 @@ def test_a_matrix_numbers_its_cells_and_leaves_out_what_was_not_measured():
     assert "ROME plain 0.10, chat –" in fig.layout.meta["alt"]
 
 
-@pytest.mark.parametrize("draw", [charts.radar, charts.trade_off])
+@pytest.mark.parametrize("draw", [show.radar, show.trade_off])
 def test_a_figure_says_what_it_shows(draw):
     fig = draw(summary(), provenance="committed results, abc1234")
     bundle = rendered(fig)
@@ -166,7 +136,7 @@ def test_a_figure_says_what_it_shows(draw):
     assert "better" in html  # which direction is good
     assert "Source: committed results, abc1234" in html
     assert "committed results, abc1234" in fig.layout.title.subtitle.text  # for JupyterLab, which sees no HTML
-    assert f"WISE {charts._Summary(summary(), None).score('factual', 'wise'):.2f}" in bundle["text/plain"]
+    assert f"WISE {page.Summary(summary()).score('factual', 'wise'):.2f}" in bundle["text/plain"]
     assert len(csv_rows(html)) == len(summary())
     assert Tags(html).found[0][1]["role"] == "group"
     assert len(html) < 150_000 and "http" not in re.sub(r"data:text/csv[^\"]*", "", html)
@@ -174,7 +144,7 @@ def test_a_figure_says_what_it_shows(draw):
 
 def test_radar_flips_what_should_be_low_and_closes_its_outline():
     frame = summary()
-    fig = charts.radar(frame, provenance=LIVE, methods=["gd"])
+    fig = show.radar(frame[frame.method.eq("gd")], provenance=LIVE)
     value = frame[frame.dataset.eq("factual") & frame.method.eq("gd")].set_index("set").rouge1_recall
     expected = [1 - value["forget"], value["retain"], 1 - value["rephrased"], 1 - value["forget"]]
     assert list(fig.data[0].r) == pytest.approx(expected, abs=1e-4)
@@ -182,7 +152,7 @@ def test_radar_flips_what_should_be_low_and_closes_its_outline():
 
 def test_radar_leaves_a_gap_where_nothing_was_measured():
     frame = summary()
-    fig = charts.radar(frame[~frame.set.eq("rephrased")], provenance=LIVE, methods=["gd"])
+    fig = show.radar(frame[frame.method.eq("gd") & ~frame.set.eq("rephrased")], provenance=LIVE)
     assert fig.data[0].r[2] is None
     assert "not measured" in fig.data[0].customdata[2]
 
@@ -195,13 +165,13 @@ def test_trade_off_has_intervals_the_right_way_round():
             row | {"set": "retain", "rouge1_recall": 0.8, "rouge1_recall_low": 0.7, "rouge1_recall_high": 0.85},
         ]
     )
-    point = charts.trade_off(frame, provenance=LIVE).data[0]
+    point = show.trade_off(frame, provenance=LIVE).data[0]
     assert (point.x[0], point.y[0]) == (0.7, 0.8)
     assert (point.error_x.array[0], point.error_x.arrayminus[0]) == pytest.approx((0.1, 0.3))
     assert (point.error_y.array[0], point.error_y.arrayminus[0]) == pytest.approx((0.05, 0.1))
 
 
-@pytest.mark.parametrize("draw", [charts.radar, charts.trade_off])
+@pytest.mark.parametrize("draw", [show.radar, show.trade_off])
 def test_the_menu_puts_the_second_data_set_into_the_same_traces(draw):
     fig = draw(summary(), provenance=LIVE)
     alone = draw(summary()[summary().dataset.eq("contracts")], provenance=LIVE)
@@ -214,17 +184,17 @@ def test_the_menu_puts_the_second_data_set_into_the_same_traces(draw):
 def test_two_values_for_one_mark_are_refused_with_what_to_select():
     double = pd.concat([summary().assign(n_forget=20), summary().assign(n_forget=40)])
     with pytest.raises(ValueError, match=r"Select one value of: n_forget \(20, 40\)"):
-        charts.radar(double, provenance=LIVE)
+        show.radar(double, provenance=LIVE)
 
 
 @pytest.mark.parametrize("broken", [summary().drop(columns="score"), summary().iloc[:0]])
 def test_unusable_summaries_are_refused(broken):
     with pytest.raises(ValueError, match="lacks score|no rows"):
-        charts.trade_off(broken, provenance=LIVE)
+        show.trade_off(broken, provenance=LIVE)
 
 
 def test_titles_cannot_break_out_of_the_page():
-    fig = charts.radar(summary(), provenance=ATTACK, title=ATTACK, alt='"><script>', name='"><b>')
+    fig = show.trade_off(summary(), provenance=ATTACK, title=ATTACK, name='"><b>')
     html = rendered(fig)["text/html"]
     assert [tag for tag, _ in Tags(html).found].count("script") == 1
     assert not any(tag in ("img", "b") for tag, _ in Tags(html).found)
@@ -232,9 +202,9 @@ def test_titles_cannot_break_out_of_the_page():
 
 def test_the_renderer_is_the_default_after_the_call(monkeypatch):
     monkeypatch.setattr(pio.renderers, "default", "json")
-    charts.use_book_renderer()
+    show.use_book_renderer()
     assert pio.renderers.default == "book"
-    fig = charts.radar(summary(), provenance=LIVE)
+    fig = show.radar(summary(), provenance=LIVE)
     assert set(rendered(fig)) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
     assert figure_json(rendered(fig)["text/html"])["data"][0]["type"] == "scatterpolar"
 
@@ -245,11 +215,11 @@ def test_the_renderer_is_the_default_after_the_call(monkeypatch):
 def test_answer_words_are_found_but_not_those_of_the_question():
     question, answer = "Who wrote 'The Trial' in Prague?", "Franz Kafka of Prague"
     said = "In PRAGUE, kafka, of course; Kafkaesque."
-    assert [said[a:b] for a, b in charts.answer_words(said, answer, question)] == ["kafka"]
+    assert [said[a:b] for a, b in show.answer_words(said, answer, question)] == ["kafka"]
 
 
 def test_side_by_side_shows_base_first_and_marks_leaks():
-    view = charts.side_by_side(records(), ["wise", "gd"], provenance=LIVE, questions=2)
+    view = show.side_by_side(records(), ["wise", "gd"], provenance=LIVE, questions=2)
     items = [a for t, a in Tags(view.html).found if t == "li"]
     assert [a["data-method"] for a in items[:3]] == ["base", "wise", "gd"]
     assert "<mark>exampleton</mark>" in view.html
@@ -264,7 +234,7 @@ def test_side_by_side_shows_base_first_and_marks_leaks():
 def test_side_by_side_escapes_what_models_and_users_write():
     frame = records().assign(question=ATTACK, answer=ATTACK)
     for dangerous in (records(), frame):
-        html = charts.side_by_side(dangerous, provenance=ATTACK, title=ATTACK, name='"x').html
+        html = show.side_by_side(dangerous, provenance=ATTACK, title=ATTACK, name='"x').html
         tags = [tag for tag, _ in Tags(html).found]
         assert tags.count("script") == 1 and "img" not in tags
         assert not any(key.startswith("on") for _, attrs in Tags(html).found for key in attrs)
@@ -273,124 +243,21 @@ def test_side_by_side_escapes_what_models_and_users_write():
 
 def test_side_by_side_takes_named_questions():
     chosen = [("retain", "factual-1", 0), ("forget", "factual-0", 0)]
-    view = charts.side_by_side(records(), provenance=LIVE, questions=chosen)
+    view = show.side_by_side(records(), provenance=LIVE, questions=chosen)
     assert [c["key"] for c in figure_json(view.html)["cases"]] == [
         "factual/retain/factual-1/0",
         "factual/forget/factual-0/0",
     ]
     with pytest.raises(ValueError, match="no question"):
-        charts.side_by_side(records(), provenance=LIVE, questions=[("forget", "nowhere", 0)])
+        show.side_by_side(records(), provenance=LIVE, questions=[("forget", "nowhere", 0)])
 
 
 def test_side_by_side_refuses_two_outputs_for_one_place():
     double = pd.concat([records(), records().assign(seed=1)])
     with pytest.raises(ValueError, match=r"seed \(0, 1\)"):
-        charts.side_by_side(double, provenance=LIVE)
+        show.side_by_side(double, provenance=LIVE)
 
 
 def test_an_empty_output_is_shown_as_such():
-    html = charts.side_by_side(records().assign(output=" "), provenance=LIVE).html
+    html = show.side_by_side(records().assign(output=" "), provenance=LIVE).html
     assert "(nothing)" in html
-
-
-# -- table
-
-
-def test_table_sets_ours_beside_the_papers():
-    shown = charts.table(summary(), paper(), provenance=LIVE, caption="ROUGE-1 recall")
-    parsed = Tags(shown.html)
-    assert ("caption", {}) in parsed.found and "ours" in parsed.text and "paper" in parsed.text
-    assert any(a.get("tabindex") == "0" and a.get("role") == "region" for _, a in parsed.found)
-    row = next(r for r in csv_rows(shown.html) if (r["dataset"], r["method"]) == ("factual", "wise"))
-    assert (row["forget_paper"], row["retain_paper"], row["score_paper"]) == ("0.25", "0.75", "1.5")
-    assert float(row["forget_low"]) < float(row["forget_ours"]) < float(row["forget_high"])
-    assert "unseen_paper" not in row  # no empty column for what the paper did not measure
-    body = re.findall(r'<tr data-method="\w+"><th scope="row">.*?</tr>', shown.html)
-    assert len(body) == 2 * len(METHODS) and len({row.count("<td") for row in body}) == 1
-
-
-def test_table_without_paper_has_one_head_row():
-    shown = charts.table(summary(), provenance=LIVE, caption="c", methods=["gd", "wise"])
-    assert shown.html.count("<thead><tr>") == 1 and "rowspan" not in shown.html
-    assert "GD" in shown.text and "ROME" not in shown.text
-
-
-def test_table_refuses_papers_with_several_values():
-    with pytest.raises(ValueError, match=r"model \(Llama2-7B, Mistral-7B\)"):
-        both = pd.concat([paper(), paper().assign(model="Mistral-7B")])
-        charts.table(summary(), both, provenance=LIVE, caption="c")
-
-
-def test_a_plain_table_has_labels_groups_and_intervals():
-    rows = pd.DataFrame(
-        {
-            "dataset": ["factual", "factual", "contracts"],
-            "method": ["gd", "wise", "gd"],
-            "took": [0.5, 0.123, None],
-            "took_low": [0.4, 0.1, None],
-            "took_high": [0.6, 0.2, None],
-            "n; questions": [40, 40, 20],
-        }
-    )
-    shown = charts.plain_table(rows, "What took", provenance=LIVE, name="took", group="dataset")
-    Tags(shown.html)
-    assert shown.html.count("<tbody>") == 2 and shown.html.index("Factual (") < shown.html.index("Contracts (")
-    assert re.findall(r"<th scope=.row.>(.*?)</th>(.*?)</tr>", shown.html) == [
-        ("GD", "<td>0.50<small>0.40–0.60</small></td><td>40</td>"),
-        ("WISE", "<td>0.12<small>0.10–0.20</small></td><td>40</td>"),
-        ("GD", "<td>–</td><td>20</td>"),
-    ]
-    assert re.findall(r'<th scope="col">(.*?)</th>', shown.html) == ["method", "took", "n<small>questions</small>"]
-    assert [(r["dataset"], r["method"], r["took_low"]) for r in csv_rows(shown.html)] == [
-        ("factual", "gd", "0.4"),
-        ("factual", "wise", "0.1"),
-        ("contracts", "gd", ""),
-    ]
-    with pytest.raises(ValueError, match="'took' lacks set"):
-        charts.plain_table(rows, "What took", provenance=LIVE, name="took", group="set")
-    with pytest.raises(ValueError, match="'took' has no rows"):
-        charts.plain_table(rows[:0], "What took", provenance=LIVE, name="took")
-
-
-def test_the_edit_report_shows_what_did_not_take_first():
-    log = [
-        {
-            "question": f"Q{i}?",
-            "target": "No <b>.",
-            "before": ATTACK,
-            "after": "x",
-            "took": i not in (3, 20),
-            "loss": 0.5,
-            "delta_norm": 2.0,
-        }
-        for i in range(25)
-    ]
-    shown = charts.edit_report(log, provenance=LIVE)
-    assert "23 of 25 took, 12 shown" in shown.html and shown.html.count("did not take") == 2
-    rows = re.findall(r'<th scope="row">(Q\d+)', shown.html)
-    assert rows[:2] == ["Q3", "Q20"] and len(rows) == 12
-    assert "<script>window" not in shown.html and "<b>" not in shown.html.split("download")[0]
-    assert len(csv_rows(shown.html)) == 25  # the download has them all
-    Tags(shown.html)
-    with pytest.raises(ValueError, match="before"):
-        charts.edit_report([{"question": "Q?"}], provenance=LIVE)
-
-
-def test_growth_has_both_measures_and_a_line_in_proportion():
-    points = [
-        ("n_forget", "ga", 10, 2.0, 4e6),
-        ("n_forget", "ga", 100, 30.0, 0),
-        ("n_forget", "evaluate", 10, 1.0, 1e6),
-        ("cells", "load", 10, 1.0, 1e6),
-    ]
-    rows = pd.DataFrame(points, columns=["sweep", "work", "size", "cpu_seconds", "peak_bytes"])
-    exponents = pd.DataFrame([{"sweep": "n_forget", "work": "ga", "measure": "cpu_seconds", "exponent": 1.18}])
-    fig = charts.growth(rows, exponents, "n_forget", provenance="made up")
-    assert [trace.name for trace in fig.data] == ["GA", "asking", "in proportion"]
-    buttons = {button.label: button.args[0] for button in fig.layout.updatemenus[0].buttons}
-    assert list(buttons) == ["time (s)", "memory (MB)"]
-    assert buttons["time (s)"]["y"] == [[2.0, 30.0], [1.0], [1.0, 10.0]]  # from the cheapest: ten times 1 s
-    assert buttons["memory (MB)"]["y"] == [[4.0, None], [1.0], [1.0, 10.0]]  # what was not measured has no point
-    assert buttons["time (s)"]["x"] == [[10, 100], [10], [10, 100]]
-    assert list(fig.data[0].y) == [2.0, 30.0] and fig.layout.xaxis.type == fig.layout.yaxis.type == "log"
-    assert "time (s) of ga 1.18" in fig.layout.meta["alt"] and "load" not in fig.layout.meta["alt"]

@@ -1,0 +1,350 @@
+"""What all that is seen shares: how a method looks, class names, what a notebook displays, checks, numbers, downloads."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import namedtuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape, unescape
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.graph_objects import Figure
+from plotly.io.base_renderers import MimetypeRenderer
+
+from ..methods import METHODS
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How each method looks, everywhere
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn: Okabe-Ito colour, marker symbol, line dash."""
+
+    label: str
+    colour: str
+    symbol: str
+    dash: str = "solid"
+
+
+GREY = "#808080"
+REFERENCES = {"base": Style("Base model", GREY, "x", "dot"), "retrained": Style("Retrained", GREY, "star", "dot")}
+
+
+def style(method: str) -> Style:
+    """The label, colour, symbol and dash of a method; one that is not registered gets a neutral mark under its name."""
+    if method in METHODS:
+        about = METHODS[method]
+        return Style(about.label, about.colour, about.symbol, about.dash)
+    return REFERENCES.get(method) or Style(method, GREY, "hexagon")
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """References first, then training, then editing methods; unknown ones last, by name."""
+    order = [*REFERENCES, *sorted(METHODS, key=lambda name: METHODS[name].edits)]
+    rank = {name: i for i, name in enumerate(order)}
+    return sorted(set(methods), key=lambda name: (rank.get(name, len(rank)), name))
+
+
+DATASET_LABELS = {
+    "factual": "Factual (pretrained knowledge)",
+    "contracts": "Contracts (finetuned knowledge)",
+    "pistol": "PISTOL (finetuned knowledge)",
+    "tofu-facts": "TOFU facts (pretrained knowledge)",
+}
+GONE = ("forget", "rephrased")  # the sets whose answers should be gone; everywhere else they should stay
+
+
+def dataset_label(name: str) -> str:
+    return DATASET_LABELS.get(name, name)
+
+
+def better(which: str) -> str:
+    """The direction that is good, of the recall on a set or of the score."""
+    return "lower is better" if which in GONE else "higher is better"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# HTML
+
+_CLASSES = """
+figure plot title reading note provenance controls keys tickbox question
+table scroll many text paper ours edits miss facts words repro view
+sbs count case answer outcome output
+linked pair chosen stops stop shown bars bar track score gone kept span tick cost asked
+rating said ask small raises head house
+explore drawing static stack box lane flow arrow hidden
+status tools panes pane pane-title wide chart strong grid axis mark marks handle grip area chips result metrics
+tokens shares share share-track value line thick curve ink out open null ellipse ball side threshold
+vermillion green blue orange
+"""  # figures; tables; outputs; explorers; other boxes; the interactive figures: the frame, then what their script makes
+_NAMES = tuple(_CLASSES.split())
+# Every class name that Python writes and that scripts and style sheets read: `Css.pane_title` is "eu-pane-title".
+Css = namedtuple("Css", ["eu", *(name.replace("-", "_") for name in _NAMES)])("eu", *(f"eu-{name}" for name in _NAMES))
+
+
+class Raw(str):
+    """Text that is HTML already; every other text is escaped where it enters a page."""
+
+
+def el(tag: str, *inner: Any, **attributes: Any) -> Raw:
+    """An element: ``css`` is its class, ``data_method`` its ``data-method``; without a value (None, False) none is written."""
+    written = ""
+    for key, value in attributes.items():
+        if value is not None and value is not False:
+            name = "class" if key == "css" else key.replace("_", "-")
+            written += f" {name}" if value is True else f' {name}="{escape(str(value))}"'
+    return Raw(f"<{tag}{written}>{raw(*inner)}</{tag}>")
+
+
+def raw(*parts: Any) -> Raw:
+    """The parts one behind the other: `Raw` as it is, everything else escaped."""
+    return Raw("".join(part if isinstance(part, Raw) else escape(str(part)) for part in parts))
+
+
+def words(html: str) -> str:
+    """What a piece of HTML says, a line for each row, item and paragraph: for a terminal."""
+    text = re.sub(r"<(script|style)\b.*?</\1>|( · )?<a [^>]*download=.*?</a>", "", html, flags=re.DOTALL)
+    text = re.sub(r"</(tr|li|p|caption|summary|label)>", "\n", text.replace("</th><td", ":</th><td"))
+    lines = unescape(re.sub(r"(<[^>]*>)+", " ", text)).replace("\u2060", "").replace(" :", ":").splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines if line.strip())
+
+
+class Html:
+    """What a notebook displays: `html`, and its words, or a better `text`, for terminals and screen logs."""
+
+    def __init__(self, html: str, text: str = ""):
+        self.html, self.text = str(html), text or words(html)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.text}
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def note(provenance: str | Raw, csv: str, name: str) -> Raw:
+    """The line under a figure or table: where the numbers come from (a `Raw` as it is), and the numbers themselves."""
+    source = provenance if isinstance(provenance, Raw) else el("span", f"Source: {provenance}", css=Css.provenance)
+    parts = [source] if provenance else []
+    if csv:
+        address = "data:text/csv;charset=utf-8," + quote(csv)
+        parts.append(el("a", "Download CSV", href=address, download=f"{name}.csv"))
+    return el("p", Raw(" · ".join(parts)), css=Css.note) if parts else Raw()
+
+
+def data_script(value: Any) -> Raw:
+    """Data for the page's script, as JSON that cannot end the <script> element it lies in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return el("script", Raw(text), type="application/json")
+
+
+def section(css: str, name: str, title: str, reading: str | Raw, *inner: Any) -> Html:
+    """A view with a script of its own, found by its id: title, how to read it, a place for controls, and the rest."""
+    head = raw(el("p", title, css=Css.title), el("p", reading, css=Css.reading), el("div", css=Css.controls))
+    return Html(el("section", head, *inner, css=f"{Css.eu} {css}", id=name, aria_label=title))
+
+
+class BookRenderer(MimetypeRenderer):
+    """Plotly figures for JupyterLab (its own MIME type), for the offline book (HTML) and for terminals (alt text).
+
+    The HTML holds the figure as JSON and no script: the book's page script finds it and draws it with the one copy
+    of plotly.js that all pages share.
+    """
+
+    def to_mimebundle(self, fig_dict: dict) -> dict[str, Any]:
+        figure = json.loads(pio.to_json(fig_dict, validate=False, remove_uids=False))
+        meta = figure["layout"].get("meta") or {}
+        title = (figure["layout"].get("title") or {}).get("text", "")
+        alt = meta.get("alt") or title or "Figure"
+        html = _figure_html(figure, meta, alt)
+        return {"application/vnd.plotly.v1+json": figure, "text/html": html, "text/plain": alt}
+
+
+def use_book_renderer() -> None:
+    """Make `BookRenderer` the default renderer of Plotly; on Colab, which has no JupyterLab, leave Plotly's own."""
+    pio.renderers["book"] = BookRenderer()
+    if "google.colab" not in sys.modules:
+        pio.renderers.default = "book"
+
+
+def _figure_html(figure: dict, meta: dict, alt: str) -> str:
+    layout = {key: value for key, value in figure["layout"].items() if key != "meta"}
+    head = Raw()
+    if meta.get("title"):  # the title moves out of the drawing: HTML wraps on a phone, SVG text does not
+        head = raw(el("p", meta["title"], css=Css.title), el("p", meta["reading"], css=Css.reading))
+        layout.pop("title", None)
+    plot = raw(el("div", css=Css.controls), el("div", el("p", alt), css=Css.plot))
+    data = data_script({"data": figure["data"], "layout": layout})
+    below = note(meta.get("provenance", ""), meta.get("csv", ""), meta.get("name", "figure"))
+    return str(el("div", head, plot, data, below, css=f"{Css.eu} {Css.figure}", role="group", aria_label=alt))
+
+
+def finish(
+    fig: Figure,
+    *,
+    title: str,
+    reading: str,
+    alt: str,
+    provenance: str,
+    csv: str,
+    name: str,
+    height: int,
+    left: int = 60,
+) -> Figure:
+    """What all figures share. `reading` says which direction is good; it stands under the title."""
+    fig.update_layout(
+        template=go.layout.Template(),  # an empty template: the default one alone is 7 kB a figure
+        title={"text": title, "x": 0, "xref": "paper", "subtitle": {"text": f"{reading}<br>Source: {provenance}"}},
+        meta={"title": title, "reading": reading, "alt": alt, "provenance": provenance, "csv": csv, "name": name},
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#222832"},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        height=height,
+        margin={"l": left, "r": 30, "t": 110, "b": 60},
+        dragmode=False,  # a finger on the figure scrolls the page
+        hoverlabel={"align": "left"},
+    )
+    return fig
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks on what comes in
+
+
+def need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}; its columns are {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise ValueError(f"{what} has no rows")
+
+
+def one_per(frame: pd.DataFrame, keys: Sequence[str], what: str) -> None:
+    """Refuse to draw two values for one mark: the caller has to say which of them is meant."""
+    double = frame[frame.duplicated(list(keys), keep=False)]
+    if double.empty:
+        return
+    first = double.iloc[0]
+    same = double[(double[list(keys)] == first[list(keys)]).all(axis=1)]
+    cell = ("model", "n_forget", "targets", "merge", "mode", "seed", "table", "stage", "metric")
+    vary = [f"{c} ({', '.join(map(str, same[c].unique()))})" for c in cell if c in same and same[c].nunique() > 1]
+    where = ", ".join(f"{k}={first[k]!r}" for k in keys)
+    raise ValueError(f"{what} has {len(same)} rows for {where}. Select one value of: {'; '.join(vary) or 'the row'}.")
+
+
+def number(value: Any) -> float | None:
+    """A float for JSON, None where there is none."""
+    return None if value is None or pd.isna(value) else round(float(value), 4)
+
+
+def plain(value: float | None) -> str:
+    return "–" if value is None else _signed(f"{value:.2f}")
+
+
+def num(value: float) -> str:
+    """Three decimals, the last dropped where it is 0: 0.3 gives 0.30, 1.636 gives 1.636."""
+    short = _signed(f"{value:.3f}")
+    return short[:-1] if short.endswith("0") else short
+
+
+def _signed(number: str) -> str:
+    """With a minus sign, which zero has not."""
+    return number.replace("-", "−") if float(number) else number.lstrip("-")
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """The download of a figure. Texts that a spreadsheet would run as a formula get an apostrophe in front."""
+    return frame.map(_no_formula).to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    cell = re.sub("\r\n?", "\n", cell)  # the csv module does not quote a lone \r: it would end the row
+    formula = cell.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(cell)
+    return "'" + cell if formula else cell
+
+
+_SIGNED = re.compile(r"[+-][0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")  # a number with its sign stays one
+
+
+def marker(look: Style, size: int) -> dict[str, Any]:
+    """A filled mark has a thin grey edge, seen on white and on black; an open one is all edge, in its own colour."""
+    edge = {"width": 2 if "open" in look.symbol else 1, "color": "#808080"}
+    return {"symbol": look.symbol, "size": size, "color": look.colour, "line": edge}
+
+
+def menu(labels: Sequence[str], values: Sequence[dict[str, list]], name: str = "Data set") -> list[dict]:
+    """A menu that puts each entry's values into the same traces, so that the legend's choices stay."""
+    if len(labels) < 2:
+        return []
+    entries = zip(map(dataset_label, labels), values, strict=True)
+    buttons = [{"label": label, "method": "restyle", "args": [update]} for label, update in entries]
+    return [{"name": name, "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A summary, looked up
+
+Span = tuple[float | None, float | None, float | None]  # a value, the lower and the upper end of its interval
+
+
+def span(row: Mapping[str, Any]) -> Span:
+    """ROUGE-1 recall of a row with its interval; without one both ends are the value."""
+    value, low, high = (number(row.get(f"rouge1_recall{end}")) for end in ("", "_low", "_high"))
+    return value, value if low is None else low, value if high is None else high
+
+
+class Summary:
+    """ROUGE-1 recall and score by data set, method and set; `methods` selects and orders."""
+
+    def __init__(self, summary: pd.DataFrame, methods: Sequence[str] | None = None):
+        need(summary, ("dataset", "method", "set", "rouge1_recall", "score"), "summary")
+        if methods is not None:
+            summary = summary[summary["method"].isin(list(methods))]
+            need(summary, (), f"summary, for the methods {', '.join(methods)},")
+        one_per(summary, ("dataset", "method", "set"), "summary")
+        self.frame = summary
+        self.datasets = list(dict.fromkeys(summary["dataset"]))
+        self.methods = list(methods) if methods is not None else ordered(summary["method"])
+        self._rows = {(r["dataset"], r["method"], r["set"]): r for r in summary.to_dict("records")}
+
+    def span(self, dataset: str, method: str, which: str) -> Span:
+        return span(self._rows.get((dataset, method, which), {}))
+
+    def score(self, dataset: str, method: str) -> float | None:
+        scores = (number(self._rows.get((dataset, method, s), {}).get("score")) for s in ("forget", "retain"))
+        return next((score for score in scores if score is not None), None)
+
+    def in_words(self) -> str:
+        """The scores of each data set, best first: the part of the alt text that carries the finding."""
+        said = []
+        for dataset in self.datasets:
+            scores = {m: s for m in self.methods if (s := self.score(dataset, m)) is not None}
+            ranked = (f"{style(m).label} {scores[m]:.2f}" for m in sorted(scores, key=lambda m: -scores[m]))
+            said.append(f"{dataset_label(dataset)}, score: {', '.join(ranked)}")
+        return ". ".join(said)
+
+
+def paper_values(paper: pd.DataFrame | None) -> dict[tuple[str, str, str], float]:
+    """ROUGE-1 recall by data set, method and set in the columns of `paper_tables()`, and the score that follows."""
+    if paper is None:
+        return {}
+    need(paper, ("dataset", "method", "set", "metric", "value"), "paper")
+    paper = paper[paper["metric"] == "rouge1_recall"].dropna(subset="value")
+    one_per(paper, ("dataset", "method", "set"), "paper")
+    values = {(r["dataset"], r["method"], r["set"]): number(r["value"]) for r in paper.to_dict("records")}
+    for dataset, method in {key[:2] for key in values}:
+        forget, retain = values.get((dataset, method, "forget")), values.get((dataset, method, "retain"))
+        if forget is not None and retain is not None:
+            values[dataset, method, "score"] = round(1 - forget + retain, 4)
+    return values
