@@ -26,15 +26,8 @@ from editunlearn_lib.errors import EditUnlearnError, check_name
 from editunlearn_lib.evaluation import METRICS
 from editunlearn_lib.show.page import Css, Raw, el, raw
 
-MODELS = {  # presets are known by these names; the columns of the table
-    "llama-2-7b-chat": "Llama-2-7B-chat",
-    "mistral-7b-instruct": "Mistral-7B-Instruct",
-    "llama-3.1-8b-instruct": "Llama-3.1-8B-Instruct",
-    "pocket": "pocket",
-    "pocket-contracts": "pocket, contracts",
-}
+MODELS = tuple(hparams.ALIASES)  # those that have presets
 VIEWS = {"factual": 40, "contracts": 20}  # of RQ1, as in the paper's Table 1
-SETS = ("forget", "rephrased", "retain", "unseen")
 MEASURED = {  # in the manifest of the results: how it is called and written
     "seconds": ("seconds to make the patch", "{:.1f}"),
     "MB": ("size of the patch, MB", "{:.2f}"),
@@ -89,7 +82,7 @@ def questions(method: str, dataset: str, which: str) -> pd.DataFrame:
     """The committed questions of a set, or of an attack."""
     check_name("method", method, (*eu.METHODS, *study.REFERENCES))
     check_name("data set", dataset, VIEWS)
-    check_name("set or attack", which, dict.fromkeys((*SETS, "factual", *attacks.ATTACKS)))
+    check_name("set or attack", which, ("forget", "rephrased", "retain", "unseen", "factual", *attacks.ATTACKS))
     records, column = (runs("attacks"), "attack") if which in attacks.ATTACKS else (runs(), "set")
     rows = records[(records["method"] == method) & (records["dataset"] == dataset) & (records[column] == which)]
     if not len(rows):
@@ -224,11 +217,7 @@ def preset_html(method: str) -> str:
     legend = "; ".join(raw(el("sup", letter), " ", source) for source, letter in letters.items())
     note = f"The fields of {config.__name__}. Sources: {legend}."
     return html_table(
-        f"Presets of {eu.METHODS[method].label}",
-        ["field", "default", *MODELS.values(), "meaning"],
-        rows,
-        note,
-        defaults,
+        f"Presets of {eu.METHODS[method].label}", ["field", "default", *MODELS, "meaning"], rows, note, defaults
     )
 
 
@@ -278,7 +267,7 @@ def results_html(method: str) -> str:
     paper = paper[paper["method"] == method].replace({"dataset": {"pistol": "contracts"}})
     source += "; paper: Table 1, Llama2-7B, its contracts are PISTOL's" * bool(len(paper))
     caption = f"{eu.METHODS[method].label} on the pocket model, ROUGE-1 recall"
-    look = {"sets": SETS, "methods": ["base", method], "name": f"results-{method}"}
+    look = {"methods": ["base", method], "name": f"results-{method}"}
     return show.table(summary(), paper if len(paper) else None, caption=caption, provenance=source, **look).html
 
 
