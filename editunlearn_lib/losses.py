@@ -2,11 +2,11 @@
 
 Shapes: logits ``(B, T, V)``; labels ``(B, T)``, aligned as in Hugging Face (``labels[b, t]`` is the token that stands
 at position t, -100 = ignored), so ``logits[:, t]`` score ``labels[:, t + 1]``: the shift is made here. Natural
-logarithms throughout; half-precision logits are computed in float32. Each function returns a scalar with a gradient.
+logarithms throughout; half-precision logits are computed in float32. Each loss is a scalar with a gradient.
 
     CE(a | x) = - 1/N Σ log p_θ(a_t | x, a_<t)          N = all tokens of the batch that are not ignored
 
-Every function raises ``ValueError`` where the shapes do not fit or no token is labelled.
+New losses are built from `cross_entropy` and `log_probability`. All raise ``ValueError`` for shapes that do not fit.
 """
 
 from __future__ import annotations
@@ -18,17 +18,31 @@ from torch import Tensor
 IGNORED = -100
 
 
-def idk(logits: Tensor, labels: Tensor) -> Tensor:
-    """``CE(r | x)``: plain fine-tuning on the refusal r.
+def cross_entropy(logits: Tensor, labels: Tensor, *, name: str = "") -> Tensor:
+    """CE as above: the mean over all labelled tokens of the batch. ``name``: prefix of the arguments in messages."""
+    scores, targets = _shifted(name, logits, labels)
+    if not (targets != IGNORED).any():
+        raise ValueError(f"{name}labels hold no labelled token after position 0 (all are {IGNORED}): CE has no mean.")
+    return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
-    Not in the paper: the control that separates editing from merely having a refusal as target.
-    """
-    return _cross_entropy("", logits, labels)
+
+def log_probability(logits: Tensor, labels: Tensor, *, name: str = "") -> Tensor:
+    """``Σ_t log p(label_t)``, the sum over the labelled tokens of each sequence, (B,). ``name`` as in `cross_entropy`."""
+    scores, targets = _shifted(name, logits, labels)
+    if empty := (targets == IGNORED).all(dim=1).nonzero().flatten().tolist():
+        raise ValueError(f"{name}logits: the sequences {empty} have no labelled token after position 0.")
+    each = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return -each.view_as(targets).sum(dim=1)  # (B(T-1),) -> (B, T-1) -> (B,)
+
+
+def idk(logits: Tensor, labels: Tensor) -> Tensor:
+    """``CE(r | x)``, r a refusal. Not in the paper: it separates editing from merely having a refusal as target."""
+    return cross_entropy(logits, labels)
 
 
 def ga(logits: Tensor, labels: Tensor) -> Tensor:
     """``-CE(a | x)`` on the forget set: gradient ascent on the true answer a (paper, equation 4; Maini et al. 2024)."""
-    return -_cross_entropy("", logits, labels)
+    return -cross_entropy(logits, labels)
 
 
 def gd(
@@ -38,8 +52,8 @@ def gd(
 
     ``retain_*`` may have their own B and T; each CE is the mean over its own batch; w = ``retain_weight``.
     """
-    forget = _cross_entropy("", logits, labels)
-    return -forget + retain_weight * _cross_entropy("retain_", retain_logits, retain_labels)
+    forget = cross_entropy(logits, labels)
+    return -forget + retain_weight * cross_entropy(retain_logits, retain_labels, name="retain_")
 
 
 def kl(
@@ -60,15 +74,12 @@ def kl(
 
     ``kl_over="all"`` averages over padding as well, as the public codes of TOFU, PISTOL and open-unlearning do.
     """
-    forget = _cross_entropy("", logits, labels)
-    _check_logits("retain_logits", retain_logits)
-    if retain_reference_logits.shape != retain_logits.shape:
-        raise ValueError(
-            f"retain_reference_logits {tuple(retain_reference_logits.shape)} must have the shape of retain_logits "
-            f"{tuple(retain_logits.shape)}."
-        )
-    if retain_mask.shape != retain_logits.shape[:2]:
-        raise ValueError(f"retain_mask {tuple(retain_mask.shape)} must be (B, T) = {tuple(retain_logits.shape[:2])}.")
+    forget = cross_entropy(logits, labels)
+    shape, reference_shape = tuple(retain_logits.shape), tuple(retain_reference_logits.shape)
+    if len(shape) != 3 or reference_shape != shape:
+        raise ValueError(f"retain_logits {shape} and retain_reference_logits {reference_shape} must be one (B, T, V).")
+    if retain_mask.shape != shape[:2]:
+        raise ValueError(f"retain_mask {tuple(retain_mask.shape)} must be (B, T) = {shape[:2]}.")
     if kl_over not in ("real", "all"):
         raise ValueError(f"kl_over must be 'real' or 'all', not {kl_over!r}.")
     chosen = torch.ones_like(retain_mask, dtype=torch.bool) if kl_over == "all" else retain_mask.bool()  # (B, T)
@@ -95,50 +106,23 @@ def dpo(
     **sum** over the labelled tokens of one sequence. ``answer_*`` is (B, T_a, V) and ``refusal_*`` (B, T_r, V): row b
     of both belongs to the same question. The reference logits take no gradient. At θ = θ₀ the loss is log 2.
     """
-    if answer_logits.shape[0] != refusal_logits.shape[0]:
-        raise ValueError(
-            f"answer_logits and refusal_logits must pair row by row, but hold {answer_logits.shape[0]} and "
-            f"{refusal_logits.shape[0]} sequences."
-        )
-    answer = _log_probability("answer_", answer_logits, answer_labels)  # (B,)
-    refusal = _log_probability("refusal_", refusal_logits, refusal_labels)  # (B,)
-    reference_answer = _log_probability("reference_answer_", reference_answer_logits, answer_labels).detach()
-    reference_refusal = _log_probability("reference_refusal_", reference_refusal_logits, refusal_labels).detach()
+    if (n := len(answer_logits)) != (m := len(refusal_logits)):
+        raise ValueError(f"answer_logits and refusal_logits must pair row by row, but hold {n} and {m} sequences.")
+    answer = log_probability(answer_logits, answer_labels, name="answer_")  # (B,)
+    refusal = log_probability(refusal_logits, refusal_labels, name="refusal_")  # (B,)
+    reference_answer = log_probability(reference_answer_logits, answer_labels, name="reference_answer_").detach()
+    reference_refusal = log_probability(reference_refusal_logits, refusal_labels, name="reference_refusal_").detach()
     margin = (refusal - answer) - (reference_refusal - reference_answer)  # (B,)
     return -F.logsigmoid(beta * margin).mean()
 
 
-def _cross_entropy(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Token mean over all labelled tokens of the batch, in nats."""
-    scores, targets = _shift(name, logits, labels)
-    if not (targets != IGNORED).any():
-        raise ValueError(f"{name}labels hold no labelled token after position 0 (all are {IGNORED}): CE has no mean.")
-    return F.cross_entropy(_full(scores).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-
-
-def _log_probability(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """``Σ_t log p(label_t)`` over the labelled tokens of each sequence, (B,), in nats."""
-    scores, targets = _shift(name, logits, labels)
-    labelled = targets != IGNORED  # (B, T-1)
-    if not labelled.any(dim=1).all():
-        empty = (~labelled.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"{name}logits: the sequences {empty} have no labelled token after position 0.")
-    chosen = targets.masked_fill(~labelled, 0).unsqueeze(-1)  # -100 is no index
-    log_p = _full(scores).log_softmax(-1).gather(-1, chosen).squeeze(-1)  # (B, T-1)
-    return log_p.masked_fill(~labelled, 0.0).sum(dim=1)
-
-
-def _shift(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _shifted(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(B, T-1, V) scores and the (B, T-1) tokens they score."""
-    _check_logits(f"{name}logits", logits)
+    if logits.ndim != 3:
+        raise ValueError(f"{name}logits must be (B, T, V), not {tuple(logits.shape)}.")
     if labels.shape != logits.shape[:2]:
         raise ValueError(f"labels {tuple(labels.shape)} of {name}logits must be (B, T) = {tuple(logits.shape[:2])}.")
-    return logits[:, :-1], labels[:, 1:]
-
-
-def _check_logits(name: str, logits: Tensor) -> None:
-    if logits.ndim != 3:
-        raise ValueError(f"{name} must be (B, T, V), not {tuple(logits.shape)}.")
+    return _full(logits[:, :-1]), labels[:, 1:]
 
 
 def _full(logits: Tensor) -> Tensor:
