@@ -81,8 +81,7 @@ def read_items(folder: str | Path) -> list[dict]:
     try:
         items = json.loads(where.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        hint = "Make one with `rating.make_study(records, folder)`."
-        raise RatingError(f"{folder}: no study here ({error}). {hint}") from error
+        raise RatingError(f"{folder}: no study here ({error}). `rating.make_study` makes one.") from error
     if not isinstance(items, list) or not items:
         raise RatingError(f"{where}: a list of items is needed; `rating.make_study` writes one.")
     for number, item in enumerate(items, 1):

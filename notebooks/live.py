@@ -28,14 +28,19 @@ device = "auto"
 dtype = "auto"
 
 # %%
+import sys
+
 import editunlearn_lib as eu
-from editunlearn_lib import charts, explorer, live
+from editunlearn_lib import charts, explorer, files
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons.lab import lab
 
 charts.use_book_renderer()
 loaded, tokenizer = eu.load_model(model, device=device, dtype=dtype)
 split = eu.load_split(dataset, n_forget=n_forget, seed=seed)
-lab = live.lab(loaded, tokenizer, split)
-lab
+bench = lab(loaded, tokenizer, split)
+bench
 
 # %% [markdown]
 # ## The figures of the book, from this model
@@ -47,7 +52,7 @@ lab
 import pandas as pd
 
 rows = [eu.evaluate(loaded, tokenizer, split, sets=["forget", "rephrased"]).assign(method="base")]
-for (method, m, targets, *_), patch in lab.lab.patches.items():
+for (method, m, targets, *_), patch in bench.lab.patches.items():
     name = method if (m, targets) == (1, "refusal") else f"{method}, m = {m}, {targets}"
     with patch.on(loaded):
         rows.append(eu.evaluate(loaded, tokenizer, split, sets=["forget", "rephrased", "retain"]).assign(method=name))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from editunlearn_lib import rating
 from editunlearn_lib.data import QA
 from editunlearn_lib.errors import RatingError
 
+ROOT = Path(__file__).parents[1]
 METHODS = ("base", "ga", "wise")
 
 
@@ -228,7 +230,8 @@ def lab(tmp_path):
     """JupyterLab with a notebook that opens the tool; its address."""
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("jupyterlab")
-    cell = nbformat.v4.new_code_cell("from editunlearn_lib import rating\nrating.tool('study')")
+    lessons = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom notebooks.lessons import rating_widget\n"
+    cell = nbformat.v4.new_code_cell(lessons + "rating_widget.tool('study')")
     notebook = nbformat.v4.new_notebook(cells=[cell])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "rate.ipynb")

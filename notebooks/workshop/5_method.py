@@ -33,6 +33,7 @@
 
 # %%
 import logging
+import sys
 from dataclasses import dataclass
 
 import pandas as pd
@@ -40,13 +41,16 @@ import torch
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, workshop
+from editunlearn_lib import charts, files
 from editunlearn_lib.methods import register
 from editunlearn_lib.methods.training import TrainConfig, train
 
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import checks, exercises
+
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
-split = workshop.questions()
+split = exercises.questions()
 charts.use_book_renderer()
 
 # %% [markdown]
@@ -96,24 +100,17 @@ def npo_loss(now, before, beta):
 # %% [markdown]
 # ## The method
 #
-# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100 elsewhere, and the
-# logits at position t score the token at t + 1.
+# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100 elsewhere;
+# `log_probability` sums over them, row by row.
 
 
 # %%
-def log_probability(logits, labels):
-    """(B,): the summed log-probability of the labelled tokens of each row."""
-    scores, wanted = logits[:, :-1].float().log_softmax(-1), labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
-    each = scores.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]  # (B, T - 1)
-    return (each * (wanted != -100)).sum(1)
-
-
 def npo(job):
     """From a job to an outcome: the change that makes `job.forget` unlikely."""
 
     def loss(model, answers, refusals, retain):
-        now = log_probability(model.logits(answers), answers.labels)
-        before = log_probability(model.reference_logits(answers), answers.labels)
+        now = eu.losses.log_probability(model.logits(answers), answers.labels)
+        before = eu.losses.log_probability(model.reference_logits(answers), answers.labels)
         return npo_loss(now, before, job.config.beta)
 
     return train(job, loss)
@@ -133,13 +130,13 @@ def npo(job):
 # TODO: register the method under the name "npo".
 ...
 
-checked = workshop.check_5(npo_loss)
+checked = checks.check_5(npo_loss)
 checked
 
 # %% tags=["solution"]
 register("npo", NPOConfig, npo, refuses=False)
 
-checked = workshop.check_5(npo_loss)
+checked = checks.check_5(npo_loss)
 checked
 
 # %% [markdown]
@@ -175,7 +172,7 @@ if checked:
 if checked:
     everything = pd.concat(runs)
     kept = everything[everything.set == "retain"]
-    shares = {name: workshop.outcomes(rows).loc["retain"] for name, rows in kept.groupby("method", sort=False)}
+    shares = {name: exercises.outcomes(rows).loc["retain"] for name, rows in kept.groupby("method", sort=False)}
     likely = kept.groupby("method").probability_per_token.mean()
     display(pd.DataFrame(shares).T.assign(probability=likely.map("{:.1g}".format)))
     display(kept.pivot(index="question", columns="method", values="output")[["ga", "npo", "memit"]].head(4))
