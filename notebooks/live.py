@@ -51,11 +51,12 @@ bench
 # %%
 import pandas as pd
 
-rows = [eu.evaluate(loaded, tokenizer, split, sets=["forget", "rephrased"]).assign(method="base")]
+sets = ["forget", "rephrased", "retain"]
+rows = [eu.evaluate(loaded, tokenizer, split, sets=sets).assign(method="base")]
 for (method, m, targets, *_), patch in bench.lab.patches.items():
     name = method if (m, targets) == (1, "refusal") else f"{method}, m = {m}, {targets}"
     with patch.on(loaded):
-        rows.append(eu.evaluate(loaded, tokenizer, split, sets=["forget", "rephrased", "retain"]).assign(method=name))
+        rows.append(eu.evaluate(loaded, tokenizer, split, sets=sets).assign(method=name))
 records = pd.concat(rows).assign(dataset=dataset)
 records = records.drop_duplicates(["method", "set", "id", "variant"])
 summary = eu.summarise(records, by=("dataset", "method", "set"))
