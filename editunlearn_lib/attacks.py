@@ -50,7 +50,8 @@ def attack(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> pd.DataFrame:
-    """A row per attack and question: set, attack, id, variant, question, answer, output, rouge1_recall, declined, outcome.
+    """One row per attack and question: ``set, attack, id, variant, question, answer, output, rouge1_recall, declined,
+    outcome``.
 
     ``relearn`` trains on one half of the forget set and asks the other, then the halves change places. ``prefill``
     leaves out answers of a single token. Raises `UnknownNameError`, and `RequestError` where an attack needs more

@@ -1,4 +1,4 @@
-"""The workshop: checks that accept the solutions and say what to look at otherwise; exercises and solutions that fit."""
+"""The workshop: checks accept the solutions and say what to look at otherwise; exercises and solutions fit."""
 
 import re
 from pathlib import Path

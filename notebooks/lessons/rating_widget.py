@@ -20,7 +20,7 @@ function render({ model, el }) {
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", "Rating tool");
   el.append(box);
-  let given = [];
+  let answers = [];
   let unsent = false;
   const add = (tag, text, attributes = {}) => {
     const node = document.createElement(tag);
@@ -32,14 +32,14 @@ function render({ model, el }) {
   const send = (content) => { unsent = true; model.send(content); };
   const answer = (value) => {
     const state = model.get("state");
-    const scale = state.scales[given.length];
+    const scale = state.scales[answers.length];
     if (unsent || state.phase !== "item" || !scale || !scale.values.includes(value)) return;
-    given.push(value);
-    if (given[0] === 0 || given.length === state.scales.length) send({ do: "rate", values: given });
+    answers.push(value);
+    if (answers[0] === 0 || answers.length === state.scales.length) send({ do: "rate", values: answers });
     else draw();
   };
   const back = () => {
-    if (given.length) { given.pop(); draw(); }
+    if (answers.length) { answers.pop(); draw(); }
     else if (!unsent) send({ do: "undo" });
   };
   const draw = () => {
@@ -57,7 +57,7 @@ function render({ model, el }) {
       add("p", `Question: ${state.item.question}`);
       add("p", `True answer: ${state.item.answer}`);
       add("p", `The model said: ${state.item.output || "(nothing)"}`, { class: "eu-said" });
-      const scale = state.scales[given.length];
+      const scale = state.scales[answers.length];
       add("p", scale.question, { "aria-live": "polite", class: "eu-ask" });
       const row = add("div", "");
       for (const value of scale.values) {
@@ -82,7 +82,7 @@ function render({ model, el }) {
     event.preventDefault();
     event.stopPropagation();
   });
-  model.on("change:state", () => { unsent = false; given = []; draw(); });
+  model.on("change:state", () => { unsent = false; answers = []; draw(); });
   draw();
 }
 export default { render };
