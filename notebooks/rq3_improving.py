@@ -286,8 +286,15 @@ show.side_by_side(
 # In a live notebook (`make live`) this opens the rating tool; several people may rate, each under a random code:
 #
 # ```python
+# import sys
+#
+# from editunlearn_lib import files
+#
+# sys.path.insert(0, str(files.project()))  # the tool stands beside the library
+# from notebooks.lessons import rating_widget
+#
 # folder = rating.make_study(both[both.seed == 0], "my-study")
-# rating.tool(folder)  # keys 0/1, then 1–5 twice; Backspace goes back
+# rating_widget.tool(folder)  # keys 0/1, then 1–5 twice; Backspace goes back
 # rating.export_csv(folder, "ratings.csv")
 # ```
 #

@@ -5,16 +5,16 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
 from statistics import mean
 
 import pytest
+from conftest import official_folder
 from rouge_score import rouge_scorer, tokenizers
 
 from editunlearn_lib.data import contracts
 from editunlearn_lib.data.facts import jaccard
 
-SAMPLES = Path("/work/shared/data/pistol")
+SAMPLES = official_folder() / "pistol"
 ONE_PARTY = {"seller", "customer", "employer", "employee"}
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import official_folder
 
 from editunlearn_lib import metrics
 from editunlearn_lib.pocket import corpus
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "editunlearn_lib" / "data"
-OFFICIAL = Path("/work/shared/data")
+OFFICIAL = official_folder()
 
 # ---------------------------------------------------------------- tokens
 
