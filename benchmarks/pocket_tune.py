@@ -1,4 +1,4 @@
-"""Chooses the pocket's hyperparameters: ``python -m editunlearn_lib.pocket.tune``.
+"""Chooses the pocket's hyperparameters: ``make tune``.
 
 Same objective and the same number of trials for every method: the score 1 − ROUGE-1(forget) + ROUGE-1(retain) on forget
 sets that are never reported (seeds 100 and up; the study has 0, 1, 2). Every trial is logged in ``tuning.jsonl``; the best of each
@@ -15,24 +15,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..data import ForgetSplit, load_split
-from ..evaluation import evaluate, summarise
-from ..methods import METHODS, unlearn
-from ..models import fingerprint, load_model
-from ..store import write
+import editunlearn_lib as eu
+from editunlearn_lib.models import fingerprint
+from editunlearn_lib.store import write
 
-HERE = Path(__file__).parent
+POCKET = Path(__file__).parents[1] / "editunlearn_lib" / "pocket"  # of this checkout
 SEED = 100
 KNOWLEDGE = {"pocket": ("factual", 40), "pocket-contracts": ("contracts", 20)}
 N_RETAIN = 80  # retained questions asked in a trial, spread over the retain set
-N_TRIALS = 6  # of every method, on each model
 
 # The pocket's scales are its own: at the edited token a block's output is 500 to 900 long and an MLP's 30 (layer 1) to
 # 500 (layer 0); eigenvalues of C have a median of 2 in layer 0 and .03 in layer 1; keys of two questions at the last
 # prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5. EasyEdit's rates, clamps and radii mean nothing here.
 TRAINED = [{"lr": lr, "num_epochs": 10} for lr in (4e-5, 7e-5, 1.2e-4, 3e-4, 1e-3, 2.5e-3)]
 VALUE = {"v_lr": 15.0, "v_num_grad_steps": 20, "context_templates": ["{}", "Now something else. {}", "Thank you. {}"]}
-TRIALS: dict[str, list[dict[str, Any]]] = {
+TRIALS: dict[str, list[dict[str, Any]]] = {  # until each method's file has its own
     **dict.fromkeys(("ga", "gd", "kl", "dpo", "idk"), TRAINED),
     "memit": [
         {**VALUE, "layers": layers, "mom2_update_weight": weight}
@@ -98,22 +95,22 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def trial_split(name: str) -> ForgetSplit:
-    """A forget set that no table reports, with a part of its retain set for scoring and the whole for the methods."""
-    dataset, n_forget = KNOWLEDGE[name]
-    return load_split(dataset, n_forget=n_forget, seed=SEED)
+def trials(method: str) -> list[dict[str, Any]]:
+    """The hyperparameters that are tried, as many for every method."""
+    return getattr(eu.METHODS[method], "trials", None) or TRIALS[method]
 
 
 def run_trial(name: str, model, tokenizer, method: str, hparams: dict[str, Any]) -> dict[str, Any]:
-    """One row of the log."""
-    split = trial_split(name)
+    """One row of the log: a forget set that no table reports, and a part of its retain set for scoring."""
+    dataset, n_forget = KNOWLEDGE[name]
+    split = eu.load_split(dataset, n_forget=n_forget, seed=SEED)
     started = time.perf_counter()
-    patch = unlearn(model, tokenizer, split, method, hparams=hparams, seed=SEED, progress=False)
+    patch = eu.unlearn(model, tokenizer, split, method, hparams=hparams, seed=SEED, progress=False)
     seconds = time.perf_counter() - started
     spread = split.retain[:: max(1, len(split.retain) // N_RETAIN)]
-    asked = dataclasses.replace(split, retain=spread, rephrased=(), unseen=(), others={})
+    scored = dataclasses.replace(split, retain=spread, rephrased=(), unseen=(), others={})
     with patch.on(model):
-        summary = summarise(evaluate(model, tokenizer, asked, show=False)).set_index("set")
+        summary = eu.summarise(eu.evaluate(model, tokenizer, scored, show=False)).set_index("set")
     return {
         "model": name,
         "weights": fingerprint(model),
@@ -130,30 +127,28 @@ def run_trial(name: str, model, tokenizer, method: str, hparams: dict[str, Any])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(KNOWLEDGE))
-    parser.add_argument("--methods", nargs="+", default=list(TRIALS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(eu.METHODS), choices=list(eu.METHODS))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # edits that do not take are what a sweep looks for
-    log = HERE / "tuning.jsonl"
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    log = POCKET / "tuning.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = [(row["weights"], row["method"], row["hparams"]) for row in rows]
     for name in arguments.models:
-        model, tokenizer = load_model(name)
+        model, tokenizer = eu.load_model(name)
         for method in arguments.methods:
-            for hparams in TRIALS[method]:
-                if any(
-                    (d["weights"], d["method"], d["hparams"]) == (fingerprint(model), method, hparams) for d in done
-                ):
+            for hparams in trials(method):
+                if (fingerprint(model), method, hparams) in done:
                     continue
                 row = run_trial(name, model, tokenizer, method, hparams)
-                done.append(row)
                 with log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                print(json.dumps(row), flush=True)  # noqa: T201 (a command)
+                print(json.dumps(row), flush=True)
     best: dict[str, dict[str, Any]] = {}
-    done = [json.loads(line) for line in log.read_text().splitlines()]  # another run may have added to it
-    present = {fingerprint(load_model(name)[0]) for name in KNOWLEDGE}  # trials of earlier weights do not count
-    for row in sorted((d for d in done if d["weights"] in present), key=lambda d: d["score"]):
+    rows = [json.loads(line) for line in log.read_text().splitlines()]  # another run may have added to it
+    present = {fingerprint(eu.load_model(name)[0]) for name in KNOWLEDGE}  # trials of earlier weights do not count
+    for row in sorted((row for row in rows if row["weights"] in present), key=lambda row: row["score"]):
         best.setdefault(row["model"], {})[row["method"]] = row["hparams"]
-    write(HERE / "presets.json", json.dumps(best, indent=1, sort_keys=True) + "\n")
+    write(POCKET / "presets.json", json.dumps(best, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
