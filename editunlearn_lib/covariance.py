@@ -31,11 +31,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import DatasetError, RequestError, check_name
+from .files import whole
 from .methods.hooks import hooked
 from .methods.locate import Request, keys
 from .models import down, down_weight, encode, fingerprint, template_hash
 from .progress import progress
-from .store import whole
 
 log = logging.getLogger(__name__)
 

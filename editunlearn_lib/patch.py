@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .errors import PatchError
+from .files import whole
 from .models import down, down_name, down_weight, fingerprint, n_layers
-from .store import whole
 
 log = logging.getLogger(__name__)
 FORMAT = 1

@@ -25,7 +25,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
-from . import metrics, store
+from . import files, metrics
 from .data import QA
 from .errors import RatingError
 from .models import prompt_text
@@ -194,7 +194,7 @@ def _check_value(name: str, value: Any, *, missing: bool = False, where: str = "
 
 
 def _write(path: Path, value: Any) -> None:
-    store.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    files.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 # ---------------------------------------------------------------- what came out
@@ -210,7 +210,7 @@ def export_csv(folder: str | Path, file: str | Path) -> Path:
         document = read_ratings(path, known)
         rows += [{"rater": document["rater"], **rating} for rating in document["ratings"]]
     frame = pd.DataFrame(rows, columns=["rater", "item", "showing", *SCALES]).astype(dict.fromkeys(SCALES, "Int64"))
-    store.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
+    files.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
     return Path(file)
 
 

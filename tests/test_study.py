@@ -10,10 +10,14 @@ import pytest
 from conftest import OWN_ROWS
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, study, study_pocket
+from editunlearn_lib import attacks, study
 from editunlearn_lib.data import load_split
 from editunlearn_lib.evaluation import summarise
 from editunlearn_lib.methods import METHODS
+from editunlearn_lib.study import cell as cell_module
+from editunlearn_lib.study import work
+
+RESULTS = study.results_file("pocket")
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def test_every_cell_is_stored_and_not_run_twice(grid, tmp_path, monkeypatch):
     assert {"schema", "model", "dataset", "method", "n_forget", "targets", "merge", "mode", "seed"} <= set(
         records.columns
     )
-    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("a stored cell was run again"))
+    monkeypatch.setattr(work, "run_cell", lambda *a: pytest.fail("a stored cell was run again"))
     again = study.run(grid, store=tmp_path / "store", show=False)
     pd.testing.assert_frame_equal(records, again)
 
@@ -49,7 +53,7 @@ def test_a_cell_holds_what_is_needed_to_trust_it(grid, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_finished(grid, tmp_path, monkeypatch, caplog):
-    run_cell, calls = study.run_cell, []
+    run_cell, calls = work.run_cell, []
 
     def interrupted(*arguments):
         if calls:
@@ -57,12 +61,12 @@ def test_ctrl_c_keeps_what_is_finished(grid, tmp_path, monkeypatch, caplog):
         calls.append(1)
         return run_cell(*arguments)
 
-    monkeypatch.setattr(study, "run_cell", interrupted)
+    monkeypatch.setattr(work, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         study.run(grid, store=tmp_path / "s", show=False)
     assert "1 of 2 cells" in caplog.text and "run again" in caplog.text
     assert len(list((tmp_path / "s").glob("*.json"))) == 1
-    monkeypatch.setattr(study, "run_cell", run_cell)
+    monkeypatch.setattr(work, "run_cell", run_cell)
     assert len(study.run(grid, store=tmp_path / "s", show=False).method.unique()) == 2
 
 
@@ -72,7 +76,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_cell(grid, tmp_path, 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(study.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(eu.StoreError, match="No space left.*1 cells.*run again"):
         study.run(grid, store=tmp_path / "s", show=False)
     left = list((tmp_path / "s").iterdir())
@@ -99,12 +103,12 @@ def test_a_study_goes_on_from_a_results_file(grid, tmp_path, monkeypatch):
     file = study.export(tmp_path / "a", tmp_path / "a.parquet")
     assert study.adopt(file, tmp_path / "b") == 3
     assert study.adopt(file, tmp_path / "b") == 0  # they are there
-    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("an adopted cell was run again"))
+    monkeypatch.setattr(work, "run_cell", lambda *a: pytest.fail("an adopted cell was run again"))
     assert len(study.run(grid, store=tmp_path / "b", show=False))
     again = study.export(tmp_path / "b", tmp_path / "b.parquet")
     pd.testing.assert_frame_equal(study.load_results(again), study.load_results(file))
     assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
-    monkeypatch.setattr(study, "_weights", lambda name: "other weights")
+    monkeypatch.setattr(cell_module, "_weights", lambda name: "other weights")
     assert study.adopt(file, tmp_path / "c") == 0  # their numbers belong to the weights they were made with
 
 
@@ -133,7 +137,7 @@ def test_a_methods_own_mode_said_or_not_is_one_cell(method):
 def test_another_preset_is_another_cell(monkeypatch):
     (cell,) = study.cells({"model": "pocket", "dataset": "factual", "method": "memit", "n_forget": 40})
     before = cell.key
-    monkeypatch.setattr(study, "preset", lambda *a: {"v_lr": {"value": 123.0, "source": "test"}})
+    monkeypatch.setattr(cell_module, "preset", lambda *a: {"v_lr": {"value": 123.0, "source": "test"}})
     assert cell.key != before
 
 
@@ -178,12 +182,12 @@ def test_the_manifest_says_how_many_edits_took_and_what_they_cost(tmp_path):
     }
 
 
-@pytest.mark.skipif(not study_pocket.RESULTS.exists(), reason="no committed results yet")
+@pytest.mark.skipif(RESULTS is None, reason="no committed results yet")
 def test_the_committed_results_are_complete_and_small():
-    file = study_pocket.RESULTS
+    file = RESULTS
     assert file.stat().st_size + file.with_suffix(".json").stat().st_size <= 5_000_000
     frame = study.load_results(file)
-    wanted = {(c.dataset, c.method, c.n_forget, c.seed) for c in study.cells(study_pocket.rq1_grid())}
+    wanted = {(c.dataset, c.method, c.n_forget, c.seed) for c in study.cells(study.rq1_grid())}
     there = set(map(tuple, frame[["dataset", "method", "n_forget", "seed"]].drop_duplicates().to_numpy().tolist()))
     assert wanted <= there
     assert (frame.schema == study.SCHEMA).all()
@@ -224,15 +228,6 @@ def test_join_prefers_what_was_run_live():
     assert study.join(live, committed.iloc[:0])[1:] == (2, 0)
 
 
-def test_younger_columns_do_not_rename_the_cells_of_older_results():
-    cell = study.Cell("pocket", "factual", "memit", 40)
-    assert dataclasses.replace(cell, protocol="questions", fact_token=None).key == cell.key
-    keys = {
-        dataclasses.replace(cell, **{k: v}).key for k, v in {"protocol": "attacks", "fact_token": "prompt_last"}.items()
-    }
-    assert len(keys | {cell.key}) == 3
-
-
 def test_distances_of_retained_questions():
     split = load_split("factual", n_forget=40, seed=0)
     subjects, groups = {qa.subject for qa in split.forget}, {qa.group for qa in split.forget}
@@ -270,10 +265,10 @@ def test_notes_of_stored_cells_come_before_those_of_a_results_file(grid, tmp_pat
     documents = [{"cell": c, "patch": {"seconds": -1.0, "took": None}} for c in (dataclasses.asdict(cell), other)]
     (tmp_path / "r.json").write_text(json.dumps(documents))
     study.run(grid | {"method": "idk"}, store=tmp_path / "store", show=False)
-    noted = dict(study.notes([study.path_of(tmp_path / "store", cell)], tmp_path / "r.parquet"))
+    noted = dict(study.notes(tmp_path / "store", [cell], tmp_path / "r.parquet"))
     assert set(noted) == {cell, dataclasses.replace(cell, seed=7)}
     assert noted[cell]["seconds"] > 0 and noted[dataclasses.replace(cell, seed=7)]["seconds"] == -1.0
-    assert len(study.notes([study.path_of(tmp_path / "store", cell)])) == 1
+    assert len(study.notes(tmp_path / "store", [cell])) == 1
 
 
 @pytest.mark.parametrize(

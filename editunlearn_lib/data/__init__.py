@@ -184,7 +184,7 @@ def _draw(name, rows, n_forget, seed, forget_groups, *, edges, unseen, others, o
         raise DatasetError(f"n_forget must be a whole number of at least 1, not {n_forget!r}.")
     if n_forget > len(rows):
         raise DatasetError(f"n_forget={n_forget}, but {name!r} has {len(rows)} rows: ask for {len(rows)} at most.")
-    rng = random.Random(f"{name} {seed}")
+    rng = random.Random(f"{name if name in DATASETS else 'own'} {seed}")  # a file that was moved gives the same draw
     groups = list(dict.fromkeys(row.group for row in rows if row.group))
     if forget_groups is not None:
         for group in forget_groups:

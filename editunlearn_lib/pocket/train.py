@@ -23,10 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..data import contracts as contract_data
 from ..data import refusals
+from ..files import write
 from ..models import fingerprint
 from ..patch import DENSE, Patch, Stopwatch
 from ..progress import progress
-from ..store import write
 from . import corpus
 
 log = logging.getLogger(__name__)

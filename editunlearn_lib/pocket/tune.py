@@ -17,9 +17,9 @@ from typing import Any
 
 from ..data import ForgetSplit, load_split
 from ..evaluation import evaluate, summarise
+from ..files import write
 from ..methods import METHODS, unlearn
 from ..models import fingerprint, load_model
-from ..store import write
 
 HERE = Path(__file__).parent
 SEED = 100
