@@ -45,7 +45,8 @@ import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import charts, covariance, study
+from editunlearn_lib import charts as show
+from editunlearn_lib import covariance, study
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 LIVE = f"run live: {n_forget} facts, one forget set"
@@ -103,7 +104,7 @@ rows = [
     }
     for n, (_, change) in edits.items()
 ]
-charts.plain_table(
+show.plain_table(
     pd.DataFrame(rows), "Texts that C is the mean over, and what MEMIT's edit does", provenance=LIVE, name="texts"
 )
 
@@ -131,9 +132,7 @@ if getattr(lm.config, "pocket", None):
             }
         )
     display(
-        charts.plain_table(
-            pd.DataFrame(rows), f"Keys that C is the mean over, {n:,} texts", provenance=LIVE, name="keys"
-        )
+        show.plain_table(pd.DataFrame(rows), f"Keys that C is the mean over, {n:,} texts", provenance=LIVE, name="keys")
     )
 else:
     display(Markdown("The training text of this model is not at hand, so there is no such choice."))

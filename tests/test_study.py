@@ -4,16 +4,19 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 
 import pandas as pd
 import pytest
-from conftest import OWN_ROWS
+from conftest import OWN_ROWS, make_model, make_tokenizer
 
 import editunlearn_lib as eu
 from editunlearn_lib import attacks, study
 from editunlearn_lib.data import load_split
 from editunlearn_lib.evaluation import summarise
 from editunlearn_lib.methods import METHODS
+from editunlearn_lib.models import fingerprint
+from editunlearn_lib.patch import DENSE, Patch
 from editunlearn_lib.study import cell as cell_module
 from editunlearn_lib.study import work
 
@@ -134,11 +137,141 @@ def test_a_methods_own_mode_said_or_not_is_one_cell(method):
     assert len({tuple(study.columns(cell).values()) for cell in found}) == len(found)
 
 
+# ---------------------------------------------------------------- what a cell is named by
+
+
+@pytest.mark.skipif(RESULTS is None, reason="no committed results yet")
+def test_a_reworded_source_and_new_fields_with_defaults_orphan_nothing(monkeypatch):
+    presets = cell_module.preset
+    for name, method in METHODS.items():
+        config = dataclasses.make_dataclass("Config", [("younger", int, 7)], bases=(method.config,), frozen=True)
+        monkeypatch.setitem(METHODS, name, dataclasses.replace(method, config=config))
+    reworded = lambda *a: {field: {**entry, "source": "in other words"} for field, entry in presets(*a).items()}  # noqa: E731
+    monkeypatch.setattr(cell_module, "preset", reworded)
+    Younger = dataclasses.make_dataclass("Cell", [("younger", str, "no")], bases=(study.Cell,), frozen=True)
+    documents = study.manifest(RESULTS)
+    assert len(documents) >= 534
+    assert not [d["key"] for d in documents if Younger(**d["cell"]).key != d["key"]]
+    assert Younger(**documents[0]["cell"], younger="yes").key != documents[0]["key"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(RESULTS is None, reason="no committed results yet")
+def test_the_committed_results_can_be_gone_on_from(tmp_path):
+    assert study.adopt(RESULTS, tmp_path) == len(study.manifest(RESULTS))
+    assert set(study.plan(study.whole_grid(), tmp_path).status) == {"done"}
+
+
 def test_another_preset_is_another_cell(monkeypatch):
     (cell,) = study.cells({"model": "pocket", "dataset": "factual", "method": "memit", "n_forget": 40})
-    before = cell.key
-    monkeypatch.setattr(cell_module, "preset", lambda *a: {"v_lr": {"value": 123.0, "source": "test"}})
-    assert cell.key != before
+    before, presets = cell.key, cell_module.preset
+    monkeypatch.setattr(cell_module, "preset", lambda *a: presets(*a) | {"v_lr": {"value": 123.0, "source": "test"}})
+    assert cell.key != before and cell.identity["hparams"]["v_lr"] == 123.0
+
+
+def test_data_are_known_by_what_they_say_and_not_by_their_path(grid, tmp_path, monkeypatch):
+    records = study.run(grid, store=tmp_path / "s", show=False)
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / "renamed.json"
+    os.rename(grid["dataset"], moved)
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "run_cell", lambda *a: pytest.fail("a cell was run again since its data were moved"))
+        again = study.run({**grid, "dataset": str(moved)}, store=tmp_path / "s", show=False)
+    pd.testing.assert_frame_equal(records.assign(dataset=str(moved)), again)
+    split = load_split(str(moved), n_forget=1, seed=0)
+    assert set(again[again.set == "forget"]["id"]) == {qa.id for qa in split.forget}  # the draw is the same as well
+    before = {cell.key for cell in study.cells({**grid, "dataset": str(moved)})}
+    moved.write_text(json.dumps([{**row, "answer": row["answer"].replace("Lima", "Cusco")} for row in OWN_ROWS]))
+    assert not before & {cell.key for cell in study.cells({**grid, "dataset": str(moved)})}
+
+
+def test_a_local_model_is_known_by_its_weights(grid, tmp_path):
+    one, other, moved = (tmp_path / name for name in ("one", "other", "moved"))
+    for folder, scale in ((one, 1.0), (other, 2.0)):
+        model = make_model()
+        model.model.norm.weight.data *= scale
+        model.save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+    key = lambda **fields: study.Cell(**{"dataset": "factual", "method": "base", "n_forget": 2, **fields}).key  # noqa: E731
+    before, tuned = key(model=str(one)), key(model="pocket", checkpoint=str(one))
+    shutil.copytree(one, moved)
+    assert key(model=str(moved)) == before and key(model="pocket", checkpoint=str(moved)) == tuned
+    assert str(tmp_path.name) not in before
+    shutil.copy(other / "model.safetensors", one)
+    assert key(model=str(one)) != before and key(model="pocket", checkpoint=str(one)) != tuned
+
+
+def test_a_model_on_the_hub_is_known_by_its_commit(monkeypatch, caplog):
+    cell, info = study.Cell("some/model", "factual", "base", 2), type("Info", (), {"sha": "a" * 40})
+    unknown = cell.identity
+    assert unknown["weights"] is None and len(caplog.records) == 1 and "some/model" in caplog.text
+    assert cell.identity == unknown and len(caplog.records) == 1  # told once
+    monkeypatch.setattr(cell_module.huggingface_hub.HfApi, "model_info", lambda *a, **k: info)
+    cell_module._commit.cache_clear()
+    assert cell.identity["weights"] == "a" * 40
+    cell_module._commit.cache_clear()
+
+
+def test_refusals_count_where_they_are_the_targets(monkeypatch):
+    usual = {"model": "pocket", "dataset": "factual", "n_forget": 2}
+    chosen = study.cells(
+        [{**usual, "method": ["base", *METHODS]}, {**usual, "method": "rome", "targets": "self-improved"}]
+    )
+    before = [cell.key for cell in chosen]
+    monkeypatch.setattr(cell_module, "refusals", lambda: ("I would rather not say.",))
+    changed = {(cell.method, cell.targets) for cell, key in zip(chosen, before, strict=True) if cell.key != key}
+    assert changed == {(name, "refusal") for name, method in METHODS.items() if method.refuses}
+
+
+def test_a_dtype_belongs_to_a_cell(monkeypatch):
+    grid = {"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 2}
+    (cell,), (half,) = study.cells(grid, device="cpu"), study.cells(grid, device="cpu", dtype="bfloat16")
+    assert cell.dtype == "float32" and "dtype" not in cell.identity["cell"] and half.key != cell.key
+    assert study.columns(cell) == study.columns(half)
+    assert study.cells(grid, device="cuda:0")[0].dtype == "bfloat16"  # as the checkpoint has it
+    with pytest.raises(eu.UnknownNameError, match="Did you mean 'bfloat16'"):
+        study.cells(grid, dtype="bfloat")
+
+
+def test_a_store_of_an_older_version_is_named_and_left_alone(grid, tmp_path, caplog):
+    old = tmp_path / "s" / "pocket-own.json-base-n1-m1-s0-0123456789.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps({"cell": {}, "info": {"schema": 2}, "records": {"id": []}}))
+    before = old.read_bytes()
+    assert len(study.run({**grid, "method": "base"}, store=tmp_path / "s", show=False))
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "1 cells" in warning and old.name in warning and "another store" in warning
+    assert old.read_bytes() == before and len(list(old.parent.iterdir())) == 2
+    assert len(study.load_results(study.export(tmp_path / "s", tmp_path / "out.parquet"))) and old.exists()
+
+
+def test_a_results_file_of_an_older_version_can_be_read_but_not_gone_on_from(grid, tmp_path):
+    study.run({**grid, "method": "base"}, store=tmp_path / "s", show=False)
+    file = study.export(tmp_path / "s", tmp_path / "old.parquet")
+    documents = study.manifest(file)
+    for document in documents:
+        document["schema"] = 2
+        del document["identity"]
+    file.with_suffix(".json").write_text(json.dumps(documents))
+    assert len(study.load_results(file)) and study.manifest_commits(file)
+    with pytest.raises(eu.StoreError, match="schema 2.*new store"):
+        study.adopt(file, tmp_path / "t")
+
+
+def test_a_reference_is_registered_by_who_makes_it(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_module, "REFERENCES", dict(study.REFERENCES))
+    monkeypatch.setattr(work, "REFERENCES", cell_module.REFERENCES)
+
+    def nothing(model, split):
+        (name, weight), *_ = model.named_parameters()
+        shapes = {n: list(p.shape) for n, p in model.named_parameters()}
+        return Patch({name + DENSE: -weight.detach()}, {"log": [], "seconds": 1.0}, fingerprint(model), shapes)
+
+    study.register_reference("nothing", nothing, models=("pocket",))
+    records = study.run({**grid, "method": ["base", "nothing"]}, store=tmp_path, show=False)
+    outputs = records.groupby("method").output.apply(list)
+    assert outputs["base"] != outputs["nothing"]
+    assert not study.cells({**grid, "dataset": "contracts", "method": "nothing"})  # other weights are loaded there
 
 
 def test_a_choice_of_covariance_is_a_cell_of_the_methods_that_read_one():

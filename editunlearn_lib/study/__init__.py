@@ -21,7 +21,7 @@ from .cell import (
     columns,
     register_reference,
 )
-from .grids import SEEDS, rq1_grid, rq2_grid, rq3_grid, whole_grid
+from .grids import MAIN, MERGED, MERGES, SEEDS, rq1_grid, rq2_grid, rq3_grid, whole_grid
 from .results import (
     committed,
     distances,
@@ -39,7 +39,7 @@ from .work import Work, run, run_cell
 
 register_reference("retrained", retrained, models=("pocket-contracts",))  # until the pocket registers it itself
 __all__ = """
-    CONTRACT_LIKE KEYS PROTOCOLS REFERENCES SCHEMA SEEDS TARGETS Cell Work adopt as_list cell cells columns committed
+    CONTRACT_LIKE KEYS MAIN MERGED MERGES PROTOCOLS REFERENCES SCHEMA SEEDS TARGETS Cell Work adopt as_list cell cells columns committed
     compact distances executors export failure forget_sets get grids join load_results manifest manifest_commits
     manifest_table notes path_of plan put read register_reference results results_file rq1_grid rq2_grid rq3_grid run
     run_cell select select_sizes store verify whole_grid work

@@ -21,6 +21,7 @@ RECALL = "rouge1_recall"
 SETS = ("forget", "rephrased", "retain", "unseen")
 PLAIN = {"targets": "refusal", "merge": 1, "covariance": "default", "fact_token": "default", "protocol": "questions"}
 KINDS = {"factual": "tofu-facts", "pistol": "contracts"}  # ours and the official data of the same kind
+TOKENS = ("default", "question_last", "prompt_last")  # where the key of a merged edit may sit
 CLEAR = 0.05  # below it a difference is more than chance
 
 # ---------------------------------------------------------------- where records come from
@@ -72,6 +73,12 @@ def manifest_table(file: str | Path) -> pd.DataFrame:
             rows.append({name: getattr(c, name) for name in ("dataset", "n_forget", "method", "covariance")} | cost)
     frame = pd.DataFrame(rows).astype({"edits that took": float})
     return frame.groupby(["dataset", "n_forget", "method", "covariance"], sort=False).mean().reset_index()
+
+
+def costs(file: str | Path, sizes: Mapping[str, int]) -> pd.DataFrame:
+    """`manifest_table` of these data sets and sizes, each method with its usual covariance."""
+    table = manifest_table(file).query("covariance == 'default'").drop(columns="covariance")
+    return table[[sizes.get(d) == n for d, n in zip(table.dataset, table.n_forget, strict=True)]]
 
 
 def is_plain(cell: Cell, *but: str) -> bool:
@@ -145,6 +152,11 @@ def both_kinds(paper: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([paper, paper.replace({"dataset": KINDS})])
 
 
+def as_ours(paper: pd.DataFrame) -> pd.DataFrame:
+    """The paper's values under the names of our data sets of the same kind."""
+    return paper.replace({"dataset": {"pistol": "contracts"}})
+
+
 def beside(summary: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """The rows of the data sets and methods that the paper's values are of, and of the untouched model."""
     return summary[summary.dataset.isin(set(paper.dataset)) & summary.method.isin(["base", *paper.method])]
@@ -175,7 +187,7 @@ def outcomes(records: pd.DataFrame) -> pd.DataFrame:
 def regained(summary: pd.DataFrame, least: float) -> pd.DataFrame:
     """The methods that rephrasing brings back ``least`` or more for: ``dataset, method, forget, rephrased``."""
     wide = by_set(summary[summary.method != "base"], "dataset", "method")
-    return wide[wide["rephrased"] - wide["forget"] >= least]
+    return wide[wide["rephrased"] - wide["forget"] >= least] if "rephrased" in wide else wide.iloc[:0]
 
 
 def with_points(records: pd.DataFrame, by: str) -> pd.DataFrame:
