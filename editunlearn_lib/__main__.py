@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,7 @@ from .study import verify
 KINDS = {"store": str, "grid": (list, dict), "device": str, "dtype": str}  # of the fields of a sweep file
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep file says."""
-
-    store: str
-    grid: list[dict[str, Any]]
-    device: str = "auto"
-    dtype: str = "auto"
-
-
-def read_sweep(file: str | Path) -> Sweep:
+def read_sweep(file: str | Path) -> dict[str, Any]:
     """A sweep from a YAML file: ``store`` and ``grid``, a list of grids of `study.run`; ``device`` and ``dtype`` if wanted.
 
     Paths in it are read from where the command is run. Raises `DatasetError` for a file that cannot be read or lacks a
@@ -59,20 +48,20 @@ def read_sweep(file: str | Path) -> Sweep:
     if not all(isinstance(part, dict) for part in parts):
         needed = "a list of grids is needed, each with 'model', 'dataset', 'method' and 'n_forget'."
         raise DatasetError(f"{file}, field 'grid': {needed}")
-    return Sweep(**{**fields, "grid": parts})
+    return {"device": "auto", "dtype": "auto", **fields, "grid": parts}
 
 
 def sweep(arguments: argparse.Namespace) -> int:
     """Run what is missing, or say what would be run."""
-    given = read_sweep(arguments.file)
-    store, on = arguments.store or given.store, {"device": arguments.device or given.device}
-    on["dtype"] = arguments.dtype or given.dtype
+    options = vars(arguments)
+    fields = read_sweep(arguments.file) | {n: options[n] for n in ("store", "device", "dtype") if options[n]}
+    grid, store, on = fields["grid"], fields["store"], {name: fields[name] for name in ("device", "dtype")}
     if arguments.dry_run:
-        print(described(study.plan(given.grid, store, **on), store, retry_failed=arguments.retry_failed))
+        print(described(study.plan(grid, store, **on), store, retry_failed=arguments.retry_failed))
         return 0
-    workers = {"executor": arguments.executor, "address": arguments.address, "num_workers": arguments.num_workers}
-    study.run(given.grid, store=store, retry_failed=arguments.retry_failed, **workers, **on)
-    table = study.plan(given.grid, store, **on)
+    workers = {name: options[name] for name in ("executor", "address", "num_workers", "retry_failed")}
+    study.run(grid, store=store, **workers, **on)
+    table = study.plan(grid, store, **on)
     print(f"{int((table.status == 'done').sum())} of {len(table)} cells are in {store}.")
     return int((table.status == "failed").any())
 

@@ -78,7 +78,7 @@ live = study.run(grid, store=place, **on)
 # %% tags=["hide-input"]
 committed, commit = study.committed(model)
 records, fresh, rest = study.join(live, committed)
-noted = study.notes(place, study.cells(grid, **on), study.results_file(model))
+patches = study.notes(place, study.cells(grid, **on), study.results_file(model))
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
 display(
     Markdown(
@@ -110,7 +110,7 @@ display(Markdown("```text\n" + self_improvement.refusal_prompt(question.question
 
 # %% tags=["hide-input"]
 title = "Refusals that a template stands in for"
-show.plain_table(results.fallbacks(noted), title, provenance=made, name="templates", group="dataset")
+show.plain_table(results.fallbacks(patches), title, provenance=made, name="templates", group="dataset")
 
 # %% [markdown]
 # ### Before and after
@@ -246,7 +246,7 @@ show.sweep(
 
 # %% tags=["hide-input"]
 first = merged[merged.seed == merged.seed.min()]
-costs = results.merge_costs(noted, merged)
+costs = results.merge_costs(patches, merged)
 cost = {
     (row.method, row.m): f"{row.edits} edits for {len(first[first.set == 'forget'].id.unique())} questions; "
     f"{row.seconds:.0f} s, a patch of {row.MB:.1f} MB"

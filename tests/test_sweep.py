@@ -242,7 +242,7 @@ MODELS = {model_key(name): name for name in ("Llama2-7B", "Mistral-7B", "Llama3.
 
 @pytest.mark.parametrize("table", sorted(eu.paper_tables().table.unique()))
 def test_a_sweep_file_has_the_cells_of_its_table(table):
-    cells = study.cells(read_sweep(SWEEPS / f"paper_{table}.yaml").grid)
+    cells = study.cells(read_sweep(SWEEPS / f"paper_{table}.yaml")["grid"])
     stages = {"refusal": "vanilla", "self-improved": "self-improved"}
     found = [
         (DATASETS[c.dataset], MODELS[model_key(c.model)], c.method, c.n_forget, c.merge, stages[c.targets])

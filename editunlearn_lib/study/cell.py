@@ -90,12 +90,10 @@ class Cell:
     @property
     def key(self) -> str:
         """The name of the cell's file: readable, then a hash of its identity."""
-        model, dataset = (self._named()[name] for name in ("model", "dataset"))
-        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{model}-{dataset}-{self.method}")[
-            -120:
-        ]  # a file's name may not be long
+        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "{model}-{dataset}-{method}".format(**self._named()))
         digest = _hex(json.dumps(self.identity, sort_keys=True, default=str))[:10]
-        return f"{name}-n{self.n_forget}-m{self.merge}-s{self.seed}-v{SCHEMA}-{digest}"
+        # a file's name may not be long
+        return f"{name[-120:]}-n{self.n_forget}-m{self.merge}-s{self.seed}-v{SCHEMA}-{digest}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,18 +106,16 @@ class Cell:
         """
         fields = {f.name: f.default for f in dataclasses.fields(self) if f.name != "source"}
         plain = {name: value for name, value in self._named().items() if value != fields.get(name, value)}
-        known = {"schema": SCHEMA, "cell": plain, "weights": _weights(self.model_name)}
-        if (data := _data(self.dataset, self.source)) is None:
+        parts = {"schema": SCHEMA, "cell": plain, "weights": _weights(self.model_name)}
+        parts["data"] = _data(self.dataset, self.source)
+        if parts["data"] is None:
             plain["source"] = self.source
-        known["data"] = data
-        method = METHODS.get(self.method)
-        if method:
-            defaults = method.config()
-            chosen = {name: entry["value"] for name, entry in preset(self.method, self.preset_name).items()}
-            known["hparams"] = {name: value for name, value in chosen.items() if value != getattr(defaults, name)}
-        if method and method.refuses and self.targets == "refusal":
-            known["refusals"] = _hex("\n".join(refusals()))
-        return known
+        if method := METHODS.get(self.method):
+            usual, chosen = method.config(), preset(self.method, self.preset_name).items()
+            parts["hparams"] = {name: e["value"] for name, e in chosen if e["value"] != getattr(usual, name)}
+            if method.refuses and self.targets == "refusal":
+                parts["refusals"] = _hex("\n".join(refusals()))
+        return parts
 
     @property
     def model_name(self) -> str:

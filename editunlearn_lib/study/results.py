@@ -54,10 +54,10 @@ def notes(store, cells: Iterable[Cell], file: str | Path | None = None) -> list[
 
     A cell that is not there, since it failed, is left out.
     """
-    noted = {Cell(**document["cell"]): document["patch"] for document in (manifest(file) if file else [])}
+    patches = {Cell(**document["cell"]): document["patch"] for document in (manifest(file) if file else [])}
     paths = {cell: path_of(store, cell) for cell in cells}
-    noted |= {cell: read(path)["info"]["patch"] for cell, path in paths.items() if path.exists()}
-    return list(noted.items())
+    patches |= {cell: read(path)["info"]["patch"] for cell, path in paths.items() if path.exists()}
+    return list(patches.items())
 
 
 def manifest_table(file: str | Path) -> pd.DataFrame:
@@ -270,7 +270,7 @@ def by_distance(records: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- do two recipes help
 
 
-def fallbacks(noted: Sequence[tuple[Cell, dict]]) -> pd.DataFrame:
+def fallbacks(patches: Sequence[tuple[Cell, dict]]) -> pd.DataFrame:
     """How many refusals a template stands in for, by data set and forget set."""
     rows = [
         {
@@ -279,7 +279,7 @@ def fallbacks(noted: Sequence[tuple[Cell, dict]]) -> pd.DataFrame:
             "questions": c.n_forget,
             "template instead": p["targets"]["fallbacks"],
         }
-        for c, p in noted
+        for c, p in patches
         if c.targets == "self-improved" and p.get("targets")
     ]
     return pd.DataFrame(rows).drop_duplicates().sort_values(["dataset", "forget set"], ascending=[False, True])
@@ -338,10 +338,10 @@ def merge_scores(records: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["method", "m", "score", "better", "worse"]]
 
 
-def merge_costs(noted: Sequence[tuple[Cell, dict]], records: pd.DataFrame) -> pd.DataFrame:
+def merge_costs(patches: Sequence[tuple[Cell, dict]], records: pd.DataFrame) -> pd.DataFrame:
     """What the merged edits of these records cost, a row a cell: ``method, m, seed, edits, seconds, MB, took``."""
     dataset, n, rows = records.dataset.iloc[0], int(records.n_forget.iloc[0]), []
-    for c, patch in noted:
+    for c, patch in patches:
         mine = c.dataset == dataset and c.n_forget == n and c.covariance == "default" and is_plain(c, "merge")
         if mine and patch.get("seconds") is not None:
             cost = {"seconds": patch["seconds"], "MB": patch["nbytes"] / 1e6, "took": patch.get("took")}

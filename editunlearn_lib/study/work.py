@@ -75,10 +75,10 @@ def run(
         raise RequestError("the grid has no cell that can be run.")
     if others := sorted(places.names(store, older=True)):
         log.warning(
-            "%d cells in %s are of another version of the library (%s is one): they are neither read nor overwritten, "
-            "and what this grid needs is run anew. Move them elsewhere or choose another store; a results file that was "
-            "exported from them can still be read (study.load_results).", len(others), store, others[0],
-        )  # fmt: skip
+            f"{len(others)} cells in {store} are of another version of the library ({others[0]} is one): they are neither "
+            "read nor overwritten, and what this grid needs is run anew. Move them elsewhere or choose another store; a "
+            "results file that was exported from them can still be read (study.load_results)."
+        )
     done, failed, missing = places.sorted_out(everything, store)
     missing += failed if retry_failed else []
     for dataset, n_forget, seed, source in dict.fromkeys((c.dataset, c.n_forget, c.seed, c.source) for c in missing):
