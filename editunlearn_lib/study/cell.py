@@ -236,10 +236,12 @@ def _hex(text: str) -> str:
 
 
 def _state(place: Path, patterns: Sequence[str] = ("*",)) -> tuple[tuple[Path, int, int], ...]:
-    """A file, or the files of a folder, as they are now: path, size and time of the last change."""
-    files = {p for pattern in patterns for p in place.glob(pattern)} if place.is_dir() else {place}
-    stats = [(path, path.stat()) for path in sorted(files) if path.is_file()]
-    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    """A file, or the files of a folder, as they are now: path, size and time of the last change; nothing if not legible."""
+    with contextlib.suppress(OSError):
+        files = {p for pattern in patterns for p in place.glob(pattern)} if place.is_dir() else {place}
+        stats = [(path, path.stat()) for path in sorted(files) if path.is_file()]
+        return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    return ()
 
 
 def _data(dataset: str, source: str | None) -> str | None:
