@@ -27,12 +27,10 @@ def named(
     executor: str | Callable | None, *, address: str | None = None, num_workers: int | None = None
 ) -> Callable[[Callable, Sequence], Iterable]:
     """The executor of a name (``None`` is ``"local"``), or the given function. Raises `UnknownNameError`."""
-    if executor is None:
-        executor = "local"
-    if not isinstance(executor, str):
+    if callable(executor):
         return executor
-    check_name("executor", executor, ("local", "ray"))
-    return map if executor == "local" else functools.partial(ray, address=address, num_workers=num_workers)
+    check_name("executor", executor or "local", ("local", "ray"))
+    return functools.partial(ray, address=address, num_workers=num_workers) if executor == "ray" else map
 
 
 def ray(
@@ -59,16 +57,16 @@ def ray(
     if started:
         address = address or os.environ.get("RAY_ADDRESS") or None
         own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        tries = 1 if address else 2  # Ray gives a node on this machine 30 seconds to start, which a busy one exceeds
-        for left in reversed(range(tries)):
+        what = f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
+        for last in (
+            [True] if address else [False, True]
+        ):  # a node starts in 30 seconds or not, and a busy one needs more
             try:
                 Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
                 break
             except Exception as error:  # a bare `Exception` where a node is slow
                 Ray.shutdown()
-                if not left:
-                    nowhere = f"no Ray cluster can be reached at {address!r}"
-                    what = nowhere if address else "Ray does not start on this machine"
+                if last:
                     raise StudyError(f"{what} ({first_line(error)}).") from error
     try:
         yield from _Crew(Ray, work, cells, num_workers).run()
@@ -84,9 +82,6 @@ class Member:
         self.work = work
         with contextlib.suppress(OSError):
             os.chdir(folder)  # data sets and models may be named by a path from where the driver was started
-
-    def ready(self) -> bool:
-        return True
 
     def do(self, cell) -> str:
         return self.work(cell)
@@ -131,7 +126,7 @@ class _Crew:
         while len(self.models) < enough:
             worker = self.ray.remote(max_restarts=0, **options)(Member).remote(self.work, os.getcwd())
             self.models[worker] = None
-            self.busy[worker.ready.remote()] = (worker, None)
+            self.busy[worker.__ray_ready__.remote()] = (worker, None)
 
     def news(self, reference) -> str | None:
         """What came of a call; the worker gets its next cell. The key of the cell if that is settled."""
