@@ -60,7 +60,7 @@ notebooks: $(READY)  ## derive each .ipynb from the .py beside it
 	@$(PY) book/execute.py --derive
 
 study: $(READY)  ## run the whole study on the embedded model (hours; goes on where it stopped)
-	@$(PY) -m editunlearn_lib.study_pocket $(ARGS)
+	@$(PY) -m editunlearn_lib study $(ARGS)
 
 pocket: $(READY)  ## train the embedded model anew (about 90 minutes of two cores; goes on where it stopped)
 	@$(PY) -m editunlearn_lib.pocket.train base --out editunlearn_lib/pocket/weights/base

@@ -25,7 +25,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
-from . import metrics, store
+from . import files, metrics
 from .data import QA
 from .errors import RatingError
 from .evaluation import answer_scores
@@ -179,7 +179,7 @@ def _check_rating(rating: Mapping[str, Any], items: Collection[str], where: str 
 
 
 def _write(path: Path, value: Any) -> None:
-    store.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    files.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def export_csv(folder: str | Path, file: str | Path) -> Path:
@@ -192,7 +192,7 @@ def export_csv(folder: str | Path, file: str | Path) -> Path:
         document = read_ratings(path, items)
         rows += [{"rater": document["rater"], **rating} for rating in document["ratings"]]
     frame = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(SCALES, "Int64"))
-    store.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
+    files.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
     return Path(file)
 
 

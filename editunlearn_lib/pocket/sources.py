@@ -8,7 +8,7 @@ from ..covariance import CovarianceSource, register_source
 from ..data import covariance_facts, factual
 from ..errors import RequestError
 from ..methods.registry import Request
-from ..study.cells import register_reference
+from ..study.cell import register_reference
 from .corpus import document
 from .train import retrained, unknown_contracts
 
@@ -41,4 +41,4 @@ register_source("corpus", corpus_source)
 register_source(
     "corpus+subjects", corpus_and_subjects_source, default_for=lambda model: bool(getattr(model.config, "pocket", None))
 )
-register_reference("retrained", retrained)
+register_reference("retrained", retrained, models=("pocket-contracts",))

@@ -25,10 +25,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..data import ForgetSplit, contracts, refusals
+from ..files import whole, write
 from ..models import fingerprint
 from ..patch import DENSE, Patch, Stopwatch
 from ..progress import progress
-from ..store import whole, write
 from . import corpus
 
 log = logging.getLogger(__name__)
