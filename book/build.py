@@ -1,7 +1,8 @@
 """Build the book from executed notebooks: `python book/build.py`.
 
-Copies the vendored scripts, tidies the executed notebooks and runs Jupyter Book with warnings as errors.
-What is up to date is left alone, so a second run is quick. Notebooks are not executed here.
+Copies the vendored scripts, tidies the executed notebooks, gives every method without a page one from a template, and
+runs Jupyter Book with warnings as errors. What is up to date is left alone, so a second run is quick. Notebooks are not
+executed here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import inspect
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +22,52 @@ from pathlib import Path
 import yaml
 
 HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent
+sys.path.insert(0, str(PROJECT))  # this repository's library, not another that is installed
+
+import editunlearn_lib as eu  # noqa: E402
+
+WRITTEN, MADE = "book/methods", "book/executed/methods"  # pages of methods: by somebody, and from the template
+# A page of a method that nobody has written one for; the fence is longer than any in the source.
+PAGE = """# {label}
+
+:::{{note}}
+This page is made from the method's own file and from what was run; nobody has written one yet.
+:::
+
+## The equation and its source
+
+```{{head}} {name}
+```
+
+## The source, whole
+
+{fence}{{code-block}} python
+:caption: {file}
+
+{source}
+{fence}
+
+## Presets
+
+```{{preset}} {name}
+```
+
+## What it reads
+
+```{{methods}} {name}
+```
+
+## What it costs
+
+```{{cost}} {name}
+```
+
+## What it did here
+
+```{{results}} {name}
+```
+"""
 # Jupyter Book's own front page names no icon, so a browser asks the server for one that is not there; this one needs none.
 FRONT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Editing as Unlearning</title>
@@ -72,6 +122,39 @@ def tidy(notebook: Path) -> bool:
     return True
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file unless it says the same already: an untouched one is not read again by Sphinx."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def method_page(name: str) -> str:
+    """The page of a method from the template: its head, its source, and the directives for everything else."""
+    file = Path(inspect.getfile(eu.METHODS[name].run)).resolve()
+    source = file.read_text(encoding="utf-8").rstrip()
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", source)))
+    place = file.relative_to(PROJECT).as_posix() if file.is_relative_to(PROJECT) else file.name
+    return PAGE.format(name=name, label=eu.METHODS[name].label, file=place, source=source, fence=fence)
+
+
+def complete(root: Path) -> Path:
+    """Write a page for each method that has none, behind the last page of the chapter of methods; the table of contents.
+
+    A book without that chapter is left as it is. _toc.yml itself is not changed.
+    """
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    for part in toc.get("parts", []):
+        if f"{WRITTEN}/index" in [chapter.get("file") for chapter in part["chapters"]]:
+            missing = [name for name in eu.METHODS if not (root / WRITTEN / f"{name}.md").exists()]
+            for name in missing:
+                write(root / MADE / f"{name}.md", method_page(name))
+            part["chapters"] += [{"file": f"{MADE}/{name}"} for name in missing]
+    target = root / "_build" / "toc.yml"
+    write(target, yaml.safe_dump(toc, sort_keys=False, allow_unicode=True))
+    return target
+
+
 def missing_pages(root: Path) -> list[str]:
     """Pages of _toc.yml that are not there."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
@@ -92,9 +175,10 @@ def build(root: Path) -> Path:
             tidy(notebook)
     if absent := missing_pages(root):
         sys.exit(f"_toc.yml names pages that are not there: {', '.join(absent)}. Execute the notebooks first.")
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     start = "from jupyter_book.cli.main import main; main()"  # this interpreter's, whatever PATH says
-    run = [sys.executable, "-c", start, "build", str(root), "--path-output", str(root)]
-    done = subprocess.run([*run, "-W", "--keep-going", "-q"], check=False)
+    run = [sys.executable, "-c", start, "build", str(root), "--path-output", str(root), "--toc", str(complete(root))]
+    done = subprocess.run([*run, "-W", "--keep-going", "-q"], check=False, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         # Sphinx would not read the pages again, and the next run would pass without their warnings.
         shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)

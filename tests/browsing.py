@@ -5,6 +5,7 @@ Two browsers of Playwright cannot be open in one process, so every test that nee
 
 import functools
 import http.server
+import os
 import shutil
 import subprocess
 import sys
@@ -145,8 +146,22 @@ def sample_notebooks() -> dict[str, nbformat.NotebookNode]:
     return {PAGE: first, PLAIN: notebook("Plain", plain), EXPLORERS: notebook("Explorers", explorers), OTHER: other}
 
 
+def plug_in(folder: Path) -> dict[str, str]:
+    """The method of the page "With a method of your own" as an installed package; the environment that knows it."""
+    text = (ROOT / "book" / "run" / "your_method.md").read_text(encoding="utf-8")
+    about = folder / "ihl-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / "ihl.py").write_text(text.split(":caption: ihl.py\n")[1].split("```")[0], encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ihl\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text("[editunlearn.methods]\nihl = ihl\n", encoding="utf-8")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
 def make_book(root: Path) -> Path:
-    """The real book with the sample notebooks in place of four, empty ones in place of the others; its built pages."""
+    """The real book with the sample notebooks in place of four, empty ones in place of the others; its built pages.
+
+    A method is registered from outside, for which nobody has written a page.
+    """
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("executed", "vendor", "__pycache__"))
     for name in ("_config.yml", "_toc.yml", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, root)
@@ -163,7 +178,8 @@ def make_book(root: Path) -> Path:
         nbformat.write(nbformat.v4.new_notebook(cells=[title]), copy)
     for page, sample in sample_notebooks().items():
         nbformat.write(sample, root / Path(page).with_suffix(".ipynb"))
-    run = subprocess.run([sys.executable, str(root / "book" / "build.py")], capture_output=True, text=True, check=False)
+    build = [sys.executable, str(root / "book" / "build.py")]
+    run = subprocess.run(build, capture_output=True, text=True, check=False, env=plug_in(root / "plugin"))
     assert run.returncode == 0, run.stdout + run.stderr
     return root / "_build" / "html"
 

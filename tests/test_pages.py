@@ -401,6 +401,27 @@ def test_launch_links_name_the_source_notebook(sample_book):
     assert "/blob/main/book/executed" not in html
 
 
+def test_a_method_without_a_page_has_one_behind_the_others(sample_book, visit):
+    """The method comes from outside of the library: see `plug_in`."""
+    index = visit(sample_book, "book/methods/index.html").page
+    entries = index.locator(".bd-sidebar-primary a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+    place = entries.index("../executed/methods/ihl.html")
+    assert "../executed/covariance.html" in entries[:place] and entries[place + 1] == "../executed/rq1_methods.html"
+    index.locator(".eu-facts a", has_text="IHL").click()
+    page = index.locator("article")
+    assert "There are no committed results yet." in page.inner_text()
+    assert "1 + p_θ(a_t | x, a_<t)" in page.locator(".eu-head").inner_text()  # the head of its file
+    assert "def ihl(job: Job) -> Outcome:" in page.locator(".highlight-python").inner_text()  # and all of it
+    assert page.locator(".eu-facts caption").all_inner_texts()[0] == "Presets of IHL"
+
+
+def test_the_map_leads_from_room_to_room(sample_book, visit):
+    page = visit(sample_book, "book/reference/map.html").page
+    assert page.locator("#room-methods").get_by_text("imports", exact=False).count() > 0
+    page.locator("#room-methods a", has_text="patch").click()
+    assert page.evaluate("location.hash") == "#room-patch" and page.locator("#room-patch:target").count() == 1
+
+
 def test_a_missing_page_is_named(tmp_path):
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: book/nowhere}]\n")
     script = ROOT / "book" / "build.py"

@@ -1,360 +1,263 @@
-"""What a page says of a method, worked out when the book is built: no number of a run is typed into prose.
+"""The book's extension for what is worked out while it is built; the HTML is made in `factsheet.py` and `house.py`.
 
-    {preset} NAME      hyperparameters for five models, each with its source          (eu.preset)
-    {cost} NAME        seconds, size of the patch, edits that took, memory             (pocket.json, memory.json)
-    {results} NAME     ROUGE-1 recall of the committed runs beside the paper's Table 1 (pocket.parquet)
-    {method-table}     all methods: what they change, read and support                 (eu.METHODS)
-    {answer}           RQ1 in a few lines: the best by score, and what becomes of them (pocket.parquet)
-    {value}`METHOD DATASET SET [METRIC]`   one number of the committed runs; SET may be an attack, METRIC "sets": of how many
+    {preset} NAME, {results} NAME, {head} NAME    of one method: hyperparameters, committed runs, the head of its file
+    {cost} [NAME], {methods} [NAME]               of one method or of all: what it costs; what it changes and reads
+    {method-reference}                            a section for each method: its head and its presets
+    {answer}                                      RQ1 in a few lines
+    {execution-status}, {results-status}, {benchmarks}, {growth}    where numbers come from, and how long they took
+    {map}                                         the rooms of the library in layers
+    {raises} ERROR                                an example and the message that it ends with
+    {value}`METHOD DATASET SET [METRIC]`          one number of the committed runs; SET may be an attack, METRIC "sets"
 
 A name that is not known is an error that says which are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
-import sys
-from collections.abc import Container
-from html import escape
+import os
+import re
+import tempfile
+import textwrap
+import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import factsheet
+import house
 import pandas as pd
+import torch
 from docutils import nodes
+from factsheet import ROOT
+from growth import growth
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, hparams, patch, show, study, study_pocket
-from editunlearn_lib.errors import EditUnlearnError, check_name
-from editunlearn_lib.evaluation import METRICS
+from editunlearn_lib import covariance, hparams, rating, study
+from editunlearn_lib.errors import EditUnlearnError
+from editunlearn_lib.show import BookRenderer
+from editunlearn_lib.show.page import Css
 
-MODELS = {  # presets are known by these names; the columns of the table
-    "llama-2-7b-chat": "Llama-2-7B-chat",
-    "mistral-7b-instruct": "Mistral-7B-Instruct",
-    "llama-3.1-8b-instruct": "Llama-3.1-8B-Instruct",
-    "pocket": "pocket",
-    "pocket-contracts": "pocket, contracts",
+LIBRARY = ROOT / "editunlearn_lib"
+HIDDEN = "# hide"  # behind a line of an example: it runs and is not shown
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables and numbers
+
+
+def growth_html() -> str:
+    """The figures of ``benchmarks/growth.json``, one a sweep; nothing where it was not measured."""
+    document = factsheet.read_json(ROOT / "benchmarks" / "growth.json")
+    if document is None:
+        return ""
+    rows, exponents = pd.DataFrame(document["rows"]), pd.DataFrame(document["exponents"])
+    sweeps = [sweep for sweep in ("n_forget", "model", "cells") if sweep in set(rows.sweep)]
+    figures = [growth(rows, exponents, sweep, provenance="benchmarks/growth.json") for sweep in sweeps]
+    return "".join(BookRenderer().to_mimebundle(figure.to_dict())["text/html"] for figure in figures)
+
+
+FACTS = {
+    "preset": factsheet.preset_html,
+    "results": factsheet.results_html,
+    "head": factsheet.head_html,
+    "cost": factsheet.cost_html,
+    "methods": factsheet.method_table_html,
+    "answer": factsheet.answer_html,
+    "execution-status": factsheet.status_html,
+    "results-status": factsheet.stored_html,
+    "benchmarks": factsheet.benchmarks_html,
+    "growth": growth_html,
+    "map": lambda: house.map_html(LIBRARY),
 }
-VIEWS = {"factual": 40, "contracts": 20}  # of RQ1, as in the paper's Table 1
-PAPER_NAME = {"factual": "factual", "contracts": "pistol"}
-SETS = ("forget", "rephrased", "retain", "unseen")
-ALL_SETS = (*SETS, "factual")
-MEMORY = study_pocket.ROOT / "benchmarks" / "memory.json"
-MEMORY_7B = "Llama-2-7B, bfloat16, one GPU, computed"
-RESULTS = (study_pocket.RESULTS, study_pocket.RESULTS.with_suffix(".json"))
+FILES = (  # what the facts of one method are made from, besides its own file; for all methods there is more
+    *(factsheet.__file__, hparams.__file__, factsheet.RESULTS, factsheet.MANIFEST, factsheet.MEMORY),
+    *(LIBRARY / "pocket" / "presets.json", LIBRARY / "data" / "paper_tables.csv"),
+)
+MORE = (factsheet.STATUS, *factsheet.BENCHMARKS, ROOT / "_build" / "toc.yml", *LIBRARY.rglob("*.py"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What the files say; each is read once a build
+class Fact(SphinxDirective):
+    """A directive of `FACTS`, of one method or of all there is."""
 
-
-@functools.cache
-def committed() -> tuple[pd.DataFrame, str]:
-    """The committed records of the pocket and their commits."""
-    return study_pocket.committed("pocket")
-
-
-@functools.cache
-def costs() -> pd.DataFrame:
-    """Seconds, megabytes and share of edits that took, by data set and method, at the sizes of `VIEWS`."""
-    frame = study.manifest_table(study_pocket.RESULTS)
-    frame = frame[(frame["covariance"] == "default") & (frame["n_forget"] == frame["dataset"].map(VIEWS))]
-    return frame.set_index(["dataset", "method"])
-
-
-@functools.cache
-def runs(protocol: str = "questions") -> pd.DataFrame:
-    """The records of all methods at the sizes of `VIEWS`, each method as it is by default."""
-    records = committed()[0]
-    return pd.concat([study.select(records, dataset=d, n_forget=n, protocol=protocol) for d, n in VIEWS.items()])
-
-
-@functools.cache
-def summary() -> pd.DataFrame:
-    """ROUGE-1 recall of all methods by data set and set, with intervals: drawn once for all pages."""
-    by = ["dataset", "method", "set"]
-    return eu.summarise(runs()[[*by, "seed", "id", "rouge1_recall"]], by=by)
-
-
-def value(method: str, dataset: str, which: str, metric: str = "rouge1_recall") -> float:
-    """The mean of a metric over the committed questions of a set, or over those of an attack."""
-    check_name("metric", metric, METRICS)
-    return float(asked(method, dataset, which)[metric].astype(float).mean())
-
-
-def sets(method: str, dataset: str, which: str) -> str:
-    """How many forget sets stand behind such a value, in words."""
-    n = asked(method, dataset, which)["seed"].nunique()
-    return f"{('no', 'one', 'two', 'three', 'four', 'five')[n] if n < 6 else n} forget set{'s' * (n != 1)}"
-
-
-def asked(method: str, dataset: str, which: str) -> pd.DataFrame:
-    """The committed questions of a set, or of an attack."""
-    check_name("method", method, (*eu.METHODS, *study.REFERENCES))
-    check_name("data set", dataset, VIEWS)
-    check_name("set or attack", which, dict.fromkeys((*ALL_SETS, *attacks.ATTACKS)))
-    records, column = (runs(), "set") if which in ALL_SETS else (runs("attacks"), "attack")
-    found = records[(records["method"] == method) & (records["dataset"] == dataset) & (records[column] == which)]
-    if not len(found):
-        raise EditUnlearnError(f"there are no committed results of {method} on {which} of {dataset}.")
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables
-
-
-def html_table(
-    caption: str, head: list[str], rows: list[list[str]], note: str, more: list[list[str]] = (), words: bool = False
-) -> str:
-    """A table in the look of `show.table`; cells are HTML, a row of one is a heading. ``more`` rows are folded away.
-
-    ``words``: not numbers, so the cells begin at the left and the first of them is wide.
-    """
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-
-    def body(rows: list[list[str]]) -> str:
-        lines = (
-            f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:])
-            if len(row) > 1
-            else f'<th scope="rowgroup" colspan="{len(head)}">{row[0]}</th>'
-            for row in rows
-        )
-        return f"<thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody>"
-
-    def scroll(label: str, inner: str) -> str:
-        return f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{label}"><table>{inner}</table></div>'
-
-    parts = [scroll(escape(caption), f"<caption>{escape(caption)}</caption>{body(rows)}")] if rows else []
-    if more:
-        title = f"{len(more)} further fields, which no preset sets"
-        parts.append(f"<details><summary>{title}</summary>{scroll(title, body(more))}</details>")
-    return f'<div class="eu eu-table eu-facts{" eu-words" * words}">{"".join(parts)}<p class="eu-note">{note}</p></div>'
-
-
-def preset_html(method: str) -> str:
-    """The hyperparameters of a method for each of `MODELS`; a letter behind each value is its source."""
-    check_name("method", method, eu.METHODS)
-    presets = {name: eu.preset(method, name) for name in MODELS}
-    letters: dict[str, str] = {}
-    rows, defaults = [], []
-    for field in next(iter(presets.values())):
-        entries = [presets[name][field] for name in MODELS]
-        unset = all(entry["source"] in (hparams.DEFAULT, hparams.OURS) for entry in entries)
-        cells = []
-        for entry in entries:
-            letter = letters.setdefault(entry["source"], "abcdefghijklmnop"[len(letters)])
-            cells.append(f"{escape(_shown(entry['value']))} <sup>{letter}</sup>")
-        (defaults if unset else rows).append([f"<code>{escape(field)}</code>", *cells])
-    legend = "; ".join(f"<sup>{letter}</sup> {escape(source)}" for source, letter in letters.items())
-    head = ["field", *map(escape, MODELS.values())]
-    return html_table(f"Presets of {show.style(method).label}", head, rows, f"Sources: {legend}.", defaults)
-
-
-def cost_html(method: str) -> str:
-    """What a method costs on the pocket (measured) and on a 7B model (computed)."""
-    check_name("method", method, eu.METHODS)
-    rows = []
-    for column, label, form in (
-        ("seconds", "seconds to make the patch", "{:.1f}"),
-        ("MB", "size of the patch, MB", "{:.2f}"),
-        ("edits that took", "share of the edits that took", "{:.0%}"),
-    ):
-        found = [costs()[column].get((dataset, method)) for dataset in VIEWS]
-        if not all(map(pd.isna, found)):
-            rows.append([f"{label}, measured", *("–" if pd.isna(x) else form.format(x) for x in found)])
-    memory = json.loads(MEMORY.read_text(encoding="utf-8"))
-    pocket, large = memory["float32, CPU"]["pocket"], memory[MEMORY_7B]
-    notes = []
-    if method in pocket:
-        found = pocket[method]
-        notes.append(
-            f"Peak memory on the pocket beside its weights, {pocket['requests']} questions: "
-            f"<strong>{found['measured MB']:.0f} MB</strong> measured, {found['computed MB']:.0f} MB computed."
-        )
-    if method in large:
-        notes.append(
-            f"Peak memory of Llama-2-7B in bfloat16 on one GPU, with its weights: <strong>{large[method]['GB']:.1f} GB</strong> "
-            "computed; no 7B model was run."
-        )
-    head = ["", *(f"{show.DATASET_LABELS[d].split(' ')[0].lower()}, {n} forgotten" for d, n in VIEWS.items())]
-    note = (
-        f"Source: committed results of the pocket model on a CPU, mean over the forget sets ({escape(committed()[1])}); "
-        "memory, below: benchmarks/memory.json. An edit took if the model begins its target with the patch on."
-    )
-    table = html_table(f"What {show.style(method).label} costs", head, rows, note)
-    return table + "".join(f"<p>{line}</p>" for line in notes)
-
-
-def results_html(method: str) -> str:
-    """ROUGE-1 recall of the untouched model and of a method, beside the paper's Table 1 where it has the method."""
-    check_name("method", method, eu.METHODS)
-    records, label = runs(), show.style(method).label
-    records = records[records["method"] == method]
-    if not len(records):
-        return f'<div class="eu"><p>There are no committed results of {escape(label)} yet.</p></div>'
-    sets = records.groupby("dataset", sort=False)["seed"].nunique()
-    paper = eu.paper_tables().query("table == 'table1' and model == 'Llama2-7B' and metric == 'rouge1_recall'")
-    paper = paper[paper["method"] == method].replace({"dataset": {v: k for k, v in PAPER_NAME.items()}})
-    of = ", ".join(f"{n} ({dataset})" for dataset, n in sets.items())
-    return show.table(
-        summary(),
-        paper if len(paper) else None,
-        sets=SETS,
-        methods=["base", method],
-        name=f"results-{method}",
-        caption=f"{label} on the pocket model, ROUGE-1 recall",
-        provenance=f"ours: committed results, forget sets: {of}; small print: 95 % bootstrap intervals over their "
-        f"questions; {committed()[1]}"
-        + ("; paper: Table 1, Llama2-7B, its contracts are PISTOL's" if len(paper) else ""),
-    ).html
-
-
-def method_rows() -> list[dict[str, Any]]:
-    """What the registry says of every method, in words."""
-    rows = []
-    for name, method in eu.METHODS.items():
-        first = (sys.modules[method.run.__module__].__doc__ or name).strip().splitlines()[0].split(". ")[0]
-        changes = "weights, by training" if not method.edits else "weights of a few matrices"
-        reads = ["forget set"] + ["retain set"] * method.reads_retain + ["covariance of keys"] * method.covariance
-        rows.append(
-            {
-                "name": name,
-                "label": show.style(name).label,
-                "line": first.split(": ", 1)[-1].rstrip("."),
-                "changes": "no weight, acts in one layer" if name in patch.KINDS else changes,
-                "reads": ", ".join(reads),
-                "target": "a refusal" if method.refuses else "away from the answer",
-                "order": " or ".join(method.modes) if method.edits else "–",
-                "merges": method.merges,
-                "continues": method.continues,
-            }
-        )
-    return rows
-
-
-def method_table_html(pages: Container[str]) -> str:
-    """The methods by what they change; ``pages`` names those with a page beside this one."""
-    rows = method_rows()
-    lines = []
-    for family in dict.fromkeys(row["changes"] for row in rows):
-        lines.append([f"Changes {family}"])
-        for row in (row for row in rows if row["changes"] == family):
-            label = escape(row["label"])
-            label = f'<a href="{row["name"]}.html">{label}</a>' if row["name"] in pages else label
-            marks = ["yes" if row[key] else "–" for key in ("merges", "continues")]
-            lines.append([label, *(escape(row[key]) for key in ("line", "reads", "target", "order")), *marks])
-    head = ["method", "in one line", "reads", "moves towards", "edits", "merges queries", "continues a patch"]
-    return html_table(
-        f"{len(rows)} methods: what they change, read and support",
-        head,
-        lines,
-        "Source: editunlearn_lib.METHODS.",
-        words=True,
-    )
-
-
-def answer_html(dataset: str = "factual") -> str:
-    """The three best by score on facts, how they answer in other words and under prefill, and the best training method."""
-    names = [m for m in eu.METHODS if ((summary()["dataset"] == dataset) & (summary()["method"] == m)).any()]
-    score = {m: 1 - value(m, dataset, "forget") + value(m, dataset, "retain") for m in names}
-    order = sorted(score, key=score.get, reverse=True)
-    trained = next(m for m in order if not eu.METHODS[m].edits)
-    rows = [
-        [
-            escape(show.style(m).label),
-            f"{score[m]:.2f}",
-            *(f"{value(m, dataset, s):.2f}" for s in ("forget", "retain", "rephrased", "prefill")),
-        ]
-        for m in dict.fromkeys([*order[:3], trained])
-    ]
-    head = ["method", "score", "forget", "retain", "in other words", "half an answer given"]
-    seeds = runs()[runs()["dataset"] == dataset]["seed"].nunique()
-    note = (
-        f"Source: committed results, {committed()[1]}; {seeds} forget sets. ROUGE-1 recall; low is good but for score and retain. "
-        f"Shown: the three best by score of {len(names)}, and the best that trains."
-    )
-    return html_table("The best by score, and what becomes of them", head, rows, note)
-
-
-def _shown(value: Any) -> str:
-    """A hyperparameter as one reads it: 0.5, 1e-05, 4, 5, 6, yes."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_shown, value))
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Directives and the role
-
-
-class _Fact(SphinxDirective):
-    """A directive with the name of a method, and the files its HTML is worked out from."""
-
-    required_arguments = 1
-    files: tuple = (hparams.__file__,)
-    make = staticmethod(preset_html)
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        for file in (*self.files, __file__):
-            self.env.note_dependency(str(file))
+        make, names = FACTS[self.name], self.arguments
         try:
-            return [nodes.raw("", self.make(self.arguments[0]), format="html")]
-        except EditUnlearnError as error:
+            for file in (*FILES, *(factsheet.module(name).__file__ for name in names), *(() if names else MORE)):
+                self.env.note_dependency(str(file))
+            pages = [self.pages()] if self.name == "methods" else []
+            return [nodes.raw("", make(*pages, *names), format="html")]
+        except (EditUnlearnError, TypeError) as error:
             raise self.error(f"{{{self.name}}}: {error}") from error
 
-
-class Preset(_Fact):
-    files = (hparams.__file__, study_pocket.ROOT / "editunlearn_lib" / "pocket" / "presets.json")
-
-
-class Cost(_Fact):
-    make, files = staticmethod(cost_html), (*RESULTS, MEMORY)
-
-
-class Results(_Fact):
-    make, files = (
-        staticmethod(results_html),
-        (*RESULTS, study_pocket.ROOT / "editunlearn_lib" / "data" / "paper_tables.csv"),
-    )
+    def pages(self) -> dict[str, str]:
+        """The address of each method's page: one that somebody wrote, or else that of the template."""
+        pages = {}
+        for name in eu.METHODS:
+            for page in (f"book/executed/methods/{name}", f"book/methods/{name}"):
+                if page in self.env.found_docs:
+                    pages[name] = self.env.app.builder.get_relative_uri(self.env.docname, page)
+        return pages
 
 
-class MethodTable(SphinxDirective):
+class MethodReference(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(__file__)
-        folder = Path(self.env.doc2path(self.env.docname)).parent
-        for method in eu.METHODS.values():
-            self.env.note_dependency(sys.modules[method.run.__module__].__file__)
-        pages = [name for name in eu.METHODS if (folder / f"{name}.md").exists()]
-        return [nodes.raw("", method_table_html(pages), format="html")]
-
-
-class Answer(SphinxDirective):
-    def run(self) -> list[nodes.Node]:
-        for file in (*RESULTS, __file__):
+        for file in (*FILES, *MORE):
             self.env.note_dependency(str(file))
-        return [nodes.raw("", answer_html(), format="html")]
+        sections = []
+        for name in eu.METHODS:
+            title = nodes.title("", eu.METHODS[name].label)
+            html = nodes.raw("", factsheet.head_html(name) + factsheet.preset_html(name), format="html")
+            sections.append(nodes.section("", title, html, names=[nodes.fully_normalize_name(title.astext())]))
+            self.state.document.note_implicit_target(sections[-1])
+        return sections
 
 
 class Value(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list]:
-        for file in (*RESULTS, __file__):
+        for file in FILES:
             self.env.note_dependency(str(file))
+        words = self.text.split()
         try:
-            words = self.text.split()
-            return [nodes.Text(sets(*words[:-1]) if words[-1] == "sets" else f"{value(*words):.2f}")], []
+            number = factsheet.sets(*words[:-1]) if words[-1] == "sets" else f"{factsheet.value(*words):.2f}"
+            return [nodes.Text(number)], []
         except (EditUnlearnError, TypeError) as error:
             message = self.inliner.reporter.error(f"{{value}}`{self.text}`: {error}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Examples that raise
+
+
+class Raised(Exception):
+    """An example that did not do what its page says."""
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """An empty folder to work in, no network and no progress bars.
+
+    One thread: the model is small, and where others compute too, threads that wait for one another take minutes.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        stack.enter_context(mock.patch.dict(os.environ, {"EDITUNLEARN_QUIET": "1"}))
+        for switch in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
+            stack.enter_context(mock.patch(switch, True))
+        stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+        yield
+
+
+pocket = functools.cache(lambda: eu.load_model("pocket"))  # read once a build
+
+
+def names_for(code: str) -> dict[str, Any]:
+    """What an example can name: the library, and the model with a forget set where it asks for them."""
+    names = {"eu": eu, "Path": Path, "covariance": covariance, "rating": rating, "study": study}
+    if "model" in code:
+        names |= zip(("model", "tokenizer"), pocket(), strict=True)
+    if "split" in code:
+        names["split"] = eu.load_split("factual", n_forget=4, seed=0)
+    return names
+
+
+def raised(code: str, expected: str) -> str:
+    """The message of the error that the code raises, or of its warnings where ``expected`` is ``warning``.
+
+    Raises `Raised` if it ends otherwise: without an error, or with one of another class.
+    """
+    warned = unittest.TestCase().assertLogs("editunlearn_lib", "WARNING")  # fails where there are none
+    try:
+        with aside(), warned:
+            exec(compile(code, "<example>", "exec"), names_for(code))  # noqa: S102 (an example of our own pages)
+    except Exception as error:
+        if type(error).__name__ == expected:
+            return str(error)
+        if not isinstance(error, unittest.TestCase.failureException):
+            raise Raised(f"{type(error).__name__} instead of {expected}: {error}") from error
+    else:
+        if expected == "warning":
+            return "\n".join(record.getMessage() for record in warned.watcher.records)
+    raise Raised(f"no {expected} from this example:\n{code}")
+
+
+def visible(code: str) -> str:
+    """An example without its hidden lines."""
+    return textwrap.dedent("\n".join(x for x in code.splitlines() if not x.rstrip().endswith(HIDDEN))).strip()
+
+
+class Raises(SphinxDirective):
+    has_content = True
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        code, expected = "\n".join(self.content), self.arguments[0]
+        for path in LIBRARY.rglob("*.py"):  # another library may say something else
+            self.env.note_dependency(str(path))
+        try:
+            message = raised(code, expected)
+        except Raised as problem:
+            raise self.error(f"raises: {problem}") from problem
+        output = message if expected == "warning" else f"{expected}: {message}"
+        blocks = [
+            nodes.literal_block(visible(code), visible(code), language="python"),
+            nodes.literal_block(output, output, language="text", classes=[Css.said]),
+        ]
+        return [nodes.container("", *blocks, classes=[Css.raises])]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The library's reference
+
+
+def resolve_short_name(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.Element) -> nodes.Node | None:
+    """`Patch` in a docstring is a link to the one documented object of that name, or else plain code."""
+    if node.get("refdomain") != "py" or node.get("reftype") != "obj":
+        return None
+    domain, target = env.get_domain("py"), node["reftarget"].rstrip("()")
+    ends = [name for name in domain.objects if name == target or name.endswith("." + target)]
+    if len(ends) != 1:
+        return contnode  # code that is no documented name
+    entry = domain.objects[ends[0]]
+    where = app.builder.get_relative_uri(node.get("refdoc", env.docname), entry.docname)
+    return nodes.reference("", "", contnode, refuri=f"{where}#{entry.node_id}", internal=True)
+
+
+def plain_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, back: str | None):
+    """Where a default is no expression (a factory), Sphinx shows the marks it shortens types by: take them away."""
+    if args and "~" in args:
+        return re.sub(r"~(?:\w+\.)+", "", args).replace("<factory>", "{}"), back
+    return None
+
+
+def name_anchors(app: Sphinx, doctree: nodes.document) -> None:
+    """On the page of errors a section can be linked to by the name of its class, as it is written."""
+    if app.env.docname.endswith("reference/errors"):
+        for section in doctree.findall(nodes.section):
+            name = section[0].astext()
+            if name.isidentifier() and name not in section["ids"]:
+                section["ids"].append(name)
+
+
 def setup(app: Sphinx) -> dict:
-    named = {"preset": Preset, "cost": Cost, "results": Results, "method-table": MethodTable, "answer": Answer}
-    for name, directive in named.items():
-        app.add_directive(name, directive)
+    app.setup_extension("sphinx.ext.autodoc")
+    for name in FACTS:
+        app.add_directive(name, Fact)
+    app.add_directive("method-reference", MethodReference)
+    app.add_directive("raises", Raises)
     app.add_role("value", Value())
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("missing-reference", resolve_short_name)
+    app.connect("autodoc-process-signature", plain_signature)
+    app.connect("doctree-read", name_anchors)
+    app.add_css_file("reference.css")
+    app.add_css_file("print.css", media="print")
+    app.add_js_file("print.js", loading_method="defer")
+    return {"parallel_read_safe": False, "parallel_write_safe": True}  # examples change the folder

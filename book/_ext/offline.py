@@ -1,9 +1,13 @@
-"""Keep the book offline, and its launch links right."""
+"""Keep the book offline, its links into the repository right, and the theme's roles such as screen readers know."""
 
+from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
 
+ROOT = Path(__file__).resolve().parents[2]
 EXECUTED, SOURCE = "book/executed/", "notebooks/"
 
 
@@ -23,7 +27,29 @@ def point_at_source(app: Sphinx, page: str, template: str, context: dict, doctre
                     link["url"] = link["url"].replace(EXECUTED, SOURCE)
 
 
+class SourceRole(SphinxRole):
+    """{source}`CONTRIBUTING.md`: a file of the repository, whose address stands in _config.yml only."""
+
+    def run(self) -> tuple[list[nodes.Node], list]:
+        path = self.text.strip()
+        if not (ROOT / path).exists():
+            return [], [self.inliner.reporter.warning(f"source: the repository has no {path}", line=self.lineno)]
+        options = self.config.html_theme_options
+        address = f"{options['repository_url'].rstrip('/')}/blob/{options.get('repository_branch') or 'main'}/{path}"
+        return [nodes.reference("", "", nodes.literal(path, path), refuri=address)], []
+
+
+def mend_roles(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """A bibliography is a list whose children are no list items, of a role that was withdrawn: plain elements instead."""
+    body = context.get("body", "")
+    if "citation-list" in body:
+        body = body.replace(' role="list" class="citation-list"', ' class="citation-list"')
+        context["body"] = body.replace(' role="doc-biblioentry"', "")
+
+
 def setup(app: Sphinx) -> dict:
     app.connect("config-inited", drop_thebe)
+    app.connect("html-page-context", mend_roles)
+    app.add_role("source", SourceRole())
     app.connect("html-page-context", point_at_source, priority=900)  # after the theme has made its buttons
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -79,7 +79,7 @@ figure plot title reading note provenance controls keys tickbox question
 table scroll many text paper ours edits miss facts words repro view
 sbs count case answer outcome output
 linked pair chosen stops stop shown bars bar track score gone kept span tick cost asked
-rating said ask small raises made head
+rating said ask small raises head house
 explore drawing static stack box lane flow arrow hidden
 status tools panes pane pane-title wide chart strong grid axis mark marks handle grip area chips result metrics
 tokens shares share share-track value line thick curve ink out open null ellipse ball side threshold
