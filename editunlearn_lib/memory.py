@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,12 +38,13 @@ from .models import block, devices, down_weight, n_layers, weight_bytes
 log = logging.getLogger(__name__)
 
 CLEARLY = 1.25  # an estimate above this share of what is free is an error, one above it all a warning
+EDITING = ("once", "prefix", "steps", "keys", "solve", "writing")  # phases in which weights are edited
 Phases = dict[str, dict[str, float]]  # bytes, by phase and part
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model."""
+    """Sizes of a model, and what every formula needs of them in bytes."""
 
     d: int
     d_ffn: int
@@ -61,61 +61,78 @@ class Shape:
     @classmethod
     def of(cls, model: nn.Module, gpu: bool) -> Shape:
         """Of a model, which may lie on the device ``meta``."""
-        config = model.config
+        config, layers, itemsize = model.config, n_layers(model), model.dtype.itemsize
         d, d_ffn = down_weight(model, 0).shape
         heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or d // heads
-        kv = getattr(config, "num_key_value_heads", None) or heads
-        maps = [
-            module.weight.shape
-            for module in block(model, 0).modules()
-            if getattr(module, "weight", None) is not None and module.weight.ndim == 2
-        ]
-        entering, leaving = (n_layers(model) * sum(shape[i] for shape in maps) for i in (1, 0))
-        itemsize = model.dtype.itemsize
-        return cls(
-            d,
-            d_ffn,
-            n_layers(model),
-            heads * size,
-            kv * size,
-            config.vocab_size,
-            weight_bytes(model) // itemsize,
-            entering,
-            leaving,
-            itemsize,
-            gpu,
+        q, kv = (
+            count * (getattr(config, "head_dim", None) or d // heads)
+            for count in (heads, getattr(config, "num_key_value_heads", None) or heads)
         )
+        maps = [parameter.shape for parameter in block(model, 0).parameters() if parameter.ndim == 2]
+        entering, leaving = (layers * sum(shape[i] for shape in maps) for i in (1, 0))
+        parameters = weight_bytes(model) // itemsize
+        return cls(d, d_ffn, layers, q, kv, config.vocab_size, parameters, entering, leaving, itemsize, gpu)
+
+    def square(self) -> float:
+        """A matrix (d_ffn, d_ffn) in float64."""
+        return 8 * self.d_ffn**2
+
+    def forward(self, tokens: float) -> float:
+        """A pass without gradients at its fullest: gate, up and their product, and three hidden vectors."""
+        return tokens * (3 * self.d_ffn + 3 * self.d) * self.bytes
+
+    def activations(self) -> float:
+        """For the backward pass of one token through one block, no weight having a gradient: two norms' inputs
+        (float32), q and the attention's output, gate, its activation and up. Keys and values are counted beside."""
+        return 2 * self.d * 4 + 2 * self.q * self.bytes + 3 * self.d_ffn * self.bytes
+
+    def scores(self, tokens: float) -> float:
+        """Logits at scored positions: the last step's log-probabilities, this step's logits and log-probabilities."""
+        return 12 * tokens * self.vocab
+
+
+def layers_of(config: Any) -> tuple[int, ...]:
+    """The layers that a config names; the first, behind which most is to be run, where it names none."""
+    layers = getattr(config, "layers", None)
+    return (layers,) if isinstance(layers, int) else tuple(layers or (0,))
+
+
+def batch_size(config: Any, n: int) -> int:
+    """How many of n rows a config takes at once: all where it does not say."""
+    return min(getattr(config, "batch_size", None) or n, n)
 
 
 def lengths(job: Job, method: str) -> dict[str, float]:
-    """What the formulas have to know of the texts that this method reads, in tokens."""
-    config, requests, n = job.config, job.requests, len(job.requests)
+    """What the formulas have to know of the texts that this method reads, in tokens.
+
+    Of a training, for ``answers``, ``refusals`` and ``retain``: a batch padded to the longest text, and of mean length.
+    Of an edit: its texts have P tokens before the edited position, S from there on, T in all, ``scored`` of them scored.
+    """
+    config, requests, n, form = job.config, job.requests, len(job.requests), job.prompt_format
     if not METHODS[method].edits:
-        x: dict[str, float] = {"n": len(job.forget), "B": min(getattr(config, "batch_size", n), len(job.forget))}
-        for name, qas, answers in (
+        B = batch_size(config, len(job.forget))
+        x: dict[str, float] = {"n": len(job.forget), "B": B}
+        for name, rows, texts in (
             ("answers", job.forget, [qa.answer for qa in job.forget]),
-            ("refusals", job.forget, [request.target for request in requests]),
+            ("refusals", requests, [request.target for request in requests]),
             ("retain", job.retain, [qa.answer for qa in job.retain]),
         ):
-            size = encode_answers(job.tokenizer, qas, answers, job.prompt_format, "cpu").mask.sum(1) if qas else None
-            longest, mean = (0.0, 0.0) if size is None else (float(size.max()), float(size.float().mean()))
-            x |= {name: x["B"] * longest, f"{name}, mean": x["B"] * mean}
+            size = encode_answers(job.tokenizer, rows, texts, form, "cpu").mask.sum(1) if rows else torch.zeros(1)
+            x |= {name: B * float(size.max()), f"{name}, mean": B * float(size.float().mean())}
         return x
     prefix = " ".join(["the"] * getattr(config, "context_length", 0))  # the model writes it: only its length counts
     templates = getattr(config, "context_templates", ("{}",)) or ("{}", *[f"The {prefix}. {{}}"] * 5)
-    position, form = getattr(config, "fact_token", "prompt_last"), job.prompt_format
+    position, end = getattr(config, "fact_token", "prompt_last"), getattr(config, "train_end", False)
     texts = [
-        lookup(job.tokenizer, requests, t, form, position, targets=True, end=getattr(config, "train_end", False))
-        for t in dict.fromkeys(templates)
+        lookup(job.tokenizer, requests, template, form, position, targets=True, end=end)
+        for template in dict.fromkeys(templates)
     ]
     start, stop = (torch.cat(part) for part in zip(*((t.position, t.mask.sum(1)) for t in texts), strict=True))
     chunk = n
     if isinstance(config, ValueConfig):
-        chunk = 1 if job.mode == "sequential" else min(n, getattr(config, "batch_size", None) or n)
-        chunk = min(
-            chunk, batch_of(requests, templates, job.model.config, max(config.layers), job.model.dtype.itemsize)
-        )
+        last, itemsize = min(max(layers_of(config)), n_layers(job.model) - 1), job.model.dtype.itemsize
+        most = batch_of(requests, templates, job.model.config, last, itemsize)
+        chunk = 1 if job.mode == "sequential" else min(batch_size(config, n), most)
     return {
         "n": n,
         "chunk": chunk,
@@ -132,122 +149,95 @@ def lengths(job: Job, method: str) -> dict[str, float]:
 
 
 def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covariance: bool = True) -> Phases:
-    """Bytes beside the weights, part by part, in every phase of a method; ``covariance``: C is not there yet."""
+    """Bytes beside the weights, part by part, in every phase of a method; ``covariance``: C is not there yet.
+
+    A phase of a method's own (`Method.memory`) is joined to those of its kind, or takes the place of one. The original
+    weights lie beside those of ``EDITING``; ``report`` is the patch alone.
+    """
     about = METHODS[method]
+    own: dict[str, Any] = about.memory(Shape, m, config, x) if about.memory else {}
     if not about.edits:
-        return training(m, method, config if isinstance(config, TrainConfig) else TrainConfig(), x)
-    own: Phases = about.memory(sys.modules[__name__], m, config, x) if about.memory else {}
-    phase = (
-        {}
-        if "steps" in own
-        else values(m, max(getattr(config, "layers", (0,))), x, kl=bool(getattr(config, "kl_factor", 0)))
-    )
-    W, edited = m.d * m.d_ffn, len(getattr(config, "layers", (0,)))
-    weights: dict[str, float] = {}
+        return training(m, config, [x[name] for name in about.reads or ("answers", "refusals")], own.get("logits"))
+    W, edited = m.d * m.d_ffn, len(layers_of(config))
+    on = own.pop("report", None) or {
+        "the patch on": 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)  # summed in float32
+    }
+    kl = bool(getattr(config, "kl_factor", 0))
+    phase = ({} if "steps" in own else values(m, max(layers_of(config)), x, kl)) | own
     if about.covariance:
         uses_C = getattr(config, "mom2_adjustment", True)
-        weights = {
-            "original weights": edited * W * m.bytes,
-            "factors, float64": edited * x["n"] * (m.d + m.d_ffn) * 8,
-            "host: C, or the projectors": edited * square(m) if uses_C else 0,
-        }
+        C = {"host: C, or the projectors": edited * m.square()} if uses_C else {}
+        weights = {"original weights": edited * W * m.bytes, "factors, float64": edited * x["n"] * (m.d + m.d_ffn) * 8}
         phase["writing"] = {"W₀, ΔW and their sum, float64": 3 * 8 * W}
         if uses_C:
-            phase["keys"] = {"one pass": forward(m, min(CHUNK_TOKENS, x["n"] * x["P"]))}
-    phase = {name: weights | parts for name, parts in {**phase, **own}.items() if name != "report"}
-    if weights.get("host: C, or the projectors") and covariance:
-        phase |= moments(m, edited)
+            phase["keys"] = {"one pass": m.forward(min(CHUNK_TOKENS, x["n"] * x["P"]))}
+        phase = {name: (weights if name in EDITING else {}) | C | parts for name, parts in phase.items()}
+        if uses_C and covariance:
+            phase |= moments(m, edited)
     T = x["prompt"] + MAX_NEW_TOKENS
     at_once = min(x["n"], max(1, TOKENS_AT_ONCE // T))
-    on = own.get("report") or {"the patch on": 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)}  # summed in float32
     phase["report"] = {
         "keys and values of the generation, and one layer's growing": (m.layers + 1) * 2 * m.kv * m.bytes * at_once * T,
-        "one pass": forward(m, at_once),
+        "one pass": m.forward(at_once),
         "logits of a step": 4 * 4 * at_once * m.vocab,
         **on,
     }
     phase["report, first pass"] = {
         "keys and values": 2 * m.kv * m.bytes * x["n"] * x["prompt"] * m.layers,
-        "one pass": forward(m, x["n"] * x["prompt"]),
+        "one pass": m.forward(x["n"] * x["prompt"]),
         **on,
     }
     return phase
 
 
-def square(m: Shape) -> float:
-    """A matrix (d_ffn, d_ffn) in float64."""
-    return 8 * m.d_ffn**2
-
-
-def forward(m: Shape, tokens: float) -> float:
-    """A pass without gradients at its fullest: gate, up and their product, and three hidden vectors."""
-    return tokens * (3 * m.d_ffn + 3 * m.d) * m.bytes
-
-
-def activations(m: Shape) -> float:
-    """For the backward pass of one token through one block, no weight having a gradient: two norms' inputs (float32),
-    q and the attention's output, gate, its activation and up. Keys and values are counted beside."""
-    return 2 * m.d * 4 + 2 * m.q * m.bytes + 3 * m.d_ffn * m.bytes
-
-
-def scores(m: Shape, tokens: float) -> float:
-    """Logits at scored positions: the last step's log-probabilities, this step's logits and log-probabilities."""
-    return 12 * tokens * m.vocab
-
-
 def values(m: Shape, layer: int, x: dict[str, float], kl: bool) -> Phases:
     """Texts from s on, above the layer, for the rows of one chunk."""
     prompts = x["chunk"] * x["templates"]
-    R, P, S, above = prompts + (x["chunk"] if kl else 0), x["P"], x["S"], m.layers - layer - 1
+    R, P, S, above = prompts + (x["chunk"] if kl else 0), x["P"], x["S"], max(m.layers - layer - 1, 0)
     kv = 2 * m.kv * m.bytes  # one token, one layer
     own = 4 if m.bytes < 4 else 0  # in half precision what is kept in float32 is a copy
     texts = {
         "keys and values of the prefix": kv * R * P * above,
         "key; MLP and block output, float32": R * (m.d_ffn + 2 * S * m.d) * 4,
     }
+    cache = kv * R * (P + S) * m.layers if P else 0
     return {
-        "once": {
-            **texts,
-            "the cache, all layers": kv * R * (P + S) * m.layers if P else 0,
-            "one pass": forward(m, R * S),
-        },
-        "prefix": {"keys and values, all layers": kv * R * P * m.layers, "one pass": forward(m, R * P)},
+        "once": {**texts, "the cache, all layers": cache, "one pass": m.forward(R * S)},
+        "prefix": {"keys and values, all layers": kv * R * P * m.layers, "one pass": m.forward(R * P)},
         "steps": {
             **texts,
             "the prefix of the rows that are left": kv * R * P * above,
             "keys and values for the backward pass": 2 * m.q * m.bytes * R * (P + S) * above,
-            "activations": R * S * activations(m) * above,
+            "activations": R * S * m.activations() * above,
             "attention masks": 2 * R * S * (P + S) * m.bytes,
             "hidden vectors": R * S * m.d * (m.bytes + own),
-            "logits, or a block's gradients": max(scores(m, prompts * x["scored"]), 4 * R * S * m.d_ffn * m.bytes),
+            "logits, or a block's gradients": max(m.scores(prompts * x["scored"]), 4 * R * S * m.d_ffn * m.bytes),
         },
     }
 
 
-def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
-    """LoRA on every linear map, or every weight: batches with their graphs, logits, gradients and Adam."""
-    b, V = m.bytes, m.vocab
-    tokens = [x[name] for name in METHODS[method].reads or ("answers", "refusals")]  # of a batch, padding included
-    own = METHODS[method].memory
-    words = own(sys.modules[__name__], m, config, x)["logits"] if own else 12 * sum(tokens)
+def training(m: Shape, config: Any, tokens: list[float], logits: float | None) -> Phases:
+    """LoRA on every linear map, or every weight: batches with their graphs, logits, gradients and Adam.
+
+    tokens: of a batch of each kind of text, padding included; logits: bytes a word of the vocabulary, if not those of
+    a cross-entropy. A config that is no `TrainConfig` says nothing of this: its defaults are taken.
+    """
+    b, config = m.bytes, config if isinstance(config, TrainConfig) else TrainConfig()
     if config.full:
         weight, state = 2 * m.d * 4 + 5 * m.d * b + 4 * m.d_ffn * b + 3 * m.q * b, m.parameters * b
         states = {"original weights": state, "gradients": state, "Adam": 2 * state}
     else:
         dropout = (4 + 1) if m.gpu else (4 + 4)  # output in float32, mask as bytes on a GPU
-        weight = (
-            activations(m)
-            + 2 * m.q * b
-            + (dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn))
-        )
-        weight += 4 * config.rank * 7
+        entering = dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn)
+        weight = m.activations() + 2 * m.q * b + entering + 4 * config.rank * 7
         state = 4 * config.rank * (m.entering + m.leaving)
         states = {"factors, gradients, Adam": 4 * state}
     graph = sum(tokens) * m.layers * weight
     if config.gradient_checkpointing:
         graph = sum(tokens) * m.layers * m.d * b + max(tokens) * weight
+    words = (12 * sum(tokens) if logits is None else logits) * m.vocab
     phase = {
-        "steps": {**states, "graphs": graph, "logits": words * V, "a block's gradients": 4 * max(tokens) * m.d_ffn * 4},
+        "steps": {**states, "graphs": graph, "logits": words, "a block's gradients": 4 * max(tokens) * m.d_ffn * 4},
         "optimiser": {**states, "its temporaries": state if m.gpu else 0},
     }
     if config.full:
@@ -257,14 +247,10 @@ def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
 
 def moments(m: Shape, layers: int, tokens: int = BATCH_TOKENS) -> Phases:
     """The passes over the texts that make C: sums in float64, the keys of one batch in float64."""
-    C = 8 * m.d_ffn**2
+    sums, hidden = layers * m.square(), 3 * tokens * m.d * m.bytes
     return {
-        "covariance": {
-            "sums": layers * C,
-            "keys": tokens * m.d_ffn * (8 + 2 * m.bytes),
-            "hidden vectors": 3 * tokens * m.d * m.bytes,
-        },
-        "covariance, storing": {"host: sums and C": 2 * layers * C, "host: the file's bytes": C},
+        "covariance": {"sums": sums, "keys": tokens * m.d_ffn * (8 + 2 * m.bytes), "hidden vectors": hidden},
+        "covariance, storing": {"host: sums and C": 2 * sums, "host: the file's bytes": m.square()},
     }
 
 
@@ -279,13 +265,15 @@ def fullest(m: Shape, phase: Phases) -> tuple[str, dict[str, float]]:
 # ---------------------------------------------------------------- before it starts
 
 
-def estimate(job: Job, method: str, *, covariance: bool = True, gpu: bool | None = None) -> dict[str, float]:
-    """Bytes by part at the fullest moment of a method beside the weights; their sum is what is needed.
+def estimate(
+    job: Job, method: str, *, covariance: bool = True, gpu: bool | None = None
+) -> tuple[str, dict[str, float]]:
+    """The phase in which a method needs most beside the weights, and its parts in bytes: their sum is what is needed.
 
     The model may lie on the device ``meta``. ``covariance=False``: C is in the cache or given.
     """
     m = Shape.of(job.model, devices(job.model)[0].type == "cuda" if gpu is None else gpu)
-    return fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))[1]
+    return fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))
 
 
 def free(model: nn.Module) -> float:
@@ -312,8 +300,7 @@ def check(job: Job, method: str, *, covariance: bool) -> None:
 
     Over several GPUs the sum counts: which of them fills up first is not computed.
     """
-    m = Shape.of(job.model, devices(job.model)[0].type == "cuda")
-    name, parts = fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))
+    name, parts = estimate(job, method, covariance=covariance)
     need, have = sum(parts.values()), free(job.model)
     if need <= have:
         return
@@ -328,16 +315,16 @@ def check(job: Job, method: str, *, covariance: bool) -> None:
     log.warning("%s It may be just enough: the estimate is off by up to a fifth.", text)
 
 
-def advice(job: Any, method: str) -> str:
+def advice(job: Job, method: str) -> str:
     """What needs less memory, for this method as it is run."""
-    config, ways = job.config, []
+    config, ways, n = job.config, [], len(job.requests)
     if getattr(config, "full", False):
         ways.append("LoRA (full: false)")
     if not getattr(config, "gradient_checkpointing", True):
         ways.append("gradient_checkpointing: true")
-    if hasattr(config, "batch_size") and job.mode != "sequential" and (config.batch_size or len(job.requests)) > 1:
-        ways.append(f"a smaller batch_size ({config.batch_size or len(job.requests)} now)")
-    elif METHODS[method].edits and len(job.requests) > 1:
+    if hasattr(config, "batch_size") and job.mode != "sequential" and (config.batch_size or n) > 1:
+        ways.append(f"a smaller batch_size ({config.batch_size or n} now)")
+    elif METHODS[method].edits and n > 1:
         ways.append("fewer requests at a time (previous= continues a patch)")
     if job.model.dtype.itemsize > 2:
         ways.append("dtype='bfloat16' in load_model")
