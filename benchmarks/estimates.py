@@ -118,7 +118,7 @@ def hours(model_or_config: Any, method: str, *, questions: int, **options: Any) 
     read, rate = m.parameters * m.bytes / (USED * CARD["bytes a second"]), USED * CARD["operations a second"]
 
     def passes(times: float, tokens: float, directions: int = 1, share: float = 1.0) -> float:
-        """Seconds of so many passes of so many tokens; directions 2: with a backward pass, 3: to the weights as well."""
+        """Seconds of so many passes of so many tokens; directions 2: backwards as well, 3: to the weights, too."""
         return times * directions * share * max(2 * m.parameters * tokens / rate, read)
 
     total = 0.0
@@ -173,8 +173,8 @@ def paper_hours() -> dict:
         row["cells"] += 1
         row["hours"] += known[key]
     return {
-        "what": f"computed, never measured: a lower bound on one {CARD['name']} used to {USED:.0%} (arithmetic or reading "
-        "the weights, whichever is longer); not in it: starting kernels, loading, C and its projectors",
+        "what": f"computed, never measured: a lower bound on one {CARD['name']} used to {USED:.0%} (arithmetic or "
+        "reading the weights, whichever is longer); not in it: starting kernels, loading, C and its projectors",
         **{
             table: {model: {**row, "hours": round(row["hours"], 2)} for model, row in models.items()}
             for table, models in tables.items()

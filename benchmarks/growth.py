@@ -2,10 +2,11 @@
 
 Three sweeps: questions to forget (10 to 1,000: the 217 facts of the factual set, behind them invented ones), the model
 (the pocket, then Llamas with random weights up to some 350 million parameters; four questions) and the cells of a store
-(10 to 2,000, each with 50 made-up rows). The first method of each kind stands for its kind. Each point is a process of its own, forked from one that has imported everything, with one
-thread. Time is the processor's (user and system), so that other work on the machine moves it less than seconds on the
-clock, which are in the rows too. Memory is the peak of resident memory over what was there before, with the model
-loaded and one small run behind it; 0 is what fits into memory that the process had already.
+(10 to 2,000, each with 50 made-up rows). The first method of each kind stands for its kind. Each point is a process of
+its own, forked from one that has imported everything, with one thread. Time is the processor's (user and system), so
+that other work on the machine moves it less than seconds on the clock, which are in the rows too. Memory is the peak of
+resident memory over what was there before, with the model loaded and one small run behind it; 0 is what fits into
+memory that the process had already.
 
 Iterations are few (`few`): growth is asked for here, not speed, which `methods.py` has. The exponent is the slope of a
 line through log time against log size; "last" is that between the two largest sizes, which a fixed cost flattens less.
@@ -183,7 +184,7 @@ def edit_point(kind: str, work: str, size) -> dict:
 
 
 def store_point(work: str, n: int) -> dict:
-    """``start``: `study.run` on a grid that is stored already (find every cell, read it, join). ``load``, ``export``."""
+    """``start``: `study.run` on a stored grid (find every cell, read it, join); ``load``, ``export``."""
     import pandas as pd
 
     grid = {"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 2, "seed": list(range(n))}
