@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import editunlearn_lib as eu
-from editunlearn_lib.models import fingerprint
 from editunlearn_lib.files import write
+from editunlearn_lib.models import fingerprint
 
 POCKET = Path(__file__).parents[1] / "editunlearn_lib" / "pocket"  # of this checkout
 SEED = 100

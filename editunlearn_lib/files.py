@@ -41,5 +41,3 @@ def write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise StoreError(f"{path.name} could not be stored in {path.parent}: {error.strerror or error}.") from error
-
-

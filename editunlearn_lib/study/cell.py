@@ -35,7 +35,7 @@ from ..errors import DatasetError, RequestError, check_name
 from ..evaluation import evaluate
 from ..hparams import model_key, preset
 from ..methods import METHODS
-from ..methods.locate import FACT_TOKENS
+from ..methods.positions import FACT_TOKENS
 from ..models import POCKET
 from ..patch import Patch
 

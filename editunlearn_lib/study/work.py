@@ -33,11 +33,11 @@ from ..errors import (
     UnsupportedModelError,
     first_line,
 )
-from ..methods import unlearn
 from ..models import fingerprint, load_model
 from ..patch import Stopwatch
 from ..progress import progress
 from ..text import template_hash
+from ..unlearn import unlearn
 from . import executors
 from . import store as places
 from .cell import PROTOCOLS, REFERENCES, SCHEMA, Cell, Grid, cells, columns
