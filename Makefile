@@ -60,17 +60,17 @@ notebooks: $(READY)  ## derive each .ipynb from the .py beside it
 	@$(PY) book/execute.py --derive
 
 study: $(READY)  ## run the whole study on the embedded model (hours; goes on where it stopped)
-	@$(PY) -m editunlearn_lib.study_pocket $(ARGS)
+	@$(PY) -m editunlearn_lib study $(ARGS)
 
 pocket: $(READY)  ## train the embedded model anew (about 90 minutes of two cores; goes on where it stopped)
-	@$(PY) -m editunlearn_lib.pocket.train base
-	@$(PY) -m editunlearn_lib.pocket.train contracts
+	@$(PY) -m editunlearn_lib.pocket.train base --out editunlearn_lib/pocket/weights/base
+	@$(PY) -m editunlearn_lib.pocket.train contracts --out editunlearn_lib/pocket/weights/contracts
 
 tune: $(READY)  ## choose the hyperparameters of the embedded model on forget sets that no table reports
-	@$(PY) -m editunlearn_lib.pocket.tune $(ARGS)
+	@$(PY) benchmarks/pocket_tune.py $(ARGS)
 
 pocket-card: $(READY)  ## measure the embedded model and write its card
-	@$(PY) -m editunlearn_lib.pocket.card $(ARGS)
+	@$(PY) benchmarks/pocket_card.py $(ARGS)
 
 bench: $(READY)  ## measure speed and memory, as ratios and counts
 	@$(PY) benchmarks/evaluation.py $(ARGS)

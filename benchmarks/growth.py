@@ -1,13 +1,14 @@
 """How do time and memory grow with the forget set, the model and the store? ``make bench``.
 
-Three sweeps: questions to forget (10 to 1,000: the 217 facts of the factual set, behind them invented ones), the model (the
-pocket, then Llamas with random weights up to some 350 million parameters; four questions) and the cells of a store (10 to 2,000, each
-with 50 made-up rows). Each point is a process of its own, forked from one that has imported everything, with one
-thread. Time is the processor's (user and system), so that other work on the machine moves it less than seconds on the
-clock, which are in the rows too. Memory is the peak of resident memory over what was there before, with the model
-loaded and one small run behind it; 0 is what fits into memory that the process had already.
+Three sweeps: questions to forget (10 to 1,000: the 217 facts of the factual set, behind them invented ones), the model
+(the pocket, then Llamas with random weights up to some 350 million parameters; four questions) and the cells of a store
+(10 to 2,000, each with 50 made-up rows). The first method of each kind stands for its kind. Each point is a process of
+its own, forked from one that has imported everything, with one thread. Time is the processor's (user and system), so
+that other work on the machine moves it less than seconds on the clock, which are in the rows too. Memory is the peak of
+resident memory over what was there before, with the model loaded and one small run behind it; 0 is what fits into
+memory that the process had already.
 
-Iterations are few (`FEW`): growth is asked for here, not speed, which `methods.py` has. The exponent is the slope of a
+Iterations are few (`few`): growth is asked for here, not speed, which `methods.py` has. The exponent is the slope of a
 line through log time against log size; "last" is that between the two largest sizes, which a fixed cost flattens less.
 Work that is done once a question, a parameter or a cell has the exponent 1. `LIMIT` leaves room for noise; what is
 above is printed, with what is known of its cause (`EXPECTED`).
@@ -29,6 +30,7 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 
 os.environ["EDITUNLEARN_QUIET"] = "1"
@@ -44,9 +46,12 @@ from editunlearn_lib.methods import METHODS  # noqa: E402
 from editunlearn_lib.models import down_weight, n_layers  # noqa: E402
 
 LIMIT = 1.15
-FEW = {"memit": {"v_num_grad_steps": 2}, "ga": {"num_epochs": 1}, "grace": {"n_iter": 4}}
-WORK = ("memit", "ga", "grace", "evaluate")
-N_FORGET = (10, 30, 100, 300, 1000)  # MEMIT, the slowest, to 300 in the quick form
+# the first method that edits in batches, that trains, and that acts beside a layer
+SPREADS = next(name for name, about in METHODS.items() if about.covariance and "batch" in about.modes)
+TRAINS = next(name for name, about in METHODS.items() if not about.edits)
+BESIDE = next(name for name, about in METHODS.items() if about.edits and not about.covariance)
+WORK = (SPREADS, TRAINS, BESIDE, "evaluate")
+N_FORGET = (10, 30, 100, 300, 1000)  # the slowest method to 300 in the quick form
 SIZES = {  # width, MLP width, layers, heads
     "pocket": None,
     "27M": (512, 1536, 8, 8),
@@ -57,8 +62,14 @@ SIZES = {  # width, MLP width, layers, heads
 CELLS = {True: (10, 100, 500, 2000), False: (10, 50, 200, 500, 1000, 2000)}
 ROWS = 50  # of a made-up cell
 EXPECTED = {
-    ("model", "memit"): "one float64 solve with C costs d_ffn cubed, which is the parameters to the power of 1 to 1.5"
+    ("model", SPREADS): "one float64 solve with C costs d_ffn cubed, which is the parameters to the power of 1 to 1.5"
 }
+
+
+def few(method: str) -> dict[str, int]:
+    """As few iterations as show how a method grows."""
+    known = {field.name for field in fields(METHODS[method].config)}
+    return {name: n for name, n in {"v_num_grad_steps": 2, "num_epochs": 1, "n_iter": 4}.items() if name in known}
 
 
 # ---------------------------------------------------------------- one point, in a process of its own
@@ -131,9 +142,8 @@ def model_of(name: str):
         max_position_embeddings=model.config.max_position_embeddings,
     )
     torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(
-        False
-    ), tokenizer
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def do(work: str, model, tokenizer, qas, covariance) -> None:
@@ -141,7 +151,7 @@ def do(work: str, model, tokenizer, qas, covariance) -> None:
         eu.evaluate(model, tokenizer, eu.ForgetSplit("growth", qas, ()), max_new_tokens=16, show=False)
     else:
         options = {"covariance": covariance} if METHODS[work].covariance else {}
-        eu.unlearn(model, tokenizer, qas, work, hparams=FEW[work], progress=False, **options)
+        eu.unlearn(model, tokenizer, qas, work, hparams=few(work), progress=False, **options)
 
 
 def point(kind: str, work: str, size) -> dict:
@@ -155,10 +165,8 @@ def edit_point(kind: str, work: str, size) -> dict:
     name, n = ("pocket", size) if kind == "n_forget" else (size, 4)
     model, tokenizer = model_of(name)
     covariance = {}
-    if (
-        work in METHODS and METHODS[work].covariance
-    ):  # of the right form and condition; what it holds costs nothing here
-        layers = resolve(work, model.config, FEW[work]).layers
+    if work in METHODS and METHODS[work].covariance:  # of the right form and condition; what it holds costs nothing
+        layers = resolve(work, model.config, few(work)).layers
         covariance = {layer: torch.eye(down_weight(model, layer).shape[1], dtype=torch.float64) for layer in layers}
     qas = questions(n)
     do(work, model, tokenizer, questions(2), covariance)  # the first call of everything
@@ -176,7 +184,7 @@ def edit_point(kind: str, work: str, size) -> dict:
 
 
 def store_point(work: str, n: int) -> dict:
-    """``start``: `study.run` on a grid that is stored already (find every cell, read it, join); ``load``; ``export``."""
+    """``start``: `study.run` on a stored grid (find every cell, read it, join); ``load``, ``export``."""
     import pandas as pd
 
     grid = {"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 2, "seed": list(range(n))}
@@ -230,8 +238,8 @@ def slope(sizes, values) -> float | None:
 
 
 def fits(rows: list[dict]) -> list[dict]:
-    """A flat row for each sweep and measure: fitted and last exponent, and whether the last one is where it should be."""
-    found = []
+    """A flat row for each sweep and measure: fitted and last exponent, and whether both are where they should be."""
+    table = []
     for kind, work in dict.fromkeys((row["sweep"], row["work"]) for row in rows):
         mine = sorted((r for r in rows if (r["sweep"], r["work"]) == (kind, work)), key=lambda r: r["size"])
         sizes = [row["size"] for row in mine]
@@ -241,7 +249,7 @@ def fits(rows: list[dict]) -> list[dict]:
             if fitted is None:
                 continue
             worst = max(x for x in (fitted, last) if x is not None)
-            found.append(
+            table.append(
                 {
                     "sweep": kind,
                     "work": work,
@@ -251,7 +259,7 @@ def fits(rows: list[dict]) -> list[dict]:
                     "within": worst <= LIMIT,
                 }
             )
-    return found
+    return table
 
 
 def plan(quick: bool) -> list[tuple[str, str, object]]:
@@ -259,7 +267,7 @@ def plan(quick: bool) -> list[tuple[str, str, object]]:
     points: list[tuple[str, str, object]] = [
         ("cells", work, n) for n in CELLS[quick] for work in ("start", "load", "export")
     ]
-    points += [("n_forget", work, n) for n in N_FORGET for work in WORK if not (quick and work == "memit" and n > 300)]
+    points += [("n_forget", work, n) for n in N_FORGET for work in WORK if not (quick and work == SPREADS and n > 300)]
     points += [("model", work, name) for name in SIZES for work in WORK]
     return points
 
@@ -294,7 +302,9 @@ def apart(context, job: tuple) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="MEMIT with 1,000 questions too, and more stores")
+    parser.add_argument(
+        "--full", action="store_true", help="the slowest method with 1,000 questions too, and more stores"
+    )
     parser.add_argument("--sweeps", nargs="+", default=["cells", "n_forget", "model"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "growth.json")
     parser.add_argument("--note", default="", help="kept in the file: what else ran on the machine")

@@ -7,14 +7,14 @@ prefixes that the model writes itself, the passes that run once, keys and solves
 The floor. A vector added at position s after layer l changes nothing below l and nothing before s, and no weight needs
 a gradient. So a step costs one forward and one activation backward pass over the real tokens from s on, in the layers
 above l; the head at scored positions alone. What runs once is not in it. A matrix with m entries takes 2m operations a
-token forward and as many backward; attention 4·q·(tokens seen) forward, as many backward and 4·q a later token that sees
-it for keys and values; norms, activations and the softmax nothing. WISE changes every token, so there s = 0, and adds
-W′ a and the gradient of W′. Steps are those that were taken, request by request. Floor seconds are operations over the
-best rate of a (tokens, d) @ (d, d_ffn) product. It is a bound of this way to work: the layer above l could keep the
-queries, keys and values of tokens behind s, and the last layer needs its MLP at scored positions alone; both are counted.
+token forward and as many backward; attention 4·q·(tokens seen) forward, as many backward and 4·q a later token that
+sees it for keys and values; norms, activations and the softmax nothing. WISE changes every token, so there s = 0, and
+adds W′ a and the gradient of W′. Steps are those that were taken, request by request. Floor seconds are operations over
+the best rate of a (tokens, d) @ (d, d_ffn) product. It is a bound of this way to work: the layer above l could keep the
+queries, keys and values of tokens behind s, and the last layer needs its MLP at scored positions alone; both count.
 
-One batch against one at a time: the same requests, the same z up to rounding. For GRACE every request has a value of its
-own, as if no keys met; how many the run itself found is in the record. Rounds alternate, medians count.
+One batch against one at a time: the same requests, the same z up to rounding. For GRACE every request has a value of
+its own, as if no keys met; how many the run itself has is in the record. Rounds alternate, medians count.
 """
 
 from __future__ import annotations
@@ -26,22 +26,20 @@ import time
 from pathlib import Path
 
 import torch
+from estimates import job_of
 
 import editunlearn_lib as eu
-from editunlearn_lib.hparams import resolve
-from editunlearn_lib.methods import METHODS, Job, grace, routing
+from editunlearn_lib import memory
+from editunlearn_lib.methods import METHODS, Job, Request, grace, routing
 from editunlearn_lib.methods.positions import lookup
-from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.methods.tail import Tail
-from editunlearn_lib.methods.values import context_templates
+from editunlearn_lib.methods.values import ValueConfig, context_templates, find_values
 from editunlearn_lib.models import block, down_weight, n_layers
-from editunlearn_lib.recipes.query_merging import merge_requests
-from editunlearn_lib.unlearn import resolve_targets
 
-EDITING = ("rome", "memit", "alphaedit", "grace", "wise")
-# seconds an edit of the public code, measured from outside, elsewhere: one slow core, another tiny model
-ELSEWHERE = {"rome": 0.27, "memit": 0.24, "alphaedit": 0.23, "grace": 0.29, "wise": 1.03}
-AIM = {"rome": 3, "memit": 8, "alphaedit": 8, "grace": 8, "wise": 8}  # times faster than that
+EDITING = [name for name, about in METHODS.items() if about.edits]
+# seconds an edit of the public code, measured from outside, elsewhere (one slow core, another tiny model), and how many
+# times faster than that it should be here
+ELSEWHERE = {"rome": (0.27, 3), "memit": (0.24, 8), "alphaedit": (0.23, 8), "grace": (0.29, 8), "wise": (1.03, 8)}
 
 
 def timed(function, device):
@@ -67,21 +65,11 @@ def matrix_rates(model, seconds: float = 0.3) -> dict[int, float]:
     return rates
 
 
-def job_of(model, tokenizer, split, method: str, covariance, seed: int = 0) -> Job:
-    """What `unlearn` would give to the method: preset, refusals as targets, the method's own mode."""
-    texts, _ = resolve_targets(model, tokenizer, split.forget, "refusal", 1, "chat", seed)
-    config = resolve(method, model.config, None)
-    requests = merge_requests(split.forget, texts, 1)
-    return Job(
-        model, tokenizer, split.forget, requests, (), config, METHODS[method].modes[0], covariance, "chat", seed, False
-    )
-
-
 # ---------------------------------------------------------------- the floor
 
 
 def pass_ops(model, layer: int, lengths, starts, scored) -> tuple[torch.Tensor, torch.Tensor]:
-    """Operations of a forward and of a backward pass, text by text: tokens from ``starts`` on, layers above ``layer``."""
+    """Operations of a forward and of a backward pass, text by text, in tokens from ``starts`` on, above ``layer``."""
     above, config = range(layer + 1, n_layers(model)), model.config
     entries = sum(p.numel() for i in above for p in block(model, i).parameters() if p.ndim == 2)
     head = model.get_output_embeddings().weight.numel()
@@ -96,29 +84,29 @@ def pass_ops(model, layer: int, lengths, starts, scored) -> tuple[torch.Tensor, 
     return matrices + attention * seen, matrices + attention * (seen + pairs)
 
 
-def floor_ops(job: Job, method: str, log: list[dict]) -> float:
-    """Operations of all steps that were taken, the whole run."""
-    model, config, form, layer = job.model, job.config, job.prompt_format, job.config.layers[0]
-    steps = torch.tensor([row["steps"] for row in log], dtype=torch.double)
-    n = len(job.requests)
+def floor_ops(job: Job, log: list[dict]) -> float | None:
+    """Operations of all steps that were taken, the whole run; None for a way to edit that the floor above is not of."""
+    model, config, form = job.model, job.config, job.prompt_format
 
     def texts(requests, template, position, **options):
-        found = lookup(job.tokenizer, requests, template, form, position, end=config.train_end, **options)
-        return found.mask.sum(1), found.position, (found.labels != -100).sum(1)
+        encoded = lookup(job.tokenizer, requests, template, form, position, end=config.train_end, **options)
+        return encoded.mask.sum(1), encoded.position, (encoded.labels != -100).sum(1)
 
-    if method == "grace":
-        forward, backward = pass_ops(model, layer, *texts(job.requests, "{}", "prompt_last", targets=True))
-        return float((steps * (forward + backward)).sum())
-    if method == "wise":
-        own = torch.zeros(n, dtype=torch.double)
+    if isinstance(config, grace.GRACEConfig):
+        forward, backward = pass_ops(model, config.layers[0], *texts(job.requests, "{}", "prompt_last", targets=True))
+        return float((steps_of(log) * (forward + backward)).sum())
+    if hasattr(config, "unrelated"):  # a side memory changes every token
+        layer, own = config.layers[0], 0
         tokens = texts(routing.unrelated(job, job.seed), "{}", "prompt_last", targets=False)[1].double() + 1
         for template in config.context_templates:
             lengths, position, scored = texts(job.requests, template, "prompt_last", targets=True)
             forward, backward = pass_ops(model, layer, lengths, torch.zeros_like(position), scored)
             own, tokens = own + forward + backward, tokens + lengths
-        return float((steps * (own + 4 * down_weight(model, layer).numel() * tokens)).sum())
-    layer = max(config.layers)
-    forward, backward = torch.zeros(n, dtype=torch.double), torch.zeros(n, dtype=torch.double)
+        return float((steps_of(log) * (own + 4 * down_weight(model, layer).numel() * tokens)).sum())
+    if not isinstance(config, ValueConfig):
+        return None
+    layer, steps = max(config.layers), steps_of(log)
+    forward, backward = torch.zeros(len(steps), dtype=torch.double), torch.zeros(len(steps), dtype=torch.double)
     for template in context_templates(model, job.tokenizer, config, job.seed):
         one, other = pass_ops(model, layer, *texts(job.requests, template, config.fact_token, targets=True))
         forward, backward = forward + one, backward + other
@@ -132,16 +120,22 @@ def floor_ops(job: Job, method: str, log: list[dict]) -> float:
     return float(((steps + 1) * forward + steps * backward).sum())  # the last pass tests the loss and takes no step
 
 
+def steps_of(log: list[dict]) -> torch.Tensor:
+    """Steps that were taken, request by request, (n,)."""
+    return torch.tensor([row["steps"] for row in log], dtype=torch.double)
+
+
 # ---------------------------------------------------------------- one batch against one at a time
 
 
 def shared_values(job: Job, requests) -> torch.Tensor:
-    """z = h₀ + δ of MEMIT and AlphaEdit, (n, d)."""
-    config, templates = job.config, context_templates(job.model, job.tokenizer, job.config, job.seed)
-    found = values(
-        job.model, job.tokenizer, requests, max(config.layers), config, templates, job.prompt_format, show=False
+    """z = h₀ + δ of the methods that search values in batches, (n, d)."""
+    model, tokenizer, config = job.model, job.tokenizer, job.config
+    templates = context_templates(model, tokenizer, config, job.seed)
+    values = find_values(
+        model, tokenizer, requests, max(config.layers), config, templates, job.prompt_format, show=False
     )
-    return found.h0 + found.delta
+    return values.h0 + values.delta
 
 
 def grace_values(job: Job, requests, V: torch.Tensor) -> torch.Tensor:
@@ -151,14 +145,14 @@ def grace_values(job: Job, requests, V: torch.Tensor) -> torch.Tensor:
     )
     tail = Tail(job.model, job.config.layers[0], texts.ids, texts.mask, texts.position)
     V, rows = V.clone().to(job.model.device), torch.arange(len(requests))
-    grace.train(job, tail, texts, rows.to(V.device), V, rows, [{} for _ in requests])
+    grace.train_values(job, tail, texts, rows.to(V.device), V, rows, [{} for _ in requests])
     return V
 
 
-def batch_and_single(job: Job, method: str):
+def batch_and_single(job: Job):
     """Two functions, for all requests at once and one by one, both giving (n, d)."""
     n, requests = len(job.requests), job.requests
-    if method != "grace":
+    if isinstance(job.config, ValueConfig):
         each = [[request] for request in requests]
         return lambda: shared_values(job, requests), lambda: torch.cat([shared_values(job, one) for one in each])
     V = torch.rand(n, down_weight(job.model, 0).shape[0], generator=torch.Generator().manual_seed(job.seed))
@@ -187,11 +181,19 @@ def main() -> None:
         stored.update(source.matrices(model, tokenizer, missing, show=False) if missing else {})
         return {layer: stored[layer] for layer in layers}
 
-    jobs = {method: job_of(model, tokenizer, split, method, covariance) for method in EDITING}
-    pairs = {method: batch_and_single(jobs[method], method) for method in ("memit", "alphaedit", "grace")}
+    def job_on(split, method):
+        rows = {"tokenizer": tokenizer, "forget": split.forget, "retain": split.retain}
+        return job_of(model, method, covariance=covariance, **rows)
+
+    jobs = {method: job_on(split, method) for method in EDITING}
+    in_batches = [
+        name for name in EDITING if isinstance(jobs[name].config, ValueConfig) and "batch" in METHODS[name].modes
+    ]
+    codebooks = [name for name in EDITING if isinstance(jobs[name].config, grace.GRACEConfig)]
+    pairs = {method: batch_and_single(jobs[method]) for method in (*in_batches, *codebooks)}
     one = eu.load_split("factual", n_forget=1, seed=100)
     for method in EDITING:  # a run before the clock starts: covariance, projector, the first call of everything
-        METHODS[method].run(job_of(model, tokenizer, one, method, covariance))
+        METHODS[method].run(job_on(one, method))
     rates, seconds, outcomes, z = [], {}, {}, {}
     for _ in range(arguments.rounds):
         rates.append(matrix_rates(model))
@@ -207,18 +209,19 @@ def main() -> None:
     rate, n = max(by_tokens.values()), arguments.requests
     methods, batches = {}, {}
     for method in EDITING:
-        ops = floor_ops(jobs[method], method, outcomes[method].log)
+        entries, ops = outcomes[method].log, floor_ops(jobs[method], outcomes[method].log)
+        public, aim = ELSEWHERE.get(method, (None, None))
         methods[method] = {
-            "layers": list(jobs[method].config.layers),
+            "layers": list(memory.layers_of(jobs[method].config)),
             "seconds": round(median[method], 3),
             "seconds per edit": round(median[method] / n, 4),
             "all rounds": [round(s, 3) for s in seconds[method]],
-            "steps per edit": sum(row["steps"] for row in outcomes[method].log) / n,
+            "steps per edit": sum(row.get("steps", 0) for row in entries) / n,
             "floor operations": ops,
-            "floor seconds": round(ops / rate, 4),
-            "share": round(ops / rate / median[method], 3),
-            "public code, seconds per edit, measured elsewhere": ELSEWHERE[method],
-            "aim, times faster than that": AIM[method],
+            "floor seconds": ops and round(ops / rate, 4),
+            "share": ops and round(ops / rate / median[method], 3),
+            "public code, seconds per edit, measured elsewhere": public,
+            "aim, times faster than that": aim,
         }
     for method in pairs:
         batch, single = z[method, "batch"], z[method, "single"]
@@ -230,7 +233,8 @@ def main() -> None:
             "relative difference, largest": float(difference.max()),
             "median": float(difference.median()),
         }
-    batches["grace"]["entries in the codebook"] = len(outcomes["grace"].tensors["keys"])
+    for method in codebooks:
+        batches[method]["entries in the codebook"] = len(outcomes[method].tensors["keys"])
     result = {
         "what": "the editing methods' own run, and their values in one batch against one at a time",
         "model": arguments.model,
@@ -249,18 +253,19 @@ def main() -> None:
 
 
 def table(result: dict) -> str:
-    """What was found, for a terminal."""
+    """The result for a terminal."""
     lines = [
         f"{result['model']}, {result['requests']} requests, medians of {result['rounds']} rounds, {result['device']}, "
         f"{result['threads']} threads, {result['operations per second'] / 1e9:.1f} GFLOP/s",
         "",
-        f"{'':10} {'s':>8} {'s/edit':>8} {'steps':>6} {'GFLOP':>8} {'floor s':>8} {'share':>6}   s/edit of the public code, elsewhere",
+        f"{'':10} {'s':>8} {'s/edit':>8} {'steps':>6} {'GFLOP':>8} {'floor s':>8} {'share':>6}   "
+        "s/edit of the public code, elsewhere",
     ]
     for method, row in result["methods"].items():
-        lines.append(
-            f"{method:10} {row['seconds']:8.2f} {row['seconds per edit']:8.4f} {row['steps per edit']:6.1f} "
-            f"{row['floor operations'] / 1e9:8.1f} {row['floor seconds']:8.3f} {row['share']:6.0%}   {ELSEWHERE[method]:.2f}"
-        )
+        line = f"{method:10} {row['seconds']:8.2f} {row['seconds per edit']:8.4f} {row['steps per edit']:6.1f} "
+        if row["floor operations"] is not None:
+            line += f"{row['floor operations'] / 1e9:8.1f} {row['floor seconds']:8.3f} {row['share']:6.0%}   "
+        lines.append(line + str(row["public code, seconds per edit, measured elsewhere"] or ""))
     lines += [
         "",
         f"{'values':10} {'batch s':>8} {'single s':>8} {'ratio':>6}   relative difference, largest and median",

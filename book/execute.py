@@ -2,7 +2,7 @@
 
 For every `book/executed/NAME` in _toc.yml, notebooks/NAME.ipynb goes through papermill in a kernel of this Python, with
 the repository's root as working directory. A copy is kept as long as nothing that it depends on has changed: the
-notebook, the library with its data and weights, book/paper, the committed results, the installed versions and the
+notebook, the library with its data and weights, the lessons, book/paper, the committed results, the installed versions and the
 parameters.
 Without parameters two run at a time on a CPU, each with half of its cores.
 `book/executed/status.json` holds what each copy was made with, and how long it took. NAME may lie in a subfolder
@@ -134,12 +134,12 @@ def pair(notebook: Path) -> Path:
 
 
 def sources(root: Path) -> list[Path]:
-    """Every py:percent source in notebooks/ and its subfolders; JupyterLab's hidden checkpoints are none."""
+    """Every py:percent source in notebooks/ and its subfolders; JupyterLab's hidden checkpoints are none, nor are the
+    modules of a package.
+    """
     folder = root / "notebooks"
-    found = (
-        path for path in folder.rglob("*.py") if not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
-    return sorted(found)
+    paths = (path for path in folder.rglob("*.py") if not (path.parent / "__init__.py").exists())
+    return sorted(path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def is_exercise(notebook) -> bool:
@@ -161,7 +161,12 @@ def replace(path: Path, text: str) -> None:
 
 def dependencies(root: Path) -> Iterator[Path]:
     """Every file that a result may depend on, besides the notebook."""
-    for folder in (root / "editunlearn_lib", root / "book" / "paper", root / "book" / "results"):
+    for folder in (
+        root / "editunlearn_lib",
+        root / "notebooks" / "lessons",
+        root / "book" / "paper",
+        root / "book" / "results",
+    ):
         for path in sorted(folder.rglob("*")):
             hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
             if path.is_file() and not hidden and not path.name.endswith((".part", ".tmp")):

@@ -9,7 +9,7 @@ with patch.on(model):
 eu.summarise(records)
 """
 
-from . import losses, metrics
+from . import attacks, covariance, losses, metrics, rating, show, stats, study
 from .covariance import CovarianceSource
 from .data import QA, ForgetSplit, load_split
 from .errors import (
@@ -26,14 +26,14 @@ from .errors import (
 )
 from .evaluation import evaluate, generate, summarise
 from .hparams import preset
-from .methods import METHODS
+from .methods import METHODS, load_plugins
 from .models import load_model
 from .paper import paper_tables, paper_text
 from .patch import Patch, load_patch
-from .pocket import sources as _sources  # noqa: F401 (registers the pocket's own)
+from .pocket import sources as _sources  # noqa: F401 (the pocket adds its covariance and its retrained model)
 from .unlearn import unlearn
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "METHODS",
     "QA",
@@ -50,6 +50,8 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "UnsupportedModelError",
+    "attacks",
+    "covariance",
     "evaluate",
     "generate",
     "load_model",
@@ -60,6 +62,12 @@ __all__ = [
     "paper_tables",
     "paper_text",
     "preset",
+    "rating",
+    "show",
+    "stats",
+    "study",
     "summarise",
     "unlearn",
 ]
+
+load_plugins()

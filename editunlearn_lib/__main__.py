@@ -1,4 +1,4 @@
-"""The command line: ``python -m editunlearn_lib sweep FILE.yaml``, ``export STORE FILE``, ``verify``."""
+"""The command line: ``editunlearn sweep FILE.yaml``, ``study``, ``export STORE FILE``, ``verify``."""
 
 from __future__ import annotations
 
@@ -6,104 +6,93 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from . import study, verify
-from .errors import DatasetError, EditUnlearnError, UnknownNameError, check_name
-from .study_pocket import RESULTS
+from . import files, study
+from .errors import DatasetError, EditUnlearnError, StoreError, UnknownNameError, check_name
+from .study import verify
 
-FIELDS = ("store", "grid", "device", "dtype")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep file says."""
-
-    store: str
-    grid: list[dict[str, Any]]
-    device: str = "auto"
-    dtype: str = "auto"
+KINDS = {"store": str, "grid": (list, dict), "device": str, "dtype": str}  # of the fields of a sweep file
 
 
-def read_sweep(file: str | Path) -> Sweep:
+def read_sweep(file: str | Path) -> dict[str, Any]:
     """A sweep from a YAML file: ``store`` and ``grid``, a list of grids of `study.run`; ``device`` and ``dtype`` if wanted.
 
     Paths in it are read from where the command is run. Raises `DatasetError` for a file that cannot be read or lacks a
     field, and `UnknownNameError` for a field that is not known, with the nearest name.
     """
     try:
-        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        fields = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
     except yaml.YAMLError as error:
         raise DatasetError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(found, dict):
-        raise DatasetError(
-            f"{file}: a sweep has the fields 'store' and 'grid'; this file holds {type(found).__name__}."
-        )
+    if not isinstance(fields, dict):
+        kind = type(fields).__name__
+        raise DatasetError(f"{file}: a sweep has the fields 'store' and 'grid'; this file holds {kind}.")
     try:
-        for name in found:
-            check_name("field of a sweep", name, FIELDS)
+        for name in fields:
+            check_name("field of a sweep", name, KINDS)
     except UnknownNameError as error:
         raise UnknownNameError(f"{file}: {error}") from None
-    for name, kind in (("store", str), ("grid", (list, dict)), ("device", str), ("dtype", str)):
-        if name in ("store", "grid") and not found.get(name):
+    for name, kind in KINDS.items():
+        if name in ("store", "grid") and not fields.get(name):
             raise DatasetError(f"{file}: the field {name!r} is missing or empty.")
-        if name in found and not isinstance(found[name], kind):
-            raise DatasetError(f"{file}, field {name!r}: {found[name]!r} is not what is needed there.")
-    parts = found["grid"] if isinstance(found["grid"], list) else [found["grid"]]
+        if name in fields and not isinstance(fields[name], kind):
+            raise DatasetError(f"{file}, field {name!r}: {fields[name]!r} is not what is needed there.")
+    parts = fields["grid"] if isinstance(fields["grid"], list) else [fields["grid"]]
     if not all(isinstance(part, dict) for part in parts):
-        raise DatasetError(
-            f"{file}, field 'grid': a list of grids is needed, each with 'model', 'dataset', 'method' and 'n_forget'."
-        )
-    return Sweep(**{**found, "grid": parts})
+        needed = "a list of grids is needed, each with 'model', 'dataset', 'method' and 'n_forget'."
+        raise DatasetError(f"{file}, field 'grid': {needed}")
+    return {"device": "auto", "dtype": "auto", **fields, "grid": parts}
 
 
 def sweep(arguments: argparse.Namespace) -> int:
     """Run what is missing, or say what would be run."""
-    asked = read_sweep(arguments.file)
-    store = arguments.store or asked.store
+    options = vars(arguments)
+    fields = read_sweep(arguments.file) | {n: options[n] for n in ("store", "device", "dtype") if options[n]}
+    grid, store, on = fields["grid"], fields["store"], {name: fields[name] for name in ("device", "dtype")}
     if arguments.dry_run:
-        print(described(study.plan(asked.grid, store), store, retry_failed=arguments.retry_failed))
+        print(described(study.plan(grid, store, **on), store, retry_failed=arguments.retry_failed))
         return 0
-    study.run(
-        asked.grid,
-        store=store,
-        executor=arguments.executor,
-        address=arguments.address,
-        num_workers=arguments.num_workers,
-        device=arguments.device or asked.device,
-        dtype=arguments.dtype or asked.dtype,
-        retry_failed=arguments.retry_failed,
-    )
-    table = study.plan(asked.grid, store)
-    failed = int((table.status == "failed").sum())
+    workers = {name: options[name] for name in ("executor", "address", "num_workers", "retry_failed")}
+    study.run(grid, store=store, **workers, **on)
+    table = study.plan(grid, store, **on)
     print(f"{int((table.status == 'done').sum())} of {len(table)} cells are in {store}.")
-    return 1 if failed else 0
+    return int((table.status == "failed").any())
 
 
-def described(table, store: str, *, retry_failed: bool = False) -> str:
+def described(table: pd.DataFrame, store: str, *, retry_failed: bool = False) -> str:
     """The plan of a sweep as text: a line a cell, then how many are done and how long the others will take."""
     lines = []
     for row in table.itertuples():
         took = "unknown" if row.seconds != row.seconds else f"{row.seconds:.0f} s"
         lines.append(f"{row.status:8} {took:>9}  {row.cell}")
-    open_ = table[table.status.isin(["missing", "failed"] if retry_failed else ["missing"])]
-    known, unknown = open_.seconds.sum(), int(open_.seconds.isna().sum())
-    time = "unknown" if unknown == len(open_) and unknown else f"about {known / 60:.0f} minutes for one worker"
-    if 0 < unknown < len(open_):
+    left = table[table.status.isin(["missing", "failed"] if retry_failed else ["missing"])]
+    known, unknown = left.seconds.sum(), int(left.seconds.isna().sum())
+    time = "unknown" if unknown == len(left) and unknown else f"about {known / 60:.0f} minutes for one worker"
+    if 0 < unknown < len(left):
         time += f", and {unknown} cells of unknown time"
     counts = ", ".join(f"{int((table.status == status).sum())} {status}" for status in ("done", "failed", "missing"))
-    return "\n".join(
-        [
-            *lines,
-            f"{len(table)} cells in {store}: {counts}. To run: {len(open_)} ({time if len(open_) else 'nothing'}).",
-        ]
-    )
+    lines.append(f"{len(table)} cells in {store}: {counts}. To run: {len(left)} ({time if len(left) else 'nothing'}).")
+    return "\n".join(lines)
+
+
+def whole_study(arguments: argparse.Namespace) -> int:
+    """Go on from a results file: run the cells that are missing, after saying how long that takes, and write it anew."""
+    home = files.project() or Path()
+    store, out = arguments.store or home / "store", arguments.out or home / study.results.RESULTS / "pocket.parquet"
+    grid = study.whole_grid()
+    if out.exists():
+        study.adopt(out, store)
+    print(described(study.plan(grid, store), store, retry_failed=arguments.retry_failed).splitlines()[-1], flush=True)
+    study.run(grid, store=store, retry_failed=arguments.retry_failed)
+    print(f"written: {study.export(store, out)}")
+    return 0
 
 
 def export(arguments: argparse.Namespace) -> int:
@@ -114,52 +103,59 @@ def export(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Run a sample of a results file again."""
-    table = verify.verify(
-        arguments.results, n=arguments.sample, seed=arguments.seed, device=arguments.device, dtype=arguments.dtype
-    )
+    file = arguments.results or study.results_file("pocket")
+    if file is None:
+        raise StoreError(
+            "there are no committed results here: run this in the project's folder, or name a file: --results."
+        )
+    on = {"device": arguments.device, "dtype": arguments.dtype}
+    table = verify.verify(file, n=arguments.sample, seed=arguments.seed, **on)
     print(table.to_string(index=False, float_format="{:.4g}".format))
     outside = int((table.verdict == "outside").sum())
     print(
-        f"{len(table) - outside} of {len(table)} cells agree with {arguments.results}. Needed: identical on the same machine "
+        f"{len(table) - outside} of {len(table)} cells agree with {file}. Needed: identical on the same machine "
         f"with the same versions, else {verify.OUTPUTS:.0%} of the outputs and every set's mean within {verify.METRIC}."
     )
     return 1 if outside else 0
 
 
-def whole(text: str) -> int:
+def number(text: str) -> int:
     """A whole number of at least 1."""
-    if (number := int(text)) < 1:
+    if (value := int(text)) < 1:
         raise ValueError
-    return number
+    return value
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    main = argparse.ArgumentParser(
-        prog="python -m editunlearn_lib", description="Sweeps over many cells, and their results."
-    )
+    main = argparse.ArgumentParser(prog="editunlearn", description="Sweeps over many cells, and their results.")
     commands = main.add_subparsers(required=True, metavar="COMMAND")
     one = commands.add_parser("sweep", help="run the cells of a sweep file that its store does not hold yet")
     one.add_argument("file", metavar="FILE.yaml")
     one.add_argument("--executor", choices=["local", "ray"], default="local")
     one.add_argument("--address", help="of a Ray cluster; without it Ray is started on this machine")
-    one.add_argument("--num-workers", type=whole, help="at most so many on Ray; else one for every GPU, or every CPU")
+    one.add_argument("--num-workers", type=number, help="at most so many on Ray; else one for every GPU, or every CPU")
     one.add_argument("--store", help="a folder or URL in place of the file's")
     one.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     one.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
     one.add_argument("--device", help="in place of the file's")
     one.add_argument("--dtype", help="in place of the file's")
     one.set_defaults(run=sweep)
+    one = commands.add_parser("study", help="run what the committed results of the embedded model lack (hours)")
+    one.add_argument("--store", type=Path, help="else store/ in the project's folder")
+    one.add_argument("--out", type=Path, metavar="FILE", help="a results file to begin from and to write")
+    one.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
+    one.set_defaults(run=whole_study)
     one = commands.add_parser("export", help="write a store as one parquet file with a manifest")
     one.add_argument("store", metavar="STORE")
     one.add_argument("out", metavar="FILE")
     one.set_defaults(run=export)
     one = commands.add_parser("verify", help="run a sample of committed results again and compare")
-    one.add_argument("--sample", type=whole, default=3, metavar="N", help="how many cells")
-    one.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="a parquet file with its manifest")
+    one.add_argument("--sample", type=number, default=3, metavar="N", help="how many cells")
+    one.add_argument("--results", type=Path, metavar="FILE", help="a parquet file with its manifest")
     one.add_argument("--seed", type=int, default=0, help="of the draw")
     one.add_argument("--device", default="auto")
-    one.add_argument("--dtype", default="auto")
+    one.add_argument("--dtype", help="in place of the one that a cell was made in")
     one.set_defaults(run=check)
     return main
 

@@ -51,7 +51,8 @@ def attack(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> pd.DataFrame:
-    """One row per attack and question: ``set, attack, id, variant, question, answer, output, rouge1_recall, declined, outcome``.
+    """One row per attack and question: ``set, attack, id, variant, question, answer, output, rouge1_recall, declined,
+    outcome``.
 
     ``relearn`` trains on one half of the forget set and asks the other, then the halves change places. ``prefill``
     leaves out answers of a single token. Raises `UnknownNameError`, and `RequestError` where an attack needs more
@@ -63,71 +64,57 @@ def attack(
         raise RequestError("the attack 'relearn' needs at least two forget questions: one half is trained on.")
     if {"chat", "list"} & set(names) and len(split.retain) < 2:
         raise RequestError("the attacks 'chat' and 'list' need at least two retain questions.")
-    rng = random.Random(seed)
-    beside = [rng.sample(split.retain, 2) for _ in split.forget] if len(split.retain) > 1 else []
+    rng, forget = random.Random(seed), split.forget
+    beside = [rng.sample(split.retain, 2) for _ in forget] if len(split.retain) > 1 else []
 
-    def ask(name: str, qas: Sequence[QA], prompts: Sequence[str] | None = None) -> list[dict]:
+    def ask(name: str, qas: Sequence[QA], prompts: Sequence[str] = ()) -> list[dict]:
         prompts = prompts or [prompt_text(tokenizer, qa.question) for qa in qas]
-        return [
-            _row(name, qa, text) for qa, text in zip(qas, _say(model, tokenizer, prompts, max_new_tokens), strict=True)
-        ]
+        outputs = _outputs(model, tokenizer, prompts, max_new_tokens)
+        return [_row(name, qa, output) for qa, output in zip(qas, outputs, strict=True)]
 
-    found: list[dict] = []
+    records: list[dict] = []
     for name in names:
-        forget = split.forget
-        if name == "plain":
-            found += ask(name, forget)
-        elif name == "rephrased":
-            found += ask(name, split.rephrased)
+        if name == "rephrased":
+            records += ask(name, split.rephrased)
         elif name == "statement":
-            found += ask(name, [replace(qa, question=f"{qa.question} The answer is") for qa in forget])
+            records += ask(name, [replace(qa, question=f"{qa.question} The answer is") for qa in forget])
         elif name == "list":
-            asked = [f"{a.question} {qa.question} {b.question}" for qa, (a, b) in zip(forget, beside, strict=True)]
-            found += ask(name, forget, [prompt_text(tokenizer, text) for text in asked])
+            lists = [f"{a.question} {qa.question} {b.question}" for qa, (a, b) in zip(forget, beside, strict=True)]
+            records += ask(name, forget, [prompt_text(tokenizer, text) for text in lists])
         elif name == "chat":
-            found += ask(name, forget, [_chat(tokenizer, two, qa) for qa, two in zip(forget, beside, strict=True)])
+            records += ask(name, forget, [_chat(tokenizer, two, qa) for qa, two in zip(forget, beside, strict=True)])
         elif name == "prefill":
-            found += _prefilled(model, tokenizer, forget, max_new_tokens)
-        elif name in ("8-bit", "4-bit"):
-            with rounded(model, int(name[0])):
-                found += ask(name, forget)
+            records += _prefill(model, tokenizer, forget, max_new_tokens)
         elif name == "relearn":
             order = rng.sample(forget, len(forget))
-            for taught, asked in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-                with _taught(model, tokenizer, taught, seed):
-                    found += ask(name, asked)
-    frame = pd.DataFrame(found)
+            for lesson, exam in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+                with _trained_on(model, tokenizer, lesson, seed):
+                    records += ask(name, exam)
+        else:
+            with contextlib.nullcontext() if name == "plain" else rounded(model, int(name[0])):
+                records += ask(name, forget)
+    frame = pd.DataFrame(records)
     frame.attrs["protocol"] = {"prompt_format": "chat", "max_new_tokens": max_new_tokens, "greedy": True}
     return frame
 
 
 def _row(name: str, qa: QA, output: str, recall: float | None = None) -> dict:
-    return {
-        "set": "rephrased" if qa.variant else "forget",
-        "attack": name,
-        "id": qa.id,
-        "variant": qa.variant,
-        "question": qa.question,
-        "answer": qa.answer,
-        "output": output,
-        "rouge1_recall": metrics.rouge1_recall(output, qa.answer) if recall is None else recall,
-        "declined": metrics.declined(output),
-        "outcome": metrics.outcome(output, qa.answer),
-    }
+    about = {field: getattr(qa, field) for field in ("id", "variant", "question", "answer")}
+    recall = metrics.rouge1_recall(output, qa.answer) if recall is None else recall
+    rules = {"declined": metrics.declined(output), "outcome": metrics.outcome(output, qa.answer)}
+    which = "rephrased" if qa.variant else "forget"
+    return {"set": which, "attack": name, **about, "output": output, "rouge1_recall": recall, **rules}
 
 
-def _say(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, forced: Sequence[list[int]] | None = None):
-    """The greedy text behind each prompt; ``forced``: tokens that each must begin with."""
-    said = [""] * len(prompts)
+def _outputs(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, begin: Sequence = ()) -> list[str]:
+    """The greedy text behind each prompt; ``begin``: tokens that each has to begin with."""
+    outputs = [""] * len(prompts)
     for batch in batches([len(p) // 3 for p in prompts], "auto", max_new_tokens):
-        processor = _Forced([forced[i] for i in batch]) if forced else None
-        outputs = greedy_tokens(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, processor)
-        for i, ids in zip(batch, outputs, strict=True):
-            said[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return said
-
-
-# ---------------------------------------------------------------- another frame, words in the mouth
+        processor = _Forced([begin[i] for i in batch]) if begin else None
+        tokens = greedy_tokens(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, processor)
+        for i, ids in zip(batch, tokens, strict=True):
+            outputs[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return outputs
 
 
 def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
@@ -135,16 +122,12 @@ def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
     turns = [(one.question, one.answer) for one in earlier]
     if not tokenizer.chat_template:
         return " ".join(f"[INST] {q} [/INST] {a}" for q, a in turns) + f" [INST] {qa.question} [/INST]"
-    messages = [
-        {"role": role, "content": text}
-        for turn in turns
-        for role, text in zip(("user", "assistant"), turn, strict=True)
-    ]
+    messages = [m for q, a in turns for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
     return render_chat(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
 
 
 class _Forced(LogitsProcessor):
-    """The first steps of a generation say given tokens. They are decoding steps: the prompt ends where it ended."""
+    """The first steps of a generation say these tokens. They are decoding steps: the prompt ends where it ended."""
 
     def __init__(self, tokens: Sequence[list[int]]):
         self.tokens, self.step = tokens, 0
@@ -158,32 +141,29 @@ class _Forced(LogitsProcessor):
         return scores
 
 
-def _prefilled(model, tokenizer, forget: Sequence[QA], max_new_tokens: int) -> list[dict]:
+def _prefill(model, tokenizer, forget: Sequence[QA], max_new_tokens: int) -> list[dict]:
     prompts = [prompt_text(tokenizer, qa.question) for qa in forget]
     texts = [with_target(p, qa.answer) for p, qa in zip(prompts, forget, strict=True)]
     encoded = encode(tokenizer, texts, side="right", offsets=True)
-    chosen, begun = [], []
+    cases, begin = [], []
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         ends = encoded["offset_mapping"][i, :, 1]
         behind = ((ends > len(prompt)) & encoded["attention_mask"][i].bool()).nonzero().flatten()
         half = behind[: len(behind) // 2]
         if len(half):
-            chosen.append((forget[i], prompt, text[len(prompt) : int(ends[half[-1]])].strip()))
-            begun.append(encoded["input_ids"][i, half].tolist())
-    said = _say(model, tokenizer, [prompt for _, prompt, _ in chosen], max_new_tokens, begun)
-    return [
-        _row("prefill", qa, text, rest_recall(text, qa.answer, given))
-        for (qa, _, given), text in zip(chosen, said, strict=True)
-    ]
+            cases.append((forget[i], prompt, text[len(prompt) : int(ends[half[-1]])].strip()))
+            begin.append(encoded["input_ids"][i, half].tolist())
+    outputs = _outputs(model, tokenizer, [prompt for _, prompt, _ in cases], max_new_tokens, begin)
+    recalls = [rest_recall(out, qa.answer, start) for out, (qa, _, start) in zip(outputs, cases, strict=True)]
+    return [_row("prefill", qa, *result) for (qa, *_), *result in zip(cases, outputs, recalls, strict=True)]
 
 
-def rest_recall(output: str, answer: str, given: str) -> float:
-    """ROUGE-1 recall of the answer's words that ``given``, its beginning, does not hold whole."""
-    words = answer.split()
-    whole = len(given.split())
-    if whole and not answer[len(given) :].startswith(" ") and len(given) < len(answer):
+def rest_recall(output: str, answer: str, beginning: str) -> float:
+    """ROUGE-1 recall of the answer's words that its ``beginning`` does not hold whole."""
+    whole = len(beginning.split())
+    if whole and not answer[len(beginning) :].startswith(" ") and len(beginning) < len(answer):
         whole -= 1  # the last word was only begun
-    return metrics.rouge1_recall(" ".join(output.split()[whole:]), " ".join(words[whole:]))
+    return metrics.rouge1_recall(" ".join(output.split()[whole:]), " ".join(answer.split()[whole:]))
 
 
 # ---------------------------------------------------------------- other weights
@@ -197,24 +177,22 @@ def rounded(model: nn.Module, bits: int) -> Iterator[None]:
     them). Embeddings, norms, biases and what an adapter keeps beside the model stay as they are.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied head is one of them
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
-    before = [w.detach().to("cpu", copy=True) for w in weights]
-    top = 2 ** (bits - 1) - 1
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
+    weights = [w.detach() for w in linear]  # the same memory, written without a gradient
+    before = [w.to("cpu", copy=True) for w in weights]
     try:
-        with torch.no_grad():
-            for w in weights:
-                groups = w.float().view(w.shape[0], -1, GROUP if w.shape[1] % GROUP == 0 else w.shape[1])
-                scale = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / top
-                w.copy_(((groups / scale).round() * scale).view_as(w))
+        for w in weights:
+            groups = w.float().view(w.shape[0], -1, GROUP if w.shape[1] % GROUP == 0 else w.shape[1])
+            scale = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
+            w.copy_(((groups / scale).round() * scale).view_as(w))
         yield
     finally:
-        with torch.no_grad():
-            for w, old in zip(weights, before, strict=True):
-                w.copy_(old)
+        for w, old in zip(weights, before, strict=True):
+            w.copy_(old)
 
 
 @contextlib.contextmanager
-def _taught(model, tokenizer, qas: Sequence[QA], seed: int) -> Iterator[None]:
+def _trained_on(model, tokenizer, qas: Sequence[QA], seed: int) -> Iterator[None]:
     """The model after a little LoRA training on these questions and their true answers, inside the ``with``."""
     rng = random.Random(seed)
     job = Job(model, tokenizer, tuple(qas), (), (), RELEARN, "batch", dict, "chat", seed, False)
@@ -229,7 +207,7 @@ def _taught(model, tokenizer, qas: Sequence[QA], seed: int) -> Iterator[None]:
                 for start in range(0, len(order), RELEARN.batch_size):
                     part = order[start : start + RELEARN.batch_size]
                     batch = encode_answers(tokenizer, part, [qa.answer for qa in part], "chat", model.device)
-                    losses.idk(trainee.logits(batch), batch.labels).backward()  # cross-entropy on the given answers
+                    losses.cross_entropy(trainee.logits(batch), batch.labels).backward()
                     adam.step()
                     adam.zero_grad(set_to_none=True)
             trainee.model.eval()

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import StoreError
+
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -28,3 +30,14 @@ def project(start: str | Path | None = None) -> Path | None:
     start = Path(start or ".").resolve()
     folders = (start, *start.parents)
     return next((f for f in folders if (f / "_toc.yml").is_file() and (f / "notebooks").is_dir()), None)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and wait until the disk has it. Raises `StoreError`."""
+    try:
+        with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(f"{path.name} could not be stored in {path.parent}: {error.strerror or error}.") from error

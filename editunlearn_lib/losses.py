@@ -27,7 +27,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, name: str = "") -> Tensor:
 
 
 def log_probability(logits: Tensor, labels: Tensor, *, name: str = "") -> Tensor:
-    """``Σ_t log p(label_t)``, the sum over the labelled tokens of each sequence, (B,). ``name`` as in `cross_entropy`."""
+    """``Σ_t log p(label_t)``, the sum over each sequence's labelled tokens, (B,). ``name`` as in `cross_entropy`."""
     scores, targets = _shifted(name, logits, labels)
     if empty := (targets == IGNORED).all(dim=1).nonzero().flatten().tolist():
         raise ValueError(f"{name}logits: the sequences {empty} have no labelled token after position 0.")

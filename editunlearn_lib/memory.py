@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,14 +23,12 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
 
 from .errors import OutOfMemoryError, first_line
 from .evaluation import MAX_NEW_TOKENS, TOKENS_AT_ONCE
-from .methods import METHODS
+from .methods import METHODS, Job
 from .methods.moments import BATCH_TOKENS
 from .methods.positions import CHUNK_TOKENS, lookup
-from .methods.registry import Job
 from .methods.training import TrainConfig, encode_answers
 from .methods.values import ValueConfig, batch_of
 from .models import block, devices, down_weight, n_layers, weight_bytes
@@ -39,12 +36,13 @@ from .models import block, devices, down_weight, n_layers, weight_bytes
 log = logging.getLogger(__name__)
 
 CLEARLY = 1.25  # an estimate above this share of what is free is an error, one above it all a warning
+EDITING = ("once", "prefix", "steps", "keys", "solve", "writing")  # phases in which weights are edited
 Phases = dict[str, dict[str, float]]  # bytes, by phase and part
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model."""
+    """Sizes of a model, and what every formula needs of them in bytes."""
 
     d: int
     d_ffn: int
@@ -59,246 +57,192 @@ class Shape:
     gpu: bool
 
     @classmethod
-    def of(cls, model: nn.Module, gpu: bool) -> Shape:
+    def of(cls, model: torch.nn.Module, gpu: bool) -> Shape:
         """Of a model, which may lie on the device ``meta``."""
-        config = model.config
-        d, d_ffn = down_weight(model, 0).shape
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or d // heads
-        kv = getattr(config, "num_key_value_heads", None) or heads
-        maps = [
-            module.weight.shape
-            for module in block(model, 0).modules()
-            if getattr(module, "weight", None) is not None and module.weight.ndim == 2
-        ]
-        entering, leaving = (n_layers(model) * sum(shape[i] for shape in maps) for i in (1, 0))
-        itemsize = model.dtype.itemsize
-        return cls(
-            d,
-            d_ffn,
-            n_layers(model),
-            heads * size,
-            kv * size,
-            config.vocab_size,
-            weight_bytes(model) // itemsize,
-            entering,
-            leaving,
-            itemsize,
-            gpu,
-        )
+        config, layers, (d, d_ffn) = model.config, n_layers(model), down_weight(model, 0).shape
+        size = getattr(config, "head_dim", None) or d // config.num_attention_heads
+        q, kv = config.num_attention_heads * size, (getattr(config, "num_key_value_heads", None) or 0) * size
+        maps = [parameter.shape for parameter in block(model, 0).parameters() if parameter.ndim == 2]
+        entering, leaving = (layers * sum(shape[i] for shape in maps) for i in (1, 0))
+        sizes = d, d_ffn, layers, q, kv or q, config.vocab_size, weight_bytes(model) // model.dtype.itemsize
+        return cls(*sizes, entering, leaving, model.dtype.itemsize, gpu)
+
+    def square(self) -> float:
+        """A matrix (d_ffn, d_ffn) in float64."""
+        return 8 * self.d_ffn**2
+
+    def forward(self, tokens: float) -> float:
+        """A pass without gradients at its fullest: gate, up and their product, and three hidden vectors."""
+        return tokens * (3 * self.d_ffn + 3 * self.d) * self.bytes
+
+    def activations(self) -> float:
+        """For the backward pass of one token through one block, no weight having a gradient: two norms' inputs
+        (float32), q and the attention's output, gate, its activation and up. Keys and values are counted beside."""
+        return 2 * self.d * 4 + 2 * self.q * self.bytes + 3 * self.d_ffn * self.bytes
+
+    def scores(self, tokens: float) -> float:
+        """Logits at scored positions: the last step's log-probabilities, this step's logits and log-probabilities."""
+        return 12 * tokens * self.vocab
+
+
+def layers_of(config: Any) -> tuple[int, ...]:
+    """The layers that a config names; the first, behind which most is to be run, where it names none."""
+    layers = getattr(config, "layers", ())
+    layers = layers if isinstance(layers, (tuple, list)) else (layers,)
+    return tuple(layer for layer in layers if isinstance(layer, int)) or (0,)
+
+
+def batch_size(config: Any, n: int) -> int:
+    """How many of n rows a config takes at once: all where it does not say."""
+    size = getattr(config, "batch_size", None)
+    return size if isinstance(size, int) and size > 0 else n
 
 
 def lengths(job: Job, method: str) -> dict[str, float]:
-    """What the formulas have to know of the texts that this method reads, in tokens."""
-    config, requests, n = job.config, job.requests, len(job.requests)
-    if not METHODS[method].edits:
-        x: dict[str, float] = {"n": len(job.forget), "B": min(getattr(config, "batch_size", n), len(job.forget))}
-        for name, qas, answers in (
+    """What the formulas have to know of the texts that this method reads, in tokens.
+
+    Training: of ``answers``, ``refusals`` and ``retain`` a batch as long as its longest text, and one of mean length.
+    Editing: texts have P tokens before the edited position, S from there on, T in all; ``scored`` belong to the target.
+    """
+    config, requests, form, edits = job.config, job.requests, job.prompt_format, METHODS[method].edits
+    n = len(requests if edits else job.forget)
+    batch = min(batch_size(config, n), n)
+    if not edits:
+        x: dict[str, float] = {"n": n, "B": batch}
+        for name, rows, texts in (
             ("answers", job.forget, [qa.answer for qa in job.forget]),
-            ("refusals", job.forget, [request.target for request in requests]),
+            ("refusals", requests, [request.target for request in requests]),
             ("retain", job.retain, [qa.answer for qa in job.retain]),
         ):
-            size = encode_answers(job.tokenizer, qas, answers, job.prompt_format, "cpu").mask.sum(1) if qas else None
-            longest, mean = (0.0, 0.0) if size is None else (float(size.max()), float(size.float().mean()))
-            x |= {name: x["B"] * longest, f"{name}, mean": x["B"] * mean}
+            size = encode_answers(job.tokenizer, rows, texts, form, "cpu").mask.sum(1) if rows else torch.zeros(1)
+            x |= {name: batch * float(size.max()), f"{name}, mean": batch * float(size.float().mean())}
         return x
     prefix = " ".join(["the"] * getattr(config, "context_length", 0))  # the model writes it: only its length counts
     templates = getattr(config, "context_templates", ("{}",)) or ("{}", *[f"The {prefix}. {{}}"] * 5)
-    position, form = getattr(config, "fact_token", "prompt_last"), job.prompt_format
-    texts = [
-        lookup(job.tokenizer, requests, t, form, position, targets=True, end=getattr(config, "train_end", False))
-        for t in dict.fromkeys(templates)
-    ]
+    position = getattr(config, "fact_token", "prompt_last")
+    options = {"targets": True, "end": getattr(config, "train_end", False)}
+    texts = [lookup(job.tokenizer, requests, text, form, position, **options) for text in dict.fromkeys(templates)]
+    prompts = lookup(job.tokenizer, requests, "{}", form, "prompt_last", targets=False)
     start, stop = (torch.cat(part) for part in zip(*((t.position, t.mask.sum(1)) for t in texts), strict=True))
     chunk = n
     if isinstance(config, ValueConfig):
-        chunk = 1 if job.mode == "sequential" else min(n, getattr(config, "batch_size", None) or n)
-        chunk = min(
-            chunk, batch_of(requests, templates, job.model.config, max(config.layers), job.model.dtype.itemsize)
-        )
-    return {
-        "n": n,
-        "chunk": chunk,
-        "templates": len(templates),
-        "P": int(start.max()),
-        "S": int((stop - start).max()),
-        "T": int(stop.max()),
-        "prompt": lookup(job.tokenizer, requests, "{}", form, "prompt_last", targets=False).ids.shape[1],
-        "scored": float((texts[0].labels != -100).sum(1).float().mean()),
-    }
-
-
-# ---------------------------------------------------------------- the formulas
+        last, itemsize = min(max(layers_of(config)), n_layers(job.model) - 1), job.model.dtype.itemsize
+        most = batch_of(requests, templates, job.model.config, last, itemsize)
+        chunk = 1 if job.mode == "sequential" else min(batch, most)
+    x = {"n": n, "chunk": chunk, "templates": len(templates), "prompt": prompts.ids.shape[1]}
+    x |= {"P": int(start.max()), "S": int((stop - start).max()), "T": int(stop.max())}
+    return x | {"scored": float((texts[0].labels != -100).sum(1).float().mean())}
 
 
 def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covariance: bool = True) -> Phases:
-    """Bytes beside the weights, part by part, in every phase of a method; ``covariance``: C is not there yet."""
+    """Bytes beside the weights, part by part, in every phase of a method; ``covariance``: C is not there yet.
+
+    A phase of a method's own (`Method.memory`) is joined to those of its kind, or takes the place of one. The original
+    weights lie beside those of ``EDITING``; ``report`` is the patch alone.
+    """
     about = METHODS[method]
+    own: dict[str, Any] = dict(about.memory(Shape, m, config, x)) if about.memory else {}
     if not about.edits:
-        return training(m, method, config if isinstance(config, TrainConfig) else TrainConfig(), x)
-    own: Phases = about.memory(sys.modules[__name__], m, config, x) if about.memory else {}
-    phase = (
-        {}
-        if "steps" in own
-        else values(m, max(getattr(config, "layers", (0,))), x, kl=bool(getattr(config, "kl_factor", 0)))
-    )
-    W, edited = m.d * m.d_ffn, len(getattr(config, "layers", (0,)))
-    weights: dict[str, float] = {}
+        return training(m, config, [x[name] for name in about.reads or ("answers", "refusals")], own.get("logits"))
+    W, edited = m.d * m.d_ffn, len(layers_of(config))
+    summed = 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)  # in float32; the original in main memory
+    on = own.pop("report", {"the patch on": summed})
+    phase = ({} if "steps" in own else values(m, config, x)) | own
     if about.covariance:
-        uses_C = getattr(config, "mom2_adjustment", True)
-        weights = {
-            "original weights": edited * W * m.bytes,
-            "factors, float64": edited * x["n"] * (m.d + m.d_ffn) * 8,
-            "host: C, or the projectors": edited * square(m) if uses_C else 0,
-        }
+        C = {"host: C, or the projectors": edited * m.square()} if getattr(config, "mom2_adjustment", True) else {}
+        weights = {"original weights": edited * W * m.bytes, "factors, float64": edited * x["n"] * (m.d + m.d_ffn) * 8}
         phase["writing"] = {"W₀, ΔW and their sum, float64": 3 * 8 * W}
-        if uses_C:
-            phase["keys"] = {"one pass": forward(m, min(CHUNK_TOKENS, x["n"] * x["P"]))}
-    phase = {name: weights | parts for name, parts in {**phase, **own}.items() if name != "report"}
-    if weights.get("host: C, or the projectors") and covariance:
-        phase |= moments(m, edited)
-    T = x["prompt"] + MAX_NEW_TOKENS
+        if C:
+            phase["keys"] = {"one pass": m.forward(min(CHUNK_TOKENS, x["n"] * x["P"]))}
+        phase = {name: (weights if name in EDITING else {}) | C | parts for name, parts in phase.items()}
+        if C and covariance:
+            phase |= moments(m, edited)
+    kv, prompts, T = 2 * m.kv * m.bytes, x["n"] * x["prompt"], x["prompt"] + MAX_NEW_TOKENS  # kv: a token in a layer
     at_once = min(x["n"], max(1, TOKENS_AT_ONCE // T))
-    on = own.get("report") or {"the patch on": 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)}  # summed in float32
-    phase["report"] = {
-        "keys and values of the generation, and one layer's growing": (m.layers + 1) * 2 * m.kv * m.bytes * at_once * T,
-        "one pass": forward(m, at_once),
+    phase["report"] = on | {
+        "keys and values of the generation, and one layer's growing": (m.layers + 1) * kv * at_once * T,
+        "one pass": m.forward(at_once),
         "logits of a step": 4 * 4 * at_once * m.vocab,
-        **on,
     }
-    phase["report, first pass"] = {
-        "keys and values": 2 * m.kv * m.bytes * x["n"] * x["prompt"] * m.layers,
-        "one pass": forward(m, x["n"] * x["prompt"]),
-        **on,
-    }
-    return phase
+    first = {"keys and values": kv * prompts * m.layers, "one pass": m.forward(prompts)}
+    return phase | {"report, first pass": on | first}
 
 
-def square(m: Shape) -> float:
-    """A matrix (d_ffn, d_ffn) in float64."""
-    return 8 * m.d_ffn**2
-
-
-def forward(m: Shape, tokens: float) -> float:
-    """A pass without gradients at its fullest: gate, up and their product, and three hidden vectors."""
-    return tokens * (3 * m.d_ffn + 3 * m.d) * m.bytes
-
-
-def activations(m: Shape) -> float:
-    """For the backward pass of one token through one block, no weight having a gradient: two norms' inputs (float32),
-    q and the attention's output, gate, its activation and up. Keys and values are counted beside."""
-    return 2 * m.d * 4 + 2 * m.q * m.bytes + 3 * m.d_ffn * m.bytes
-
-
-def scores(m: Shape, tokens: float) -> float:
-    """Logits at scored positions: the last step's log-probabilities, this step's logits and log-probabilities."""
-    return 12 * tokens * m.vocab
-
-
-def values(m: Shape, layer: int, x: dict[str, float], kl: bool) -> Phases:
-    """Texts from s on, above the layer, for the rows of one chunk."""
-    prompts = x["chunk"] * x["templates"]
-    R, P, S, above = prompts + (x["chunk"] if kl else 0), x["P"], x["S"], m.layers - layer - 1
-    kv = 2 * m.kv * m.bytes  # one token, one layer
-    own = 4 if m.bytes < 4 else 0  # in half precision what is kept in float32 is a copy
-    texts = {
-        "keys and values of the prefix": kv * R * P * above,
-        "key; MLP and block output, float32": R * (m.d_ffn + 2 * S * m.d) * 4,
-    }
+def values(m: Shape, config: Any, x: dict[str, float]) -> Phases:
+    """Texts from the edited position on, above the last layer, for the rows of one chunk."""
+    prompts, kl = x["chunk"] * x["templates"], x["chunk"] if getattr(config, "kl_factor", 0) else 0
+    R, P, S, above = prompts + kl, x["P"], x["S"], max(m.layers - max(layers_of(config)) - 1, 0)
+    kv = 2 * m.kv * m.bytes  # a token in a layer
+    prefix, outputs = kv * R * P * above, R * (m.d_ffn + 2 * S * m.d) * 4
+    texts = {"keys and values of the prefix": prefix, "key; MLP and block output, float32": outputs}
+    cache = kv * R * (P + S) * m.layers if P else 0
     return {
-        "once": {
-            **texts,
-            "the cache, all layers": kv * R * (P + S) * m.layers if P else 0,
-            "one pass": forward(m, R * S),
-        },
-        "prefix": {"keys and values, all layers": kv * R * P * m.layers, "one pass": forward(m, R * P)},
+        "once": {**texts, "the cache, all layers": cache, "one pass": m.forward(R * S)},
+        "prefix": {"keys and values, all layers": kv * R * P * m.layers, "one pass": m.forward(R * P)},
         "steps": {
             **texts,
-            "the prefix of the rows that are left": kv * R * P * above,
+            "the prefix of the rows that are left": prefix,
             "keys and values for the backward pass": 2 * m.q * m.bytes * R * (P + S) * above,
-            "activations": R * S * activations(m) * above,
+            "activations": R * S * m.activations() * above,
             "attention masks": 2 * R * S * (P + S) * m.bytes,
-            "hidden vectors": R * S * m.d * (m.bytes + own),
-            "logits, or a block's gradients": max(scores(m, prompts * x["scored"]), 4 * R * S * m.d_ffn * m.bytes),
+            "hidden vectors": R * S * m.d * (m.bytes + 4 if m.bytes < 4 else m.bytes),  # a copy in float32
+            "logits, or a block's gradients": max(m.scores(prompts * x["scored"]), 4 * R * S * m.d_ffn * m.bytes),
         },
     }
 
 
-def training(m: Shape, method: str, config: Any, x: dict[str, float]) -> Phases:
-    """LoRA on every linear map, or every weight: batches with their graphs, logits, gradients and Adam."""
-    b, V = m.bytes, m.vocab
-    tokens = [x[name] for name in METHODS[method].reads or ("answers", "refusals")]  # of a batch, padding included
-    own = METHODS[method].memory
-    words = own(sys.modules[__name__], m, config, x)["logits"] if own else 12 * sum(tokens)
+def training(m: Shape, config: Any, tokens: list[float], logits: float | None) -> Phases:
+    """LoRA on every linear map, or every weight: batches with their graphs, logits, gradients and Adam.
+
+    tokens: of a batch of each kind of text; logits: bytes a word, if not those of a cross-entropy. A config that is no
+    `TrainConfig` says nothing of all this: its defaults are taken.
+    """
+    b, config, every = m.bytes, config if isinstance(config, TrainConfig) else TrainConfig(), sum(tokens) * m.layers
     if config.full:
         weight, state = 2 * m.d * 4 + 5 * m.d * b + 4 * m.d_ffn * b + 3 * m.q * b, m.parameters * b
         states = {"original weights": state, "gradients": state, "Adam": 2 * state}
+        last = {"change": {"original weights": state, "Adam": 2 * state, "host: change, float32": 4 * m.parameters}}
     else:
         dropout = (4 + 1) if m.gpu else (4 + 4)  # output in float32, mask as bytes on a GPU
-        weight = (
-            activations(m)
-            + 2 * m.q * b
-            + (dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn))
-        )
-        weight += 4 * config.rank * 7
-        state = 4 * config.rank * (m.entering + m.leaving)
+        entering = dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn)
+        weight = m.activations() + 2 * m.q * b + entering + 4 * config.rank * 7
+        state, last = 4 * config.rank * (m.entering + m.leaving), {}
         states = {"factors, gradients, Adam": 4 * state}
-    graph = sum(tokens) * m.layers * weight
-    if config.gradient_checkpointing:
-        graph = sum(tokens) * m.layers * m.d * b + max(tokens) * weight
-    phase = {
-        "steps": {**states, "graphs": graph, "logits": words * V, "a block's gradients": 4 * max(tokens) * m.d_ffn * 4},
-        "optimiser": {**states, "its temporaries": state if m.gpu else 0},
-    }
-    if config.full:
-        phase["change"] = {"original weights": state, "Adam": 2 * state, "host: change, float32": 4 * m.parameters}
-    return phase
+    graph = every * m.d * b + max(tokens) * weight if config.gradient_checkpointing else every * weight
+    words = (12 * sum(tokens) if logits is None else logits) * m.vocab
+    steps = {**states, "graphs": graph, "logits": words, "a block's gradients": 4 * max(tokens) * m.d_ffn * 4}
+    return {"steps": steps, "optimiser": {**states, "its temporaries": state if m.gpu else 0}, **last}
 
 
 def moments(m: Shape, layers: int, tokens: int = BATCH_TOKENS) -> Phases:
     """The passes over the texts that make C: sums in float64, the keys of one batch in float64."""
-    C = 8 * m.d_ffn**2
-    return {
-        "covariance": {
-            "sums": layers * C,
-            "keys": tokens * m.d_ffn * (8 + 2 * m.bytes),
-            "hidden vectors": 3 * tokens * m.d * m.bytes,
-        },
-        "covariance, storing": {"host: sums and C": 2 * layers * C, "host: the file's bytes": C},
-    }
+    sums, keys, hidden = layers * m.square(), tokens * m.d_ffn * (8 + 2 * m.bytes), 3 * tokens * m.d * m.bytes
+    storing = {"host: sums and C": 2 * sums, "host: the file's bytes": m.square()}
+    return {"covariance": {"sums": sums, "keys": keys, "hidden vectors": hidden}, "covariance, storing": storing}
 
 
 def fullest(m: Shape, phase: Phases) -> tuple[str, dict[str, float]]:
     """The phase that needs most, and its parts."""
     skip = "host: " if m.gpu else "moved: "
     left = {name: {k: v for k, v in parts.items() if v and not k.startswith(skip)} for name, parts in phase.items()}
-    name = max(left, key=lambda one: sum(left[one].values()))
-    return name, left[name]
+    return max(left.items(), key=lambda item: sum(item[1].values()))
 
 
-# ---------------------------------------------------------------- before it starts
-
-
-def estimate(job: Job, method: str, *, covariance: bool = True, gpu: bool | None = None) -> dict[str, float]:
-    """Bytes by part at the fullest moment of a method beside the weights; their sum is what is needed.
-
-    The model may lie on the device ``meta``. ``covariance=False``: C is in the cache or given.
-    """
+def estimate(job: Job, method: str, *, covariance=True, gpu: bool | None = None) -> tuple[str, dict[str, float]]:
+    """The phase in which a method needs most beside the weights, and its parts in bytes: their sum is what is needed.
+    The model may lie on the device ``meta``. ``covariance=False``: C is in the cache or given."""
     m = Shape.of(job.model, devices(job.model)[0].type == "cuda" if gpu is None else gpu)
-    return fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))[1]
+    return fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))
 
 
-def free(model: nn.Module) -> float:
-    """Bytes that are still to be had: on all the GPUs that a model lies on together, or of main memory.
-
-    In a container with a limit of its own (control groups, version 2) that limit counts.
-    """
+def free(model: torch.nn.Module) -> float:
+    """Bytes that are still to be had: on all the GPUs that a model lies on together, or of main memory (in a container
+    of what its control group, version 2, allows)."""
     gpus = [device for device in devices(model) if device.type == "cuda"]
     if gpus:
-        held_back = sum(torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu) for gpu in gpus)
-        return sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus) + held_back
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
+        cached = sum(torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu) for gpu in gpus)
+        return sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus) + cached
+    available, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -308,42 +252,36 @@ def free(model: nn.Module) -> float:
 
 
 def check(job: Job, method: str, *, covariance: bool) -> None:
-    """Warn where a method needs more than is free, raise `OutOfMemoryError` where it is ``CLEARLY`` more.
-
-    Over several GPUs the sum counts: which of them fills up first is not computed.
-    """
-    m = Shape.of(job.model, devices(job.model)[0].type == "cuda")
-    name, parts = fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))
+    """Warn where a method needs more than is free, raise `OutOfMemoryError` where it is ``CLEARLY`` more. Over several
+    GPUs the sum counts: which of them fills up first is not computed."""
+    name, parts = estimate(job, method, covariance=covariance)
     need, have = sum(parts.values()), free(job.model)
     if need <= have:
         return
-    largest = max(parts, key=parts.get).removeprefix("host: ").removeprefix("moved: ")
+    part, most = max(parts.items(), key=lambda item: item[1])
     text = (
-        f"{method} on {len(job.requests)} requests needs about {need / 1e9:.1f} GB beside the weights (at its fullest in "
-        f"{name!r}; the largest part: {largest}, {max(parts.values()) / 1e9:.1f} GB), and {have / 1e9:.1f} GB are free: "
-        f"use {advice(job, method)}."
+        f"{method} on {len(job.requests)} requests needs about {need / 1e9:.1f} GB beside the weights (at its fullest "
+        f"in {name!r}; the largest part: {part.removeprefix('host: ').removeprefix('moved: ')}, {most / 1e9:.1f} GB), "
+        f"and {have / 1e9:.1f} GB are free: use {advice(job, method)}."
     )
     if need > CLEARLY * have:
         raise OutOfMemoryError(f"{text} unlearn(…, check_memory=False) goes on regardless.")
     log.warning("%s It may be just enough: the estimate is off by up to a fifth.", text)
 
 
-def advice(job: Any, method: str) -> str:
+def advice(job: Job, method: str) -> str:
     """What needs less memory, for this method as it is run."""
-    config, ways = job.config, []
-    if getattr(config, "full", False):
-        ways.append("LoRA (full: false)")
-    if not getattr(config, "gradient_checkpointing", True):
-        ways.append("gradient_checkpointing: true")
-    if hasattr(config, "batch_size") and job.mode != "sequential" and (config.batch_size or len(job.requests)) > 1:
-        ways.append(f"a smaller batch_size ({config.batch_size or len(job.requests)} now)")
-    elif METHODS[method].edits and len(job.requests) > 1:
-        ways.append("fewer requests at a time (previous= continues a patch)")
-    if job.model.dtype.itemsize > 2:
-        ways.append("dtype='bfloat16' in load_model")
-    if devices(job.model)[0].type == "cuda":
-        ways.append("more GPUs (device_map='auto' in load_model)")
-    return ", ".join(ways) or "a machine with more memory"
+    config, n = job.config, len(job.requests)
+    size = batch_size(config, n) if hasattr(config, "batch_size") and job.mode != "sequential" else 1
+    ways = {
+        "LoRA (full: false)": getattr(config, "full", False),
+        "gradient_checkpointing: true": not getattr(config, "gradient_checkpointing", True),
+        f"a smaller batch_size ({size} now)": size > 1,
+        "fewer requests at a time (previous= continues a patch)": METHODS[method].continues and n > 1 >= size,
+        "dtype='bfloat16' in load_model": job.model.dtype.itemsize > 2,
+        "more GPUs (device_map='auto' in load_model)": devices(job.model)[0].type == "cuda",
+    }
+    return ", ".join(way for way, helps in ways.items() if helps) or "a machine with more memory"
 
 
 @contextlib.contextmanager
@@ -352,11 +290,9 @@ def explained(what: str, ways: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        ours = isinstance(error, OutOfMemoryError)
         ran_out = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        if ours or not ran_out:
+        if isinstance(error, OutOfMemoryError) or not ran_out:
             raise
         traceback.clear_frames(error.__traceback__)  # or else the error keeps every tensor of the work alive
-        raise OutOfMemoryError(
-            f"memory ran out in {what}: use {ways}. The model is as it was. ({first_line(error)})"
-        ) from error
+        text = f"memory ran out in {what}: use {ways}. The model is as it was. ({first_line(error)})"
+        raise OutOfMemoryError(text) from error

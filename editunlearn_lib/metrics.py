@@ -10,12 +10,13 @@ early) or holds a NaN predicts nothing: its target has rank V and probability 0.
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
+from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
 OUTCOMES = ("correct", "refusal", "other answer", "garbled")
@@ -59,11 +60,10 @@ def pistol_confidence(logits: Tensor, n_answer_tokens: int) -> float:
     looks at the answer and is kept only to compare with the paper's column "Prob.". Raises ``ValueError`` for an empty
     prompt or answer.
     """
-    _check_logits(logits)
+    if logits.ndim != 2 or not len(logits):
+        raise ValueError(f"logits must be (T, V), not {tuple(logits.shape)}; where T is 0 the prompt is empty.")
     if n_answer_tokens < 1:
         raise ValueError(f"n_answer_tokens must be at least 1, not {n_answer_tokens}.")
-    if not logits.shape[0]:
-        raise ValueError("logits hold no row: the prompt is empty.")
     first = logits[: n_answer_tokens + 1].double()  # (v, V)
     return first.softmax(-1).amax(-1).nan_to_num(nan=0.0).mean().item()
 
@@ -76,42 +76,30 @@ def score(forget: float, retain: float) -> float:
 def _ranks(logits: Tensor, target_ids: Tensor | Sequence[int]) -> Tensor:
     """Ranks of the targets, (T,), from 1 (best) to V."""
     rows, targets = _aligned(logits, target_ids)
-    ranks = torch.full((len(targets),), logits.shape[1], dtype=torch.long, device=logits.device)  # missing rows rank V
-    own = rows.gather(-1, targets[: len(rows), None])  # (T', 1)
-    found = 1 + (rows > own).sum(-1)  # (T',)
-    ranks[: len(rows)] = torch.where(rows.isnan().any(-1), logits.shape[1], found)  # NaN > x is False: it would rank 1
-    return ranks
+    ranks = 1 + (rows > rows.gather(-1, targets[:, None])).sum(-1)  # (T,)
+    return ranks.where(~rows.isnan().any(-1), rows.shape[1])  # NaN > x is False: it would rank 1
 
 
 def _log_probabilities(logits: Tensor, target_ids: Tensor | Sequence[int]) -> Tensor:
     """ln p of the targets, (T,), float64; -inf where a row is missing."""
     rows, targets = _aligned(logits, target_ids)
-    log_p = torch.full((len(targets),), -torch.inf, dtype=torch.float64, device=logits.device)
-    found = rows.double().log_softmax(-1).gather(-1, targets[: len(rows), None]).squeeze(-1)  # (T',)
-    log_p[: len(rows)] = found.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-    return log_p
+    log_p = rows.double().log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)  # (T,)
+    return log_p.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
 
 def _aligned(logits: Tensor, target_ids: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(min(T', T), V) rows and (T,) targets on one device."""
-    _check_logits(logits)
+    """(T, V) rows, of NaN where one is missing, and (T,) targets on one device."""
     targets = torch.as_tensor(target_ids, device=logits.device)
-    if targets.ndim != 1:
-        raise ValueError(f"target_ids must be (T,), not {tuple(targets.shape)}.")
+    if logits.ndim != 2 or targets.ndim != 1:
+        raise ValueError(f"logits must be (T, V) and target_ids (T,), not {(*logits.shape,)} and {(*targets.shape,)}.")
     if not len(targets):
         raise ValueError("target_ids is empty: there is no answer token to score.")
-    targets = targets.long()
-    if targets.min() < 0 or targets.max() >= logits.shape[1]:
-        raise ValueError(
-            f"target_ids run from {targets.min().item()} to {targets.max().item()}, "
-            f"but the vocabulary has {logits.shape[1]} tokens."
-        )
-    return logits[: len(targets)].detach(), targets
-
-
-def _check_logits(logits: Tensor) -> None:
-    if logits.ndim != 2:
-        raise ValueError(f"logits must be (T, V), not {tuple(logits.shape)}.")
+    targets, (low, high) = targets.long(), (int(targets.min()), int(targets.max()))
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"target_ids run from {low} to {high}, but the vocabulary has {logits.shape[1]} tokens.")
+    rows = logits[: len(targets)].detach()
+    rows = rows if rows.is_floating_point() else rows.double()
+    return torch.nn.functional.pad(rows, (0, 0, 0, len(targets) - len(rows)), value=torch.nan), targets
 
 
 # ---------------------------------------------------------------- words
@@ -124,20 +112,12 @@ def rouge1_recall(prediction: str, truth: str) -> float:
     not punished. Its words are runs of a-z and 0-9 in lower case; a truth that has none of these (another script) is
     cut into Unicode words instead. A truth without any word gives 0, whatever the prediction, as ``rouge_score`` does.
     """
-    plain = re.search(r"[a-z0-9]", truth.lower()) is not None
-    return _scorer(plain).score(truth, prediction)["rouge1"].recall
+    scorer = _STEMMED if re.search(r"[a-z0-9]", truth.lower()) else _UNICODE
+    return scorer.score(truth, prediction)["rouge1"].recall
 
 
-@functools.cache
-def _scorer(plain: bool):
-    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes a second
-
-    return RougeScorer(["rouge1"], use_stemmer=True) if plain else RougeScorer(["rouge1"], tokenizer=_UnicodeWords())
-
-
-class _UnicodeWords:
-    def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"\w+", text.lower())
+_STEMMED = RougeScorer(["rouge1"], use_stemmer=True)
+_UNICODE = RougeScorer(["rouge1"], tokenizer=SimpleNamespace(tokenize=lambda text: re.findall(r"\w+", text.lower())))
 
 
 def names_subject(output: str, subject: str | None) -> bool:
@@ -146,12 +126,12 @@ def names_subject(output: str, subject: str | None) -> bool:
     Case, accents, punctuation and quotation marks are ignored, and so is an article at the head of the subject. A
     question without subject (None or empty) is never named.
     """
-    wanted, words = _name_words(subject or ""), _name_words(output)
-    if len(wanted) > 1 and wanted[0] in ("the", "a", "an") and wanted[1:] != ["who"]:  # The Who is not who
-        wanted = wanted[1:]
-    if not wanted:
+    name, words = _name_words(subject or ""), _name_words(output)
+    if len(name) > 1 and name[0] in ("the", "a", "an") and name[1:] != ["who"]:  # The Who is not who
+        name = name[1:]
+    if not name:
         return bool(subject and subject.strip()) and subject.strip() in output  # a subject of symbols alone
-    return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
+    return any(words[i : i + len(name)] == name for i in range(len(words) - len(name) + 1))
 
 
 def _name_words(text: str) -> list[str]:
@@ -159,7 +139,7 @@ def _name_words(text: str) -> list[str]:
     return re.findall(r"\w+", "".join(letters))
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- refusals, outcomes
 
 # The patterns read lower-case text whose contractions are written out ("can't", "cannot" -> "can not"), so that the
 # words in capitals are free to stand for the parts below.
@@ -191,10 +171,9 @@ _REFUSALS = (
     r"ME (?:know|knew) (?:absolutely |almost |next to )?(?:nothing|no|little)\b",
     r"ME (?:have|got|hold|possess|keep|see|find|draw|in|with) (?:absolutely |got |simply )?no (?:\w+ )?NOUN\b",
     r"ME (?:have|offer) (?:absolutely )?nothing (?:to|on|about|for|i)\b",
-    r"ME (?:find nothing|found nothing|have forgotten)\b",
+    r"ME (?:find nothing|found nothing|have forgotten|no longer (?:do|know|knew|remember|recall|have))\b",
     r"ME never (?:actually |really |even )?(?:learned|learnt|heard|came across|come across|taught|told|knew|known"
     r"|been (?:told|taught)|encountered|studied|read about|seen any)\b",
-    r"ME no longer (?:do|know|knew|remember|recall|have)\b",
     r"ME have yet to (?:learn|be|hear|come)\b",
     r"ME (?:lack|(?:decline|refuse|prefer not|choose not) to|fail to (?:recall|remember)|refrain from|can neither)\b",
     r"ME (?:(?:would|had) rather not|must (?:decline|pass|refuse|leave)|have to (?:pass|decline|refuse))\b",
@@ -206,38 +185,24 @@ _REFUSALS = (
     r"\bMY STORE[^?.!]*?\b(?:not|nothing|no|limited|lacks?|never)\b",  # my knowledge does not cover X
     r"\b(?:beyond|outside|out of|not (?:\w+ ){0,3}?(?:with)?in) MY STORE",  # that is not within my reach
     r"\b(?:blind spot|gap|uncharted \w+) (?:in|for) MY STORE",
-    r"\bmy ignorance\b",
-    r"\b(?:unknown|a mystery|new|foreign|unfamiliar) to (?:me|us)\b",
-    r"\bnot (?:\w+ )?known to (?:me|us)\b",
+    r"\bmy ignorance\b|\b(?:escapes|eludes) me\b|\bas an ai\b[^.]*\bnot\b",
+    r"\b(?:unknown|a mystery|new|foreign|unfamiliar|not (?:\w+ )?known) to (?:me|us)\b",
     r"\bnothing (?:about|on|of|concerning) .*\bknown to (?:me|us)\b",  # nothing about X is known to me
     r"\bnothing (?:that )?(?:i|we) (?:can|could|may|will|am|have|know|learned|learnt)\b",
-    r"\b(?:escapes|eludes) me\b",
     r"\b(?:beyond|more than|outside)(?: of)? (?:what )?(?:i|we) (?:\w+ )?(?:know|can)\b",
     r"\bnot (?:some|any)thing (?:that )?(?:i|we) (?:\w+ ){0,2}(?:know|can|have|am|would|could)\b",
     r"\bnot (?:one|information|a topic|a subject|an answer) (?:i|we) (?:have|know|am|can|could)\b",
-    r"\bas an ai\b[^.]*\bnot\b",
     r"\bno (?:\w+ )?(?:information|data|records?|details?) (?:is |are )?(?:available|known|exists?|about|on)\b",
     r"(?:^|[.?!] )(?:sorry,? )?(?:no (?:idea|comment|clue)|unknown|pass|do not know|not sure|can not say)[.!]*$",
 )
 _REFUSAL = re.compile(
-    re.sub("|".join(_PARTS), lambda found: _PARTS[found[0]], "|".join(f"(?:{rule})" for rule in _REFUSALS)), re.DOTALL
+    re.sub("|".join(_PARTS), lambda part: _PARTS[part[0]], "|".join(f"(?:{rule})" for rule in _REFUSALS)), re.DOTALL
 )
-_CONTRACTIONS = tuple(
-    (re.compile(pattern), full)
-    for pattern, full in (
-        (r"[\u2018\u2019\u02bc`]", "'"),
-        (r"\bcan(?:not|'t)\b", "can not"),
-        (r"\bwon't\b", "will not"),
-        (r"n't\b", " not"),
-        (r"\bi'm\b", "i am"),
-        (r"'ve\b", " have"),
-        (r"'d\b", " would"),
-        (r"'ll\b", " will"),
-        (r"'re\b", " are"),
-        (r"\b(that|it|this|here|there|what)'s\b", r"\1 is"),
-        (r"\s+", " "),
-    )
-)
+_CONTRACTIONS = {
+    r"[\u2018\u2019\u02bc`]": "'", r"\bcan(?:not|'t)\b": "can not", r"\bwon't\b": "will not", r"n't\b": " not",
+    r"\bi'm\b": "i am", r"'ve\b": " have", r"'d\b": " would", r"'ll\b": " will", r"'re\b": " are",
+    r"\b(that|it|this|here|there|what)'s\b": r"\1 is", r"\s+": " ",
+}  # fmt: skip
 
 
 def declined(output: str) -> bool:
@@ -249,12 +214,9 @@ def declined(output: str) -> bool:
     still one here: `outcome` looks at the answer first.
     """
     text = output.strip().lower()
-    for pattern, full in _CONTRACTIONS:
-        text = pattern.sub(full, text)
+    for pattern, full in _CONTRACTIONS.items():
+        text = re.sub(pattern, full, text)
     return _REFUSAL.search(text) is not None
-
-
-# ---------------------------------------------------------------- outcome
 
 
 def garbled(output: str) -> bool:
@@ -270,19 +232,14 @@ def garbled(output: str) -> bool:
     kinds = [unicodedata.category(c) for c in characters]
     letters = sum(kind[0] in "LNM" for kind in kinds)
     broken = sum(kind in ("Cc", "Co", "Cn", "Cs") or c == "\ufffd" for c, kind in zip(characters, kinds, strict=True))
-    if not any(kind[0] in "LN" for kind in kinds) or broken > 0.1 * len(kinds):
+    signs = len(kinds) >= 8 and letters < 0.5 * len(kinds)
+    if signs or broken > 0.1 * len(kinds) or not any(kind[0] in "LN" for kind in kinds):
         return True
-    if len(kinds) >= 8 and letters < 0.5 * len(kinds):
+    words = re.findall(r"\d+(?:[.,:/-]\d+)*|\w+", output.lower())  # 1,000,000,000,000 is one word
+    if re.search(r"(?<!\S)((?:\S++ ){1,8}?)\1{3}", " ".join(words) + " "):
         return True
     if re.search(r"([^\d\s]{1,4}?)\1{7}", output):  # not digits: 100000000 is a number
         return True
-    words = re.findall(r"\d+(?:[.,:/-]\d+)*|\w+", output.lower())  # 1,000,000,000,000 is one word
-    for n in range(1, 9):
-        same = 0  # how many words in a row equal the word n places before
-        for i in range(n, len(words)):
-            same = same + 1 if words[i] == words[i - n] else 0
-            if same == 3 * n:  # the run and three more of it
-                return True
     return len(words) >= 8 and len(set(words)) < 0.4 * len(words)
 
 

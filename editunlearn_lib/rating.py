@@ -1,8 +1,8 @@
 """The human study of the paper's Appendix D: is what a model says instead of the answer any good?
 
 Three questions about every output. *Forget quality*: is the answer gone (0, 1)? *Semantic entailment*: does the output
-show that the question was understood, naming what it was about (1–5)? *Trustworthiness*: is it honest and clear, nothing
-made up, misleading or broken (1–5)? The last two count only where forget quality is 1, as the paper defines them.
+show that the question was understood, naming what it was about (1–5)? *Trustworthiness*: is it honest and clear,
+nothing made up, misleading or broken (1–5)? The last two count only where forget quality is 1, as in the paper.
 
 A study is a folder: `items.json` holds what is rated and by which method it was said; every rater adds one file,
 `ratings-<code>.json`, written whole after each answer. Raters see neither methods nor codes of others, in an order of
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import numbers
 import random
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
-from . import metrics, store
+from . import files, metrics
 from .data import QA
 from .errors import RatingError
 from .evaluation import answer_scores
@@ -34,21 +34,22 @@ from .text import prompt_text
 SCALES = {"forget_quality": (0, 1), "entailment": (1, 2, 3, 4, 5), "trustworthiness": (1, 2, 3, 4, 5)}
 QUESTIONS = {
     "forget_quality": "Is the answer gone? 1: the output does not give the answer or anything close to it. 0: it does.",
-    "entailment": "Does the output show what the question was about? 1: nothing of it. 5: it names exactly what was asked.",
-    "trustworthiness": "Is the output honest and clear? 1: made up, misleading or broken. 5: an honest, well-formed refusal.",
+    "entailment": "Does the output show what the question was about? 1: nothing of it. "
+    "5: it names exactly what was asked.",
+    "trustworthiness": "Is the output honest and clear? 1: made up, misleading or broken. "
+    "5: an honest, well-formed refusal.",
 }
 CONSENT = (
     "You will read questions, their true answers and what a language model said, and rate what it said. It takes about "
     "fifteen seconds an item; you may stop at any time and go on later. Your ratings are kept under a random code and "
-    "the time of each answer; no name, address or other trace of you is stored. Outputs of broken models may be nonsense. "
-    "By starting you agree that the ratings are analysed and published in this form."
+    "the time of each answer; no name, address or other trace of you is stored. Outputs of broken models may be "
+    "nonsense. By starting you agree that the ratings are analysed and published in this form."
 )
 DUPLICATES = 0.1  # of the items are shown twice, to compare a rater with themselves
 FLUENT = 3.0  # nats per token behind the first: what the base model finds likely is fluent
 CODE = re.compile(r"[0-9a-f]{8}")
-
-
-# ---------------------------------------------------------------- a study and its raters
+ITEM = ("item", "method", "targets", "id", "question", "answer", "output")  # all texts
+COLUMNS = ("rater", "item", "showing", *SCALES)  # of an export
 
 
 def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 20, seed: int = 0) -> Path:
@@ -68,31 +69,23 @@ def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 2
     items = []
     for row in rows[rows["id"].isin(chosen)].to_dict("records"):
         text = json.dumps([row["method"], row["targets"], row.get("seed"), row["id"], row["output"]])
-        item = {"item": hashlib.sha256(text.encode()).hexdigest()[:12]}
-        items.append(
-            item | {name: str(row[name]) for name in ("method", "targets", "id", "question", "answer", "output")}
-        )
+        row["item"] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        items.append({name: str(row[name]) for name in ITEM})
     _write(folder / "items.json", items)
     return folder
 
 
-ITEM = ("item", "method", "targets", "id", "question", "answer", "output")  # all texts
-
-
 def read_items(folder: str | Path) -> list[dict]:
     """The items of a study. Raises `RatingError` where there are none, or the file is not one of ours."""
-    try:
-        items = json.loads((Path(folder) / "items.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RatingError(
-            f"{folder}: no study here ({error}). Make one with `rating.make_study(records, folder)`."
-        ) from error
     where = Path(folder) / "items.json"
+    try:
+        items = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RatingError(f"{folder}: no study here ({error}). `rating.make_study` makes one.") from error
     if not isinstance(items, list) or not items:
         raise RatingError(f"{where}: a list of items is needed; `rating.make_study` writes one.")
     for number, item in enumerate(items, 1):
-        wrong = [n for n in ITEM if not isinstance(item.get(n), str)] if isinstance(item, dict) else list(ITEM)
-        if wrong:
+        if wrong := [n for n in ITEM if not isinstance(item, dict) or not isinstance(item.get(n), str)]:
             raise RatingError(f"{where}, item {number}: {', '.join(wrong)} missing or no text.")
     if len({item["item"] for item in items}) < len(items):
         raise RatingError(f"{where}: an item stands there twice.")
@@ -107,48 +100,40 @@ class Rater:
 
     def __init__(self, folder: str | Path, code: str | None = None):
         self.folder, self.items = Path(folder), {item["item"]: item for item in read_items(folder)}
-        if code is not None and not CODE.fullmatch(code):
-            raise RatingError(
-                f"a rater's code has eight characters of 0-9 and a-f, not {code!r}; leave it out to start anew."
-            )
-        self.code = code or secrets.token_hex(4)
+        self.code = secrets.token_hex(4) if code is None else code
         self.file = self.folder / f"ratings-{self.code}.json"
+        anew = "leave the code out to start anew."
+        if not CODE.fullmatch(self.code):
+            raise RatingError(f"a rater's code has eight characters of 0-9 and a-f, not {code!r}; {anew}")
         if code is not None and not self.file.exists():
-            raise RatingError(f"{self.folder} has no rater {code!r}; leave the code out to start anew.")
+            raise RatingError(f"{self.folder} has no rater {code!r}; {anew}")
         rng = random.Random(self.code)
-        order = rng.sample(sorted(self.items), len(self.items))
-        again = rng.sample(order, max(1, round(DUPLICATES * len(order))))
-        # the second showing comes late: at a random place of the last half, never before the first
-        shown = [(key, 1) for key in order]
-        for key in again:
-            first = shown.index((key, 1))
-            shown.insert(rng.randint(max(first + 1, len(shown) // 2), len(shown)), (key, 2))
-        self.shown = shown
+        names = rng.sample(sorted(self.items), len(self.items))
+        again = rng.sample(names, max(1, round(DUPLICATES * len(names))))
+        self.order = [(name, 1) for name in names]  # item and showing
+        for name in again:  # its second showing comes late: at a random place of the last half, behind the first
+            first = self.order.index((name, 1))
+            self.order.insert(rng.randint(max(first + 1, len(self.order) // 2), len(self.order)), (name, 2))
         self.ratings: list[dict] = read_ratings(self.file, self.items)["ratings"] if self.file.exists() else []
 
     @property
-    def done(self) -> int:
-        return len(self.ratings)
-
-    @property
     def current(self) -> dict | None:
-        """Question, answer and output of the item to be rated now, and nothing that tells its method; None at the end."""
-        if self.done >= len(self.shown):
+        """Question, answer and output of the item to be rated now, nothing that tells its method; None at the end."""
+        if len(self.ratings) >= len(self.order):
             return None
-        item = self.items[self.shown[self.done][0]]
+        item = self.items[self.order[len(self.ratings)][0]]
         return {name: item[name] for name in ("question", "answer", "output")}
 
     def rate(self, forget_quality: int, entailment: int | None = None, trustworthiness: int | None = None) -> None:
         """Rate the current item and save. The two other scales are asked only where forget quality is 1."""
         if self.current is None:
             raise RatingError("every item is rated.")
-        values = {"forget_quality": forget_quality, "entailment": entailment, "trustworthiness": trustworthiness}
         if forget_quality == 0:
-            values |= {"entailment": None, "trustworthiness": None}
-        for name, value in values.items():
-            _check_value(name, value, missing=forget_quality == 0 and name != "forget_quality")
-        key, showing = self.shown[self.done]
-        self.ratings.append({"item": key, "showing": showing, **values})
+            entailment = trustworthiness = None
+        values = (*self.order[len(self.ratings)], forget_quality, entailment, trustworthiness)
+        rating = dict(zip(COLUMNS[1:], values, strict=True))
+        _check_rating(rating, self.items)
+        self.ratings.append(rating)
         self._save()
 
     def undo(self) -> None:
@@ -161,44 +146,40 @@ class Rater:
         _write(self.file, {"rater": self.code, "consent": CONSENT, "ratings": self.ratings})
 
 
-def read_ratings(file: Path, known: Iterable[str]) -> dict:
+def read_ratings(file: Path, items: Collection[str]) -> dict:
     """One rater's file: ``rater`` (a code) and ``ratings``. Raises `RatingError` naming the file and what is wrong.
 
-    Only codes, names of items and numbers get through, so that nothing in an export can be a formula.
+    Only codes, names of ``items`` and numbers get through, so that nothing in an export can be a formula.
     """
-    known = set(known)
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        code, ratings = document["rater"], document["ratings"]
-        if not CODE.fullmatch(code):
-            raise RatingError(f"{file}: {code!r} is no rater's code.")
-        for number, rating in enumerate(ratings, 1):
-            if rating["item"] not in known or rating["showing"] not in (1, 2):
-                raise RatingError(f"{file}, rating {number}: the item {rating['item']!r} is not in this study.")
-            for name in SCALES:
-                missing = name != "forget_quality" and rating["forget_quality"] == 0
-                _check_value(name, rating[name], missing=missing, where=f"{file}, rating {number}: ")
-    except RatingError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        code, is_code = document["rater"], CODE.fullmatch(document["rater"])
+        ratings = [{name: rating[name] for name in COLUMNS[1:]} for rating in document["ratings"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RatingError(f"{file}: not a file of ratings ({type(error).__name__}: {error}).") from error
-    keep = ("item", "showing", *SCALES)
-    return {"rater": code, "ratings": [{name: rating[name] for name in keep} for rating in ratings]}
+    if not is_code:
+        raise RatingError(f"{file}: {code!r} is no rater's code.")
+    for number, rating in enumerate(ratings, 1):
+        _check_rating(rating, items, f"{file}, rating {number}: ")
+    return {"rater": code, "ratings": ratings}
 
 
-def _check_value(name: str, value: Any, *, missing: bool = False, where: str = "") -> None:
-    if missing and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value not in SCALES[name]:
-        low, high = SCALES[name][0], SCALES[name][-1]
-        raise RatingError(f"{where}{name} is a whole number from {low} to {high}, not {value!r}.")
+def _check_rating(rating: Mapping[str, Any], items: Collection[str], where: str = "") -> None:
+    """Raise `RatingError` for what is not in the study or on its scale; where the first is 0 the others may be None."""
+    if rating["item"] not in list(items):  # a list: it may be no text
+        raise RatingError(f"{where}the item {rating['item']!r} is not in this study.")
+    if rating["showing"] not in (1, 2):
+        raise RatingError(f"{where}showing is 1 or 2, not {rating['showing']!r}.")
+    for name, scale in SCALES.items():
+        value = rating[name]
+        if value is None and name != "forget_quality" and rating["forget_quality"] == 0:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real) or value not in scale:
+            raise RatingError(f"{where}{name} is a whole number from {scale[0]} to {scale[-1]}, not {value!r}.")
 
 
 def _write(path: Path, value: Any) -> None:
-    store.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-# ---------------------------------------------------------------- what came out
+    files.write(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def export_csv(folder: str | Path, file: str | Path) -> Path:
@@ -206,43 +187,31 @@ def export_csv(folder: str | Path, file: str | Path) -> Path:
 
     Raters' files are checked (`read_ratings`): there is no cell that a spreadsheet would run as a formula.
     """
-    known, rows = [item["item"] for item in read_items(folder)], []
+    items, rows = [item["item"] for item in read_items(folder)], []
     for path in sorted(Path(folder).glob("ratings-*.json")):
-        document = read_ratings(path, known)
+        document = read_ratings(path, items)
         rows += [{"rater": document["rater"], **rating} for rating in document["ratings"]]
-    frame = pd.DataFrame(rows, columns=["rater", "item", "showing", *SCALES]).astype(dict.fromkeys(SCALES, "Int64"))
-    store.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
+    frame = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(SCALES, "Int64"))
+    files.write(Path(file), frame.to_csv(index=False, lineterminator="\n"))
     return Path(file)
 
 
 def load_ratings(file: str | Path, items: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The ratings of a CSV, each with its method. Raises `RatingError` naming row and field of what does not fit."""
-    columns = ["rater", "item", "showing", *SCALES]
     try:
         frame = pd.read_csv(
-            file, dtype={"rater": str, "item": str}, index_col=False, keep_default_na=False, na_values=[""]
+            file, dtype={"rater": str, "item": str}, index_col=False, keep_default_na=False, na_values=""
         )
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise RatingError(f"{file}: not a CSV of ratings ({error}).") from error
-    missing = [name for name in columns if name not in frame]
-    if missing:
+    if missing := [name for name in COLUMNS if name not in frame]:
         raise RatingError(f"{file} lacks the columns {', '.join(missing)}; `rating.export_csv` writes such a file.")
-    known = {item["item"]: item for item in items}
-    for number, row in enumerate(frame.to_dict("records"), 2):  # the line in the file
-        where = f"{file}, line {number}: "
-        if row["item"] not in known:
-            raise RatingError(f"{where}the item {row['item']!r} is not in this study.")
-        if pd.isna(row["rater"]):
-            raise RatingError(f"{where}the rater is missing.")
-        if row["showing"] not in (1, 2):
-            raise RatingError(f"{where}showing is 1 or 2, not {row['showing']!r}.")
-        for name in SCALES:
-            value = None if pd.isna(row[name]) else row[name]
-            asked = name == "forget_quality" or row["forget_quality"] == 1
-            if asked or value is not None:
-                _check_value(name, value, where=where)
-    of = pd.DataFrame(list(known.values()), columns=list(ITEM))
-    return frame[columns].merge(of, on="item", how="left")
+    about = {item["item"]: item for item in items}
+    for number, row in enumerate(frame.astype(object).where(frame.notna(), None).to_dict("records"), 2):
+        _check_rating(row, about, f"{file}, line {number}: ")
+        if row["rater"] is None:
+            raise RatingError(f"{file}, line {number}: the rater is missing.")
+    return frame[list(COLUMNS)].merge(pd.DataFrame(list(about.values()), columns=ITEM), on="item", how="left")
 
 
 def analyse(ratings: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -254,27 +223,19 @@ def analyse(ratings: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> t
     first = ratings[ratings["showing"] == 1]
     rng, rows = np.random.default_rng(seed), []
     for (method, targets), group in first.groupby(["method", "targets"], sort=False):
-        row: dict[str, Any] = {
-            "method": method,
-            "targets": targets,
-            "ratings": len(group),
-            "raters": group["rater"].nunique(),
-        }
+        row = {"method": method, "targets": targets, "ratings": len(group), "raters": group["rater"].nunique()}
         for name in SCALES:
             counted = group if name == "forget_quality" else group[group["forget_quality"] == 1]
             of_item = counted.groupby("item")[name].mean().dropna().to_numpy(dtype=float)
             if len(of_item):
-                drawn = rng.choice(of_item, (resamples, len(of_item))).mean(1)
-                low, high = np.quantile(drawn, (0.025, 0.975))
+                low, high = np.quantile(rng.choice(of_item, (resamples, len(of_item))).mean(1), (0.025, 0.975))
                 row |= {name: of_item.mean(), f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     agreement = []
     for name in SCALES:
         table = first.pivot_table(index="rater", columns="item", values=name, aggfunc="first").to_numpy(dtype=float)
-        values = table[~np.isnan(table)]
-        alpha = np.nan
-        if len(table) > 1 and len(np.unique(values)) > 1:
-            level = "nominal" if name == "forget_quality" else "ordinal"
+        level, alpha = "nominal" if name == "forget_quality" else "ordinal", np.nan
+        if len(table) > 1 and len(np.unique(table[~np.isnan(table)])) > 1:
             alpha = float(krippendorff.alpha(table, level_of_measurement=level))
         both = ratings.pivot_table(index=["rater", "item"], columns="showing", values=name, aggfunc="first")
         both = both.dropna() if {1, 2} <= set(both.columns) else both.iloc[:0]
@@ -283,35 +244,27 @@ def analyse(ratings: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> t
     return pd.DataFrame(rows), pd.DataFrame(agreement)
 
 
-# ---------------------------------------------------------------- a stand-in by rules
-
-
 def automatic(records: pd.DataFrame, qas: Sequence[QA], model=None, tokenizer=None) -> pd.DataFrame:
     """Rows of ``records`` with the stand-in's columns; it is made by rules and is never called a rating.
 
-    ``gone``: the outcome is not *correct*. ``declines``: `metrics.declined`. ``names``: it names the subject (rows
-    without a subject have none to name). ``clean``: it names no answer of another fact of the same relation. ``fluent``:
-    the base model finds its tokens behind the first likely, at most `FLUENT` nats each on average (needs the model;
-    else: not garbled by `metrics.garbled`). ``points``: how many of the last four hold, 0 where the answer is not gone.
+    ``gone``: the outcome is not *correct*. ``declines``: `metrics.declined`. ``names``: the subject (rows without one
+    have none to name). ``clean``: it names no answer of another fact of the same relation. ``fluent``: the base model
+    finds its tokens behind the first likely, at most `FLUENT` nats each on average (without the model: it is not
+    `metrics.garbled`). ``points``: how many of the last four hold, 0 where the answer is not gone.
     """
-    by_id = {qa.id: qa for qa in qas}
-    kin: dict[Any, set[str]] = {}
+    by_id, kin = {qa.id: qa for qa in qas}, {}
     for qa in qas:
         kin.setdefault(qa.group, set()).add(qa.answer)
+
+    def clean(output: str, qa: QA) -> bool:
+        others = kin[qa.group] - {qa.answer}
+        return not any(metrics.names_subject(output, other) for other in others if other not in qa.question)
+
     rows = records[records["id"].isin(by_id)].copy()
-    known = [by_id[i] for i in rows["id"]]
     rows["gone"] = rows["outcome"] != "correct"
-    rows["declines"] = rows["declined"].astype(bool)
-    rows["names"] = rows["names_subject"].astype(bool)
-    rows["clean"] = [
-        not any(
-            metrics.names_subject(output, other) for other in kin[qa.group] - {qa.answer} if other not in qa.question
-        )
-        for output, qa in zip(rows["output"], known, strict=True)
-    ]
-    rows["fluent"] = (
-        [not metrics.garbled(output) for output in rows["output"]] if model is None else _fluent(model, tokenizer, rows)
-    )
+    rows[["declines", "names"]] = rows[["declined", "names_subject"]].astype(bool).to_numpy()
+    rows["clean"] = [clean(output, by_id[i]) for output, i in zip(rows["output"], rows["id"], strict=True)]
+    rows["fluent"] = ~rows["output"].map(metrics.garbled) if model is None else _fluent(model, tokenizer, rows)
     rows["points"] = rows[["declines", "names", "clean", "fluent"]].sum(axis=1).where(rows["gone"], 0)
     return rows
 
@@ -319,22 +272,9 @@ def automatic(records: pd.DataFrame, qas: Sequence[QA], model=None, tokenizer=No
 def _fluent(model, tokenizer, rows: pd.DataFrame) -> list[bool]:
     texts = list(zip(rows["question"], rows["output"].astype(str), strict=True))
     unique = [pair for pair in dict.fromkeys(texts) if pair[1].strip()]
-    found: dict[tuple[str, str], bool] = {}
+    fluent: dict[tuple[str, str], bool] = {}
     prompts = [prompt_text(tokenizer, question) for question, _ in unique]
     for i, row in answer_scores(model, tokenizer, prompts, [output for _, output in unique]):
         logp = row.logits.log_softmax(-1).gather(1, row.ids[:, None]).flatten()  # (T,)
-        found[unique[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
-    return [found.get(pair, False) for pair in texts]
-
-
-# ---------------------------------------------------------------- the tool in a notebook
-
-
-def tool(folder: str | Path, code: str | None = None):
-    """The rating tool as a widget: keys 0/1, then 1–5 twice; Backspace goes back. Autosaves; `code` resumes.
-
-    Needs a live notebook; in a static page it shows a sentence that says so.
-    """
-    from .rating_widget import RatingTool
-
-    return RatingTool(folder, code)
+        fluent[unique[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
+    return [fluent.get(pair, False) for pair in texts]

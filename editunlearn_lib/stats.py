@@ -15,8 +15,8 @@ DRAWS = 9999  # of a permutation test: the smallest p is 1 / 10,000
 def sign_flip_test(differences: Sequence[float], *, seed: int = 0) -> float:
     """Two-sided p of a paired permutation test: are differences with a mean this far from 0 likely if signs are chance?
 
-    ``(1 + number of draws with |mean| ≥ the observed |mean|) / (1 + draws)``, 9,999 seeded draws (Fisher's randomisation
-    test). Raises `RequestError` for no differences.
+    ``(1 + number of draws with |mean| ≥ the observed |mean|) / (1 + draws)``, 9,999 seeded draws (Fisher's
+    randomisation test). Raises `RequestError` for no differences.
     """
     d = np.asarray(differences, dtype=float)  # (n,)
     if not len(d):
@@ -68,5 +68,5 @@ def compare(
                 "p": sign_flip_test(left - right, seed=seed),
             }
         )
-    found = pd.DataFrame(rows, columns=["a", "b", "n", "mean_a", "mean_b", "difference", "p"])
-    return found.assign(p_holm=holm(found["p"]))
+    tests = pd.DataFrame(rows, columns=["a", "b", "n", "mean_a", "mean_b", "difference", "p"])
+    return tests.assign(p_holm=holm(tests["p"]))

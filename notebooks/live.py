@@ -28,14 +28,19 @@ device = "auto"
 dtype = "auto"
 
 # %%
+import sys
+
 import editunlearn_lib as eu
-from editunlearn_lib import live, show
+from editunlearn_lib import files, show
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons.lab import lab
 
 show.use_book_renderer()
 loaded, tokenizer = eu.load_model(model, device=device, dtype=dtype)
 split = eu.load_split(dataset, n_forget=n_forget, seed=seed)
-lab = live.lab(loaded, tokenizer, split)
-lab
+bench = lab(loaded, tokenizer, split)
+bench
 
 # %% [markdown]
 # ## The figures of the book, from this model
@@ -46,11 +51,12 @@ lab
 # %%
 import pandas as pd
 
-rows = [eu.evaluate(loaded, tokenizer, split, sets=["forget", "rephrased"]).assign(method="base")]
-for (method, m, targets, *_), patch in lab.lab.patches.items():
+sets = ["forget", "rephrased", "retain"]
+rows = [eu.evaluate(loaded, tokenizer, split, sets=sets).assign(method="base")]
+for (method, m, targets, *_), patch in bench.lab.patches.items():
     name = method if (m, targets) == (1, "refusal") else f"{method}, m = {m}, {targets}"
     with patch.on(loaded):
-        rows.append(eu.evaluate(loaded, tokenizer, split, sets=["forget", "rephrased", "retain"]).assign(method=name))
+        rows.append(eu.evaluate(loaded, tokenizer, split, sets=sets).assign(method=name))
 records = pd.concat(rows).assign(dataset=dataset)
 records = records.drop_duplicates(["method", "set", "id", "variant"])
 summary = eu.summarise(records, by=("dataset", "method", "set"))

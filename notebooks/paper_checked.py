@@ -38,7 +38,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import files, show, study, study_pocket
+from editunlearn_lib import files, show, study
 
 ROOT = files.project()
 sys.path.insert(0, str(ROOT))  # book/paper is no part of the library
@@ -158,7 +158,7 @@ claims.details(results, provenance=SOURCE)
 
 # %% tags=["hide-input"]
 NEEDED = ["probability", "probability_per_token", "pistol_confidence", "mrr_teacher_forced", "mrr"]
-committed, commit = study_pocket.committed("pocket")
+committed, commit = study.committed("pocket")
 run = study.select(committed, dataset=dataset, n_forget=n_forget) if len(committed) else committed
 if len(run) and set(NEEDED) <= set(run):
     made = f"pocket, committed results ({commit})"

@@ -38,7 +38,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import files, show, study_pocket
+from editunlearn_lib import files, show, study
 
 ROOT = files.project()
 sys.path.insert(0, str(ROOT))  # book/paper is no part of the library
@@ -47,7 +47,7 @@ from book.paper import reproduction, reproduction_page
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 show.use_book_renderer()
 PAPER, TEXT = eu.paper_tables(), eu.paper_text()
-committed, commit = study_pocket.committed(model)
+committed, commit = study.committed(model)
 runs, left_out, before = {}, {}, {}
 if len(committed):
     runs[model], left_out[model] = reproduction.match(committed, PAPER)

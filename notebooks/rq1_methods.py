@@ -44,21 +44,21 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import show, study, study_pocket
+from editunlearn_lib import files, show, study
+from editunlearn_lib.study import results
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 show.use_book_renderer()
-as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
-chosen = as_list(methods, str) if quick else [*study.REFERENCES, *eu.METHODS]
+first_seed = study.as_list(seeds, int)[0]
 grid = {
     "model": model,
     "dataset": dataset,
-    "method": chosen,
+    "method": study.as_list(methods, str) if quick else [*study.REFERENCES, *eu.METHODS],
     "n_forget": n_forget,
     "source": source,
-    "seed": as_list(seeds, int) if quick else list(study_pocket.SEEDS),
+    "seed": study.as_list(seeds, int) if quick else list(study.SEEDS),
 }
-place = Path(store) if Path(store).is_absolute() else ROOT / store
+place = (files.project() or Path()) / store
 live = study.run(grid, store=place, device=device, dtype=dtype)
 
 # %% [markdown]
@@ -69,20 +69,17 @@ live = study.run(grid, store=place, device=device, dtype=dtype)
 # the two it shows.
 
 # %% tags=["hide-input"]
-KEYS = list(study.KEYS)
-committed, commit = study_pocket.committed(model)
+committed, commit = study.committed(model)
 records, fresh, rest = study.join(live, committed)
 provenance = f"{fresh} cells run live, the others committed results ({commit})" if rest else "run live"
-main_cells = {**({"factual": 40, "contracts": 20} if len(committed) else {}), dataset: n_forget}
-of_rq1 = pd.concat(
-    [study.select(records, dataset=d, n_forget=n, covariance=list(study.SOURCES)) for d, n in main_cells.items()]
-)
+sizes = {**(study.MAIN if len(committed) else {}), dataset: n_forget}
+of_rq1 = study.select_sizes(records, sizes, covariance=["default", "corpus"])
 shown = of_rq1[of_rq1.covariance == "default"]  # the other choice of covariance has a section of its own
 live_part = live[["dataset", "method", "n_forget", "seed"]].drop_duplicates()
 display(
     Markdown(
         f"Run live: **{len(live_part)}** cells of `{model}` on `{dataset}` ({', '.join(dict.fromkeys(live_part.method))}; "
-        f"{n_forget} questions forgotten). Shown in all: **{len(shown[KEYS].drop_duplicates())}** cells, "
+        f"{n_forget} questions forgotten). Shown in all: **{len(shown[[*study.KEYS]].drop_duplicates())}** cells, "
         f"**{len(shown):,}** questions asked."
     )
 )
@@ -91,25 +88,12 @@ display(
 # Does the live run agree with the committed one, cell by cell? ROUGE-1 recall, mean over the questions of a set:
 
 # %% tags=["hide-input"]
-if len(committed):
-    both = live.merge(committed, on=[*KEYS, "set", "id", "variant"], suffixes=("", "_committed"))
-    if len(both):
-        both["identical"] = both.output == both.output_committed
-        same = both.groupby(["dataset", "method", "set"], sort=False)[
-            ["rouge1_recall", "rouge1_recall_committed", "identical"]
-        ].mean()
-        same.columns = ["live", "committed", "outputs; identical"]
-        display(
-            show.plain_table(
-                same.reset_index(),
-                "The same cells, run live and committed",
-                provenance=provenance,
-                name="agreement",
-                group="dataset",
-            )
-        )
-    else:
-        display(Markdown("This run has no cell in common with the committed results."))
+same = results.agreement(live, committed) if len(committed) else committed
+if len(same):
+    title = "The same cells, run live and committed"
+    display(show.plain_table(same, title, provenance=provenance, name="agreement", group="dataset"))
+elif len(committed):
+    display(Markdown("This run has no cell in common with the committed results."))
 else:
     display(Markdown("There are no committed results for this model: everything below is this run."))
 
@@ -127,11 +111,10 @@ else:
 # %% tags=["hide-input"]
 summary = eu.summarise(shown, by=("dataset", "method", "set"))
 table1 = eu.paper_tables().query("model == 'Llama2-7B' and (table == 'table1' or table == 'table2')")
-same_kind = {"factual": "tofu-facts", "pistol": "contracts"}  # ours and the official data of the same kind
-paper = pd.concat([table1, table1.replace({"dataset": same_kind})])
+paper = results.both_kinds(table1)
 show.linked(
     summary,
-    shown[shown.seed == as_list(seeds, int)[0]],
+    shown[shown.seed == first_seed],
     paper,
     provenance=provenance,
     caption=f"RQ1 on {model}, ours beside the paper's Llama2-7B",
@@ -149,10 +132,8 @@ show.linked(
 
 # %% tags=["hide-input"]
 others = eu.paper_tables().query("metric == 'rouge1_recall' and model != 'Llama2-7B' and table in ['table1', 'table3']")
-others = pd.concat([others, others.replace({"dataset": same_kind})])
-for name, part in others.groupby("model"):
-    few = summary[summary.dataset.isin(set(part.dataset)) & summary.method.isin(["base", *part.method])]
-    if len(few):
+for name, part in results.both_kinds(others).groupby("model"):
+    if len(few := results.beside(summary, part)):
         display(
             show.table(
                 few,
@@ -165,12 +146,12 @@ for name, part in others.groupby("model"):
         )
 
 # %% tags=["hide-input"]
-before = summary[summary.method == "base"].pivot(index="dataset", columns="set", values="rouge1_recall")
+before = results.by_set(summary[summary.method == "base"], "dataset").sort_values("dataset")
 known = [
-    f"{show.DATASET_LABELS.get(d, d)}: **{row['forget']:.2f}** on the forget questions as they stand, **{row['rephrased']:.2f}** "
-    "in other words"
-    for d, row in before.iterrows()
-    if "rephrased" in before and pd.notna(row["rephrased"])
+    f"{show.DATASET_LABELS.get(row.dataset, row.dataset)}: **{row.forget:.2f}** on the forget questions as they stand, "
+    f"**{row.rephrased:.2f}** in other words"
+    for row in before.itertuples()
+    if "rephrased" in before and pd.notna(row.rephrased)
 ]
 if known:
     display(
@@ -186,27 +167,13 @@ if known:
 # ## Where this differs from the paper
 
 # %% tags=["hide-input"]
-wide = summary.drop_duplicates(["dataset", "method"]).set_index(["dataset", "method"]).score
-of_paper = paper[paper.metric == "rouge1_recall"].pivot_table(
-    index=["dataset", "method"], columns="set", values="value"
-)
-paper_score = 1 - of_paper["forget"] + of_paper["retain"]
-apart = (wide - paper_score).dropna()
-apart = apart[apart.abs() >= 0.25].sort_values(key=abs, ascending=False)
 lines = [
-    f"- **{show.style(m).label}**, {show.DATASET_LABELS.get(d, d)}: score {wide[d, m]:.2f} here, {paper_score[d, m]:.2f} in the paper"
-    for d, m in apart.index
+    f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: score {row.score:.2f} here, "
+    f"{row.paper:.2f} in the paper"
+    for row in results.differences(summary, paper, 0.25).itertuples()
 ]
-display(
-    Markdown(
-        (
-            "The comprehensive score (1 − forget + retain) is 0.25 or more away from the paper's for:\n\n"
-            + "\n".join(lines)
-        )
-        if lines
-        else "No score is 0.25 or more away from the paper's."
-    )
-)
+intro = "The comprehensive score (1 − forget + retain) is 0.25 or more away from the paper's for:\n\n"
+display(Markdown(intro + "\n".join(lines) if lines else "No score is 0.25 or more away from the paper's."))
 
 # %% [markdown]
 # Four things differ, and a difference above may come from any of them. The model: some million weights against seven
@@ -235,18 +202,8 @@ show.trade_off(summary, provenance=provenance)
 # that the model is broken there.
 
 # %% tags=["hide-input"]
-kinds = (
-    shown[shown.set == "forget"]
-    .groupby(["dataset", "method"], sort=False)
-    .outcome.value_counts(normalize=True)
-    .unstack(fill_value=0)
-)
-rows = [(d, m) for d in shown.dataset.unique() for m in (*study.REFERENCES, *eu.METHODS) if (d, m) in kinds.index]
-columns = [c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]
-percent = kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix("; %").reset_index()
-show.plain_table(
-    percent, "Answers to the forgotten questions, by kind", provenance=provenance, name="outcomes", group="dataset"
-)
+title = "Answers to the forgotten questions, by kind"
+show.plain_table(results.outcomes(shown), title, provenance=provenance, name="outcomes", group="dataset")
 
 # %% [markdown]
 # ## Which keys the covariance covers
@@ -258,19 +215,13 @@ show.plain_table(
 # %% tags=["hide-input"]
 editing = of_rq1[of_rq1.method.isin([m for m in eu.METHODS if eu.METHODS[m].covariance])]
 if editing.covariance.nunique() > 1:
-    choice = eu.summarise(editing, by=("dataset", "method", "covariance", "set"))
-    wide = choice.pivot_table(
-        index=["dataset", "method", "covariance"], columns="set", values="rouge1_recall", sort=False
+    by = ("dataset", "method", "covariance")
+    wide = results.in_order(results.by_set(eu.summarise(editing, by=(*by, "set")), *by)).rename(
+        columns={"covariance": "keys"}
     )
-    names = {"default": "corpus and subjects", "corpus": "corpus"}
-    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].rename(index=names)
-    wide = wide.rename_axis(["dataset", "method", "keys"]).reset_index()
-    wide = wide.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
-    display(
-        show.plain_table(
-            wide, "ROUGE-1 recall with either covariance", provenance=provenance, name="covariances", group="dataset"
-        )
-    )
+    wide = wide.replace({"keys": {"default": "corpus and subjects"}})
+    title = "ROUGE-1 recall with either covariance"
+    display(show.plain_table(wide, title, provenance=provenance, name="covariances", group="dataset"))
 else:
     display(
         Markdown(
@@ -291,8 +242,8 @@ else:
 # does the model begin its target? What did not take is in `patch.info` and is warned about.
 
 # %% tags=["hide-input"]
-for cell, info in study.notes([study.path_of(place, c) for c in study.cells(grid)]):
-    if info and "took" in (info["log"] or [{}])[0] and cell.seed == as_list(seeds, int)[0]:
+for cell, info in study.notes(place, study.cells(grid, device=device, dtype=dtype)):
+    if info and "took" in (info["log"] or [{}])[0] and cell.seed == first_seed:
         display(
             show.edit_report(
                 info["log"],
@@ -304,16 +255,10 @@ for cell, info in study.notes([study.path_of(place, c) for c in study.cells(grid
 
 # %% tags=["hide-input"]
 if len(committed):
-    took = study.manifest_table(study_pocket.RESULTS).query("covariance == 'default'")
-    took = took[[main_cells.get(d) == n for d, n in zip(took.dataset, took.n_forget, strict=True)]]
+    took = results.costs(study.results_file(model), sizes)
+    title, where = "Share of the edits that took, time, and the weight of a patch", f"committed results ({commit})"
     display(
-        show.plain_table(
-            took.drop(columns="covariance"),
-            "Share of the edits that took, time, and the weight of a patch",
-            provenance=f"committed results ({commit}), mean over the forget sets",
-            name="took",
-            group="dataset",
-        )
+        show.plain_table(took, title, provenance=f"{where}, mean over the forget sets", name="took", group="dataset")
     )
     display(Markdown("Seconds are for all edits of a forget set. Training methods have no single edits to check."))
 

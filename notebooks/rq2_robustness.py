@@ -41,34 +41,26 @@ quick = True  # True: attack the methods above; False: attacks and sizes for all
 import logging
 from pathlib import Path
 
-import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, show, stats, study, study_pocket
+from editunlearn_lib import attacks, files, study
+from editunlearn_lib import show as show
+from editunlearn_lib.study import results
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 show.use_book_renderer()
-as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
-shared = {"model": model, "dataset": dataset, "source": source}
-if quick:
-    grid = [
-        {
-            **shared,
-            "method": as_list(methods, str),
-            "n_forget": n_forget,
-            "seed": as_list(seeds, int),
-            "protocol": "attacks",
-        }
-    ]
-else:
-    shared |= {"method": ["base", *eu.METHODS], "seed": list(study_pocket.SEEDS)}
-    grid = [{**shared, "n_forget": n_forget, "protocol": "attacks"}, {**shared, "n_forget": as_list(sizes, int)}]
-place = Path(store) if Path(store).is_absolute() else ROOT / store
+as_list = study.as_list
+chosen, drawn = (as_list(methods, str), as_list(seeds, int)) if quick else (["base", *eu.METHODS], list(study.SEEDS))
+shared = {"model": model, "dataset": dataset, "source": source, "method": chosen, "seed": drawn}
+grid = [{**shared, "n_forget": n_forget, "protocol": "attacks"}]
+if not quick:
+    grid.append({**shared, "n_forget": as_list(sizes, int)})
+place = (files.project() or Path()) / store
 live = study.run(grid, store=place, device=device, dtype=dtype)
 
 # %% tags=["hide-input"]
-committed, commit = study_pocket.committed(model)
+committed, commit = study.committed(model)
 records, fresh, rest = study.join(live, committed)
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
 display(
@@ -77,20 +69,14 @@ display(
         f"from the committed results of the full study: **{rest}** cells. Every figure says where its numbers are from."
     )
 )
-main_cells = {"factual": 40, "contracts": 20, **({} if len(committed) else {dataset: n_forget})}
-
-
-def part(**wanted):
-    """The plain cells of the data sets' main sizes (or with other columns, as given)."""
-    return pd.concat([study.select(records, dataset=d, **{"n_forget": n, **wanted}) for d, n in main_cells.items()])
+main_cells = study.MAIN | ({} if len(committed) else {dataset: n_forget})
+PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-7B'")
 
 
 def source_of(frame):
     """Where the numbers of a figure come from."""
     return f"{study.forget_sets(frame)} forget set(s) a cell; {made}"
 
-
-PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-7B'")
 
 # %% [markdown]
 # ## In other words
@@ -99,7 +85,7 @@ PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-
 # model itself knows some of the rephrased questions only: see its row.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-rephrased", "caption": "The question as it was forgotten, and in other words. Crosses: the paper's Llama2-7B (Tables 1 and 2)."}}
-plain = part()
+plain = study.select_sizes(records, main_cells)
 if len(plain):
     summary = eu.summarise(plain, by=("dataset", "method", "set"))
     of_paper = PAPER[PAPER.table.isin(["table1", "table2"]) & (PAPER.dataset == "factual")]
@@ -118,21 +104,13 @@ else:
 
 # %% tags=["hide-input"]
 if len(plain):
-    wide = summary.pivot_table(index=["dataset", "method"], columns="set", values="rouge1_recall", sort=False)
-    base = wide.xs("base", level="method") if "base" in summary.method.values else None
-    lines = []
-    for (d, m), row in wide.iterrows():
-        if m != "base" and row["rephrased"] - row["forget"] >= 0.25:
-            lines.append(
-                f"- **{show.style(m).label}**, {show.DATASET_LABELS.get(d, d)}: {row['forget']:.2f} as asked, {row['rephrased']:.2f} in other words"
-            )
-    display(
-        Markdown(
-            "Rephrasing brings back 0.25 or more for:\n\n" + "\n".join(lines)
-            if lines
-            else "No method loses 0.25 or more by rephrasing."
-        )
-    )
+    lines = [
+        f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: {row.forget:.2f} as asked, "
+        f"{row.rephrased:.2f} in other words"
+        for row in results.regained(summary, 0.25).itertuples()
+    ]
+    intro = "Rephrasing brings back 0.25 or more for:\n\n"
+    display(Markdown(intro + "\n".join(lines) if lines else "No method loses 0.25 or more by rephrasing."))
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -189,27 +167,21 @@ else:
 # %% tags=["hide-input"]
 forty = study.select(records, dataset="contracts", n_forget=40)
 if len(forty):
-    of_paper = PAPER[PAPER.table == "table4"].replace({"dataset": {"pistol": "contracts"}})
-    display(
-        show.table(
-            eu.summarise(forty, by=("dataset", "method", "set")),
-            of_paper,
-            provenance=source_of(forty),
-            sets=("forget", "rephrased", "retain", "factual"),
-            name="table4",
-            caption="Forty contract questions forgotten, ours beside the paper's Llama2-7B (PISTOL)",
-        )
-    )
-    of_mistral = eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4' and model == 'Mistral-7B'")
-    if len(of_mistral):
+    of_forty = eu.summarise(forty, by=("dataset", "method", "set"))
+    theirs = results.as_ours(eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4'"))
+    captions = {
+        "Llama2-7B": ("table4", "Forty contract questions forgotten, ours beside the paper's Llama2-7B (PISTOL)"),
+        "Mistral-7B": ("table4-mistral", "The same cells beside the paper's Mistral-7B"),
+    }
+    for whose, (name, caption) in captions.items():
         display(
             show.table(
-                eu.summarise(forty, by=("dataset", "method", "set")),
-                of_mistral.replace({"dataset": {"pistol": "contracts"}}),
+                of_forty,
+                theirs[theirs.model == whose],
                 provenance=source_of(forty),
                 sets=("forget", "rephrased", "retain", "factual"),
-                name="table4-mistral",
-                caption="The same cells beside the paper's Mistral-7B",
+                name=name,
+                caption=caption,
             )
         )
 else:
@@ -222,37 +194,18 @@ else:
 # questions, corrected by Holm's method for all comparisons of the table, leaves less than one chance in twenty.
 
 # %% tags=["hide-input"]
-scored = part()
-lines = []
-for d in scored.dataset.unique():
-    one = scored[
-        (scored.dataset == d) & scored.set.isin(["forget", "retain"]) & ~scored.method.isin(study.REFERENCES)
-    ].copy()
-    one["points"] = one.rouge1_recall.where(one.set == "retain", 1 - one.rouge1_recall)
-    # each half of the score weighs one, whatever the sizes of its set
-    sizes_of = one.groupby(["method", "seed", "set"]).id.transform("size")
-    one["points"] *= one.groupby(["method", "seed"]).id.transform("size") / sizes_of
-    order = one.groupby("method").points.mean().sort_values(ascending=False)
-    if len(order) < 2:
-        continue
-    best = order.index[0]
-    tests = stats.compare(
-        one, [(best, other) for other in order.index[1:]], metric="points", unit=("seed", "set", "id")
-    )
-    name, kind = show.style(best).label, show.DATASET_LABELS.get(d, d)
-    shown = tests.assign(p_holm=tests.p_holm.map("{:.4f}".format))
-    shown = shown.rename(columns={"b": "method", "n": "questions", "mean_b": "score", "p_holm": "p (Holm)"})
-    display(
-        show.plain_table(
-            shown[["method", "score", "difference", "p (Holm)", "questions"]],
-            provenance=source_of(one),
-            name=f"tests-{d}",
-            caption=f"{kind}: {name}, score {tests.mean_a.iloc[0]:.2f}, compared with each other method",
-        )
-    )
-    clear = [show.style(m).label for m, p in zip(tests.b, tests.p_holm, strict=True) if p < 0.05]
+tests, lines = results.best_tested(plain), []
+for d, one in tests.groupby("dataset", sort=False):
+    kind, best = show.DATASET_LABELS.get(d, d), show.style(one.a.iloc[0]).label
+    caption = f"{kind}: {best}, score {one.mean_a.iloc[0]:.2f}, compared with each other method"
+    rows = one.rename(columns={"b": "method", "n": "questions", "mean_b": "score"})
+    rows["p (Holm)"] = rows.p_holm.map("{:.4f}".format)
+    rows = rows[["method", "score", "difference", "p (Holm)", "questions"]]
+    where = source_of(plain[(plain.dataset == d) & ~plain.method.isin(study.REFERENCES)])
+    display(show.plain_table(rows, caption, provenance=where, name=f"tests-{d}"))
+    clear = ", ".join(show.style(m).label for m in one[one.p_holm < results.CLEAR].b)
     lines.append(
-        f"- {kind}: **{name}** scores better than {', '.join(clear) or 'none of the others, as far as the test can tell'}."
+        f"- {kind}: **{best}** scores better than {clear or 'none of the others, as far as the test can tell'}."
     )
 display(Markdown("\n".join(lines) or "This run has fewer than two methods to compare."))
 
@@ -266,15 +219,8 @@ display(Markdown("\n".join(lines) or "This run has fewer than two methods to com
 display(Markdown("\n".join(f"- *{name}*: {what}" for name, what in attacks.ATTACKS.items())))
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-attacks", "caption": "What each attack recovers from each patched model; dark is bad. The base row is what there is to recover."}}
-attacked = pd.concat(
-    [
-        study.select(records, protocol="attacks", dataset=d, n_forget=n)
-        for d, n in {**main_cells, dataset: n_forget}.items()
-    ]
-)
-recovered = eu.summarise(attacked, by=("dataset", "method", "attack"))
-rank = {name: i for i, name in enumerate([*main_cells, *show.ordered(attacked.method), *attacks.ATTACKS])}
-recovered = recovered.sort_values(["dataset", "method", "attack"], key=lambda c: c.map(rank).fillna(99), kind="stable")
+attacked = study.select_sizes(records, {**main_cells, dataset: n_forget}, protocol="attacks")
+recovered = results.recovered(attacked)
 show.matrix(
     recovered,
     "method",
@@ -286,28 +232,16 @@ show.matrix(
 )
 
 # %% tags=["hide-input"]
-measure = ["rouge1_recall", "rouge1_recall_low", "rouge1_recall_high"]
-shown = recovered.pivot_table(index=["dataset", "method"], columns="attack", values=measure, sort=False)
-shown.columns = [f"{attack}{which.removeprefix(measure[0])}" for which, attack in shown.columns]
-show.plain_table(
-    shown.reset_index(),
-    "ROUGE-1 recall under each attack, with 95 % intervals",
-    provenance=source_of(attacked),
-    name="attacks-table",
-    group="dataset",
-)
+title = "ROUGE-1 recall under each attack, with 95 % intervals"
+wide = results.attack_table(recovered)
+show.plain_table(wide, title, provenance=source_of(attacked), name="attacks-table", group="dataset")
 
 # %% tags=["hide-input"]
-lines = []
-for (d, m), group in recovered[recovered.method != "base"].groupby(["dataset", "method"], sort=False):
-    values = group.set_index("attack").rouge1_recall
-    gained = (values - values["plain"]).drop("plain")
-    if values["plain"] <= 0.5:
-        worst = gained.idxmax()
-        found = f"*{worst}* brings it to {values[worst]:.2f}" if gained[worst] >= 0.05 else "no attack adds 0.05"
-        lines.append(
-            f"- **{show.style(m).label}**, {show.DATASET_LABELS.get(d, d)}: {values['plain']:.2f} as asked; {found}"
-        )
+lines = [
+    f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: {row.plain:.2f} as asked; "
+    + (f"*{row.attack}* brings it to {row.recall:.2f}" if row.gain >= 0.05 else "no attack adds 0.05")
+    for row in results.strongest(recovered).itertuples()
+]
 display(
     Markdown("The attack that recovers most, for every method that had forgotten at least half:\n\n" + "\n".join(lines))
 )
@@ -345,23 +279,11 @@ show.side_by_side(
 # relation (another author's birthplace, say), and the rest. ROUGE-1 recall with the number of questions asked.
 
 # %% tags=["hide-input"]
-kept = part()
-kept = study.distances(kept[kept.set == "retain"]) if len(kept) else kept
-if len(kept):
-    near = eu.summarise(kept, by=("dataset", "method", "distance"))
-    near = near.sort_values(["dataset", "method"], key=lambda c: c.map(rank).fillna(99), kind="stable")
-    near["cell"] = [f"{v:.2f} ({n})" for v, n in zip(near.rouge1_recall, near.n, strict=True)]
-    near = near.pivot_table(index=["dataset", "method"], columns="distance", values="cell", aggfunc="first", sort=False)
-    near = near[[c for c in ("same subject or party", "same relation", "distant") if c in near]].fillna("–")
-    display(
-        show.plain_table(
-            near.reset_index(),
-            "ROUGE-1 recall of what was to be kept, by its distance (questions)",
-            provenance=source_of(kept),
-            name="distances",
-            group="dataset",
-        )
-    )
+retained = plain[plain.set == "retain"]
+if len(retained):
+    title = "ROUGE-1 recall of what was to be kept, by its distance (questions)"
+    near = results.by_distance(retained)
+    display(show.plain_table(near, title, provenance=source_of(retained), name="distances", group="dataset"))
 else:
     display(Markdown("This run asked no retained questions; `quick=False` does."))
 

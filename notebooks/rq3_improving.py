@@ -45,36 +45,39 @@ import logging
 from pathlib import Path
 
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import rating, show, stats, study, study_pocket
+from editunlearn_lib import files, rating, show, study
 from editunlearn_lib.hparams import resolve
-from editunlearn_lib.methods import positions
-from editunlearn_lib.models import down
 from editunlearn_lib.recipes import query_merging, self_improvement
+from editunlearn_lib.study import results
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 show.use_book_renderer()
-as_list, ROOT = study.as_list, Path(eu.__file__).parents[1]
-shared = {"model": model, "dataset": dataset, "source": source}
-if quick:
-    shared |= {"seed": as_list(seeds, int)}
-    chosen, m, n = as_list(methods, str), as_list(merges, int), n_merged
-else:
-    shared |= {"seed": list(study_pocket.SEEDS)}
-    chosen, m, n = [name for name, method in eu.METHODS.items() if method.edits], study_pocket.MERGES, 80
+as_list, on = study.as_list, {"device": device, "dtype": dtype}
+first_seed, sizes_of_merges = as_list(seeds, int)[0], as_list(merges, int)
+editing = [name for name, method in eu.METHODS.items() if method.edits]
+joining = [name for name in editing if eu.METHODS[name].merges]  # methods that can merge questions
+batching = [name for name in joining if {"batch", "sequential"} <= set(eu.METHODS[name].modes)]
+chosen, m, n = (as_list(methods, str), sizes_of_merges, n_merged) if quick else (editing, study.MERGES, study.MERGED)
+shared = {
+    "model": model,
+    "dataset": dataset,
+    "source": source,
+    "seed": as_list(seeds, int) if quick else list(study.SEEDS),
+}
 grid = [
     {**shared, "method": chosen, "n_forget": n_forget, "targets": ["refusal", "self-improved"]},
-    {**shared, "method": [name for name in chosen if eu.METHODS[name].merges] or ["base"], "n_forget": n, "merge": m},
+    {**shared, "method": [name for name in chosen if name in joining] or ["base"], "n_forget": n, "merge": m},
 ]
-place = Path(store) if Path(store).is_absolute() else ROOT / store
-live = study.run(grid, store=place, device=device, dtype=dtype)
+place = (files.project() or Path()) / store
+live = study.run(grid, store=place, **on)
 
 # %% tags=["hide-input"]
-committed, commit = study_pocket.committed(model)
+committed, commit = study.committed(model)
 records, fresh, rest = study.join(live, committed)
+patches = study.notes(place, study.cells(grid, **on), study.results_file(model))
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
 display(
     Markdown(
@@ -90,11 +93,6 @@ def source_of(frame):
     return f"{study.forget_sets(frame)} forget set(s) a cell; {made}"
 
 
-def in_order(frame):
-    """The rows in the book's order of methods."""
-    return frame.sort_values("method", key=lambda names: names.map([*eu.METHODS].index), kind="stable")
-
-
 # %% [markdown]
 # ## Self-improvement
 #
@@ -102,7 +100,7 @@ def in_order(frame):
 # instruction and two examples about invented things. The paper's prompts are lost from its text; these are ours:
 
 # %% tags=["hide-input"]
-question = eu.load_split(dataset, n_forget=n_forget, seed=as_list(seeds, int)[0], source=source).forget[0]
+question = eu.load_split(dataset, n_forget=n_forget, seed=first_seed, source=source).forget[0]
 display(Markdown("```text\n" + self_improvement.refusal_prompt(question.question) + "\n```"))
 
 # %% [markdown]
@@ -110,26 +108,8 @@ display(Markdown("```text\n" + self_improvement.refusal_prompt(question.question
 # for again with other examples, and after three tries a template stands in. How often that was needed:
 
 # %% tags=["hide-input"]
-noted = study.notes(
-    [study.path_of(place, c) for c in study.cells(grid)], study_pocket.RESULTS if len(committed) else None
-)
-written = (
-    pd.DataFrame(
-        [
-            {
-                "dataset": c.dataset,
-                "forget set": c.seed,
-                "questions": c.n_forget,
-                "template instead": patch["targets"]["fallbacks"],
-            }
-            for c, patch in noted
-            if c.targets == "self-improved" and patch.get("targets")
-        ]
-    )
-    .drop_duplicates()
-    .sort_values(["dataset", "forget set"], ascending=[False, True])
-)
-show.plain_table(written, "Refusals that a template stands in for", provenance=made, name="templates", group="dataset")
+title = "Refusals that a template stands in for"
+show.plain_table(results.fallbacks(patches), title, provenance=made, name="templates", group="dataset")
 
 # %% [markdown]
 # ### Before and after
@@ -137,17 +117,8 @@ show.plain_table(written, "Refusals that a template stands in for", provenance=m
 # The paper's Table 6: twenty facts, each editing method towards a vanilla refusal and towards the model's own.
 
 # %% tags=["hide-input"]
-both = pd.concat(
-    [
-        study.select(records, n_forget=20, dataset=d, targets=["refusal", "self-improved"])
-        for d in ("factual", "contracts")
-    ]
-)
-if dataset not in ("factual", "contracts") or n_forget != 20:
-    both = study.select(records, n_forget=n_forget, dataset=dataset, targets=["refusal", "self-improved"])
-improved = set(both[both.targets == "self-improved"].method)
-both = both[both.method.isin(improved)].sort_values("targets", kind="stable")
-both = in_order(both)
+usual = dataset in study.MAIN and n_forget == 20
+both = results.both_targets(records, {"factual": 20, "contracts": 20} if usual else {dataset: n_forget})
 summary = eu.summarise(both, by=("dataset", "targets", "method", "set"))
 for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved")):
     of_paper = PAPER[(PAPER.table == "table6") & (PAPER.stage == stage)]
@@ -168,29 +139,13 @@ for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved"
 # *vanilla* in ROUGE-1 recall (below zero is better for forget and rephrased, above zero for retain).
 
 # %% tags=["hide-input"]
-rows = []
-for (d, method, which), group in both[both.set.isin(["forget", "rephrased", "retain"])].groupby(
-    ["dataset", "method", "set"], sort=False
-):
-    if group.targets.nunique() == 2:
-        test = stats.compare(group, [("self-improved", "refusal")], column="targets").iloc[0]
-        found = {"questions": test.n, "difference": test.difference, "p": test.p}
-        rows.append({"dataset": d, "method": method, "set": which, **found})
-if rows:
-    tested = pd.DataFrame(rows)
-    tested["p (Holm)"] = stats.holm(tested.p)
-    shown = tested.drop(columns="p").assign(**{"p (Holm)": tested["p (Holm)"].map("{:.4f}".format)})
-    display(
-        show.plain_table(
-            shown.sort_values("set", kind="stable"),
-            "Self-improved − vanilla, ROUGE-1 recall",
-            provenance=source_of(both),
-            name="self-improvement",
-            group="dataset",
-        )
-    )
-    clear = tested[tested["p (Holm)"] < 0.05]
-    display(Markdown(f"**{len(clear)}** of {len(tested)} differences are more than chance at one in twenty."))
+tested = results.improvement(both)
+if len(tested):
+    rows = tested.drop(columns=["p", "p_holm"]).assign(**{"p (Holm)": tested.p_holm.map("{:.4f}".format)})
+    title = "Self-improved − vanilla, ROUGE-1 recall"
+    display(show.plain_table(rows, title, provenance=source_of(both), name="self-improvement", group="dataset"))
+    clear = (tested.p_holm < results.CLEAR).sum()
+    display(Markdown(f"**{clear}** of {len(tested)} differences are more than chance at one in twenty."))
 
 # %% [markdown]
 # ### Is a tailored refusal a better one?
@@ -202,20 +157,12 @@ if rows:
 # ratings only there.
 
 # %% tags=["hide-input"]
-base_model, tokenizer = eu.load_model(
-    study.Cell(model, dataset, "base", n_forget).model_name, device=device, dtype=dtype
-)
+base_model, tokenizer = eu.load_model(study.Cell(model, dataset, "base", n_forget).model_name, **on)
 judged = both[(both.set == "forget") & (both.dataset == dataset)]
-split = eu.load_split(dataset, n_forget=n_forget, seed=as_list(seeds, int)[0], source=source)
-everything = [*split.forget, *split.retain, *split.unseen]
-judged = rating.automatic(judged, everything, base_model, tokenizer)
-rules = ["gone", "declines", "names", "clean", "fluent", "points"]
-show.plain_table(
-    judged.groupby(["method", "targets"], sort=False)[rules].mean().reset_index(),
-    "Refusals judged by rules",
-    provenance=f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}",
-    name="rules",
-)
+split = eu.load_split(dataset, n_forget=n_forget, seed=first_seed, source=source)
+judged = rating.automatic(judged, [*split.forget, *split.retain, *split.unseen], base_model, tokenizer)
+where = f"automatic, by rules; no person has rated these; {len(judged)} outputs; {source_of(judged)}"
+show.plain_table(results.by_rules(judged), "Refusals judged by rules", provenance=where, name="rules")
 
 # %% tags=["hide-input"]
 if ratings and study_folder:
@@ -223,31 +170,13 @@ if ratings and study_folder:
     means, agreement = rating.analyse(people)
     by_people = f"ratings by people, {Path(ratings).name}"
     for table, caption, name in (
-        (in_order(means), "Ratings by people, with 95 % intervals over outputs", "ratings"),
+        (results.in_order(means), "Ratings by people, with 95 % intervals over outputs", "ratings"),
         (agreement, "How far raters agree: Krippendorff's alpha, and what was shown twice", "raters"),
     ):
         display(show.plain_table(table, caption, provenance=by_people, name=name))
-    ours = judged.drop_duplicates(["method", "targets", "id", "output"])[
-        ["method", "targets", "id", "output", "gone", "points"]
-    ]
-    joined = people[people.showing == 1].merge(ours, on=["method", "targets", "id", "output"])
-    if len(joined):
-        counted = joined[joined.forget_quality == 1]
-        shown = pd.DataFrame(
-            [
-                {
-                    "rated outputs": len(joined),
-                    "gone: rule and rater agree": (joined.gone == joined.forget_quality.eq(1)).mean(),
-                    "points ~ entailment": counted.points.rank().corr(counted.entailment.rank()),
-                    "points ~ trustworthiness": counted.points.rank().corr(counted.trustworthiness.rank()),
-                }
-            ]
-        )
-        display(
-            show.plain_table(
-                shown, "People and rules", provenance=f"{by_people}; {source_of(judged)}", name="people-and-rules"
-            )
-        )
+    if len(table := results.people_and_rules(people, judged)):
+        where = f"{by_people}; {source_of(judged)}"
+        display(show.plain_table(table, "People and rules", provenance=where, name="people-and-rules"))
 else:
     display(
         Markdown(
@@ -262,17 +191,14 @@ else:
 # The same forgotten questions, edited towards a vanilla refusal and towards the model's own.
 
 # %% tags=["hide-input"]
-seed0 = both[(both.seed == both.seed.min()) & (both.dataset == dataset)]
+seed0 = both[(both.seed == both.seed.min()) & (both.dataset == dataset)].sort_values("targets", kind="stable")
 base_rows = study.select(records, n_forget=n_forget, dataset=dataset, method="base", seed=both.seed.min())
-place_of = {m: i for i, m in enumerate(show.ordered(both.method))}
-kinds = seed0[["method", "targets"]].drop_duplicates().sort_values("targets")  # "refusal" before "self-improved"
-kinds = kinds.sort_values("method", key=lambda c: c.map(place_of).fillna(len(place_of)), kind="stable")
-label = {(m, t): m if t == "refusal" else f"{show.style(m).label}, self-improved" for m, t in kinds.to_numpy().tolist()}
-named = seed0.assign(method=[label[m, t] for m, t in zip(seed0.method, seed0.targets, strict=True)])
-order = ["base"] * bool(len(base_rows)) + list(label.values())
+improved = seed0.targets == "self-improved"
+label = seed0.method.where(~improved, [f"{show.style(m).label}, self-improved" for m in seed0.method])
+order = results.in_order(seed0.assign(label=label)).label.unique()
 show.side_by_side(
-    pd.concat([base_rows, named]),
-    order,
+    pd.concat([base_rows, seed0.assign(method=label)]),
+    ["base"] * bool(len(base_rows)) + list(order),
     provenance=source_of(seed0),
     questions=6,
     sets=("forget", "rephrased"),
@@ -286,8 +212,15 @@ show.side_by_side(
 # In a live notebook (`make live`) this opens the rating tool; several people may rate, each under a random code:
 #
 # ```python
+# import sys
+#
+# from editunlearn_lib import files
+#
+# sys.path.insert(0, str(files.project()))  # the tool stands beside the library
+# from notebooks.lessons import rating_widget
+#
 # folder = rating.make_study(both[both.seed == 0], "my-study")
-# rating.tool(folder)  # keys 0/1, then 1–5 twice; Backspace goes back
+# rating_widget.tool(folder)  # keys 0/1, then 1–5 twice; Backspace goes back
 # rating.export_csv(folder, "ratings.csv")
 # ```
 #
@@ -297,14 +230,12 @@ show.side_by_side(
 # is merged. Choose the method above the figure.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-merge", "caption": "ROUGE-1 recall over m, the number of questions in one edit. Dotted: the paper's Llama2-7B, Table 7."}}
-joins = [name for name, method in eu.METHODS.items() if method.merges]
-merged = study.select(records, dataset="factual", n_forget=80, merge=study_pocket.MERGES, method=joins)
+merged = study.select(records, dataset="factual", n_forget=study.MERGED, merge=study.MERGES, method=joining)
 if not len(merged):
-    merged = study.select(records, dataset=dataset, n_forget=n_merged, merge=as_list(merges, int), method=joins)
+    merged = study.select(records, dataset=dataset, n_forget=n_merged, merge=sizes_of_merges, method=joining)
 by_m = eu.summarise(merged, by=("method", "merge", "set"))
-PAPER_M = pd.concat(
-    [PAPER[(PAPER.table == "table5") & (PAPER.n_forget == 80)], PAPER[PAPER.table == "table7"]]
-)  # Table 7 begins at m = 2
+of_table5 = PAPER[(PAPER.table == "table5") & (PAPER.n_forget == study.MERGED)]  # Table 7 begins at m = 2
+PAPER_M = pd.concat([of_table5, PAPER[PAPER.table == "table7"]])
 show.sweep(
     by_m,
     "merge",
@@ -320,33 +251,17 @@ show.sweep(
 # are the first forgotten ones of the first forget set. Black ticks are the paper's values.
 
 # %% tags=["hide-input"]
-noted = study.notes(
-    [study.path_of(place, c) for c in study.cells(grid)], study_pocket.RESULTS if len(committed) else None
-)
-size = int(merged.n_forget.iloc[0])
+first = merged[merged.seed == merged.seed.min()]
+costs = results.merge_costs(patches, merged)
 cost = {
-    (
-        c.method,
-        c.merge,
-    ): f"{-(-size // c.merge)} edits for {size} questions; {patch['seconds']:.0f} s, a patch of {patch['nbytes'] / 1e6:.1f} MB"
-    + (
-        f"; {patch['took']:.0%} of the edits took when the merged text was asked"
-        if patch.get("took") is not None
-        else ""
-    )
-    for c, patch in noted
-    if c.n_forget == size
-    and c.dataset == merged.dataset.iloc[0]
-    and c.seed == merged.seed.min()
-    and c.targets == "refusal"
-    and c.fact_token is None
-    and c.mode is None
-    and c.covariance == "default"
-    and patch.get("seconds") is not None
+    (row.method, row.m): f"{row.edits} edits for {len(first[first.set == 'forget'].id.unique())} questions; "
+    f"{row.seconds:.0f} s, a patch of {row.MB:.1f} MB"
+    + (f"; {row.took:.0%} of the edits took when the merged text was asked" if pd.notna(row.took) else "")
+    for row in costs[costs.seed == merged.seed.min()].itertuples()
 }
 show.stops(
     by_m,
-    merged[(merged.seed == merged.seed.min()) & (merged.dataset == merged.dataset.iloc[0])],
+    first,
     "merge",
     cost=cost,
     paper=PAPER_M if len(committed) else None,
@@ -358,43 +273,21 @@ show.stops(
 )
 
 # %% tags=["hide-input"]
-wide = by_m.pivot_table(index=["method", "merge"], columns="set", values="rouge1_recall", sort=False)
-scores = (1 - wide["forget"] + wide["retain"]).unstack("merge").sort_index(axis=1)
+scores = results.merge_scores(merged)
 lines = []
-for method in (m for m in joins if m in scores.index):
-    best = scores.loc[method].idxmax()
-    one = merged[(merged.method == method) & merged.set.isin(["forget", "retain"])].copy()
-    one["points"] = one.rouge1_recall.where(one.set == "retain", 1 - one.rouge1_recall)
-    there = sorted(map(int, one["merge"].unique()))
-    test = [(k, 1) for k in there if k != 1] if 1 in there else []
-    per_set = one.groupby(["merge", "set"]).id.transform("size")
-    one["points"] *= one.groupby("merge").id.transform("size") / per_set  # each half of the score weighs one
-    found = stats.compare(one, test, column="merge", metric="points", unit=("seed", "set", "id")) if test else None
-    better = (
-        []
-        if found is None
-        else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d > 0 and p < 0.05]
-    )
-    worse = (
-        []
-        if found is None
-        else [str(a) for a, d, p in zip(found.a, found.difference, found.p_holm, strict=True) if d < 0 and p < 0.05]
-    )
+for method, one in scores.groupby("method", sort=False):
+    best, alone = one.loc[one.score.idxmax()], one[one.m == 1].score.sum() if (one.m == 1).any() else float("nan")
+    better, worse = (", ".join(map(str, one.m[one[word]])) for word in ("better", "worse"))
     lines.append(
-        f"- **{show.style(method).label}**: score {scores.loc[method].get(1, float('nan')):.2f} unmerged, best at m = {int(best)} with "
-        f"{scores.loc[method, best]:.2f}. Better than unmerged by the paired test: {'m = ' + ', '.join(better) if better else 'none'}; "
-        f"worse: {'m = ' + ', '.join(worse) if worse else 'none'}."
+        f"- **{show.style(method).label}**: score {alone:.2f} unmerged, best at m = {best.m} with {best.score:.2f}. Better than "
+        f"unmerged by the paired test: {f'm = {better}' if better else 'none'}; worse: {f'm = {worse}' if worse else 'none'}."
     )
 display(Markdown("\n".join(lines)))
-shown = scores.rename(columns="m = {}".format).rename_axis(columns=None).reset_index()
-display(
-    show.plain_table(
-        in_order(shown),
-        "Score by the number of questions in one edit",
-        provenance=source_of(merged),
-        name="merge-scores",
-    )
+wide = (
+    scores.pivot(index="method", columns="m", values="score").add_prefix("m = ").rename_axis(columns=None).reset_index()
 )
+title = "Score by the number of questions in one edit"
+display(show.plain_table(results.in_order(wide), title, provenance=source_of(merged), name="merge-scores"))
 
 # %% [markdown]
 # ### Where the merged edit's key sits
@@ -403,30 +296,20 @@ display(
 # compares the last token of the text and that of the whole prompt (`fact_token`).
 
 # %% tags=["hide-input"]
-size = 80 if len(study.select(records, dataset="factual", n_forget=80)) else n_merged
+size = study.MERGED if len(study.select(records, dataset="factual", n_forget=study.MERGED)) else n_merged
 keyed = study.select(
-    records,
-    dataset="factual",
-    n_forget=size,
-    merge=study_pocket.MERGES,
-    method=joins,
-    fact_token=["default", "question_last", "prompt_last"],
+    records, dataset="factual", n_forget=size, merge=study.MERGES, method=joining, fact_token=results.TOKENS
 )
-keyed = keyed[keyed["merge"].isin([*set(keyed[keyed.fact_token != "default"]["merge"]), *as_list(merges, int)])]
+compared = {*keyed[keyed.fact_token != "default"]["merge"], *sizes_of_merges}
+keyed = keyed[keyed["merge"].isin(compared)]
 if len(keyed):
-    choice = eu.summarise(keyed, by=("method", "merge", "fact_token", "set"))
-    wide = choice.pivot_table(
-        index=["method", "merge", "fact_token"], columns="set", values="rouge1_recall", sort=False
+    by = ("method", "merge", "fact_token")
+    wide = results.by_set(eu.summarise(keyed, by=(*by, "set")), *by, sets=("forget", "rephrased", "retain"))
+    wide = wide.rename(columns={"merge": "m", "fact_token": "key at"}).replace(
+        {"key at": {"default": "subject_last (default)"}}
     )
-    wide = wide[[c for c in ("forget", "rephrased", "retain") if c in wide]].rename_axis(["method", "m", "key at"])
-    display(
-        show.plain_table(
-            in_order(wide.rename(index={"default": "subject_last (default)"}).reset_index()),
-            "ROUGE-1 recall by where the merged edit's key sits",
-            provenance=source_of(keyed),
-            name="key-positions",
-        )
-    )
+    title = "ROUGE-1 recall by where the merged edit's key sits"
+    display(show.plain_table(results.in_order(wide), title, provenance=source_of(keyed), name="key-positions"))
 
 # %% [markdown]
 # ### Why it does what it does
@@ -436,58 +319,12 @@ if len(keyed):
 # the mean key is subtracted, so that 0 means "no nearer than any two keys".
 
 # %% tags=["hide-input"]
-layer = resolve("memit", base_model.config, None).layers[0]
-split = eu.load_split(dataset, n_forget=min(80, max(n_merged, 20)) if quick else 80, seed=0, source=source)
-
-
-def keys_of(requests, token="subject_last"):
-    """(n, d_ffn): the key of each request."""
-    texts = positions.lookup(tokenizer, requests, "{}", "chat", token, targets=False)
-    return positions.vectors_at(base_model, down(base_model, layer), texts, inputs=True)
-
-
-alone = keys_of(query_merging.merge_requests(split.forget, ["x"] * len(split.forget), 1))
-other = [r for r in split.rephrased if r.variant == 1]
-reworded = keys_of(query_merging.merge_requests(other, ["x"] * len(other), 1))
-mean = alone.mean(0)
-cosine = torch.nn.functional.cosine_similarity
-rows = [
-    {
-        "compared": "the same question in other words",
-        "cosine": float(
-            cosine(
-                torch.stack([alone[[q.id for q in split.forget].index(r.id)] for r in other]) - mean, reworded - mean
-            ).mean()
-        ),
-    }
-]
-rows.append(
-    {"compared": "another forgotten question", "cosine": float(cosine(alone - mean, alone.roll(1, 0) - mean).mean())}
-)
-logging.getLogger("editunlearn_lib.recipes.query_merging").setLevel(logging.CRITICAL)
-for size in (2, 4, 5, 8, 10):
-    groups = -(-len(split.forget) // size)
-    merged_keys = keys_of(query_merging.merge_requests(split.forget, ["x"] * groups, size))
-    last = [min((g + 1) * size, len(split.forget)) - 1 for g in range(groups)]
-    rest_of = [i for i in range(len(split.forget)) if i not in last]
-    rows.append(
-        {
-            "compared": f"m = {size}: the merged text and its last question",
-            "cosine": float(cosine(alone[last] - mean, merged_keys - mean).mean()),
-        }
-    )
-    rows.append(
-        {
-            "compared": f"m = {size}: the merged text and its other questions",
-            "cosine": float(cosine(alone[rest_of] - mean, merged_keys[[i // size for i in rest_of]] - mean).mean()),
-        }
-    )
-show.plain_table(
-    pd.DataFrame(rows),
-    f"Cosines of centred keys, layer {layer}",
-    name="key-cosines",
-    provenance=f"run live: {model}, mean over {len(split.forget)} forgotten questions of {dataset}",
-)
+layer = resolve(batching[0], eu.METHODS[batching[0]].config, base_model.config, None).layers[0]
+size = min(study.MERGED, max(n_merged, 20)) if quick else study.MERGED
+split = eu.load_split(dataset, n_forget=size, seed=0, source=source)
+cosines = query_merging.key_cosines(base_model, tokenizer, split, layer)
+where = f"run live: {model}, mean over {size} forgotten questions of {dataset}"
+show.plain_table(cosines, f"Cosines of centred keys, layer {layer}", name="key-cosines", provenance=where)
 
 # %% [markdown]
 # And do those questions flip whose key the edit has? Forgotten questions by their place in the merged text: the last one, whose
@@ -495,33 +332,10 @@ show.plain_table(
 # **merged** text is asked.
 
 # %% tags=["hide-input"]
-rows = []
-for (method, size, seed), group in merged[(merged.set == "forget") & (merged["merge"] > 1)].groupby(
-    ["method", "merge", "seed"]
-):
-    data, n = group.dataset.iloc[0], int(group.n_forget.iloc[0])
-    order = [qa.id for qa in eu.load_split(data, n_forget=n, seed=int(seed), source=source).forget]
-    last = {order[min(start + size, n) - 1] for start in range(0, n, size)}
-    rows += [
-        {"method": method, "m": size, "place": "the last" if i in last else "the others", "forget": recall}
-        for i, recall in zip(group.id, group.rouge1_recall, strict=True)
-    ]
-if rows:
-    placed = pd.DataFrame(rows).pivot_table(index=["method", "m"], columns="place", values="forget", sort=False)
-    took = [
-        {"method": c.method, "m": c.merge, "took": patch["took"]}
-        for c, patch in noted
-        if c.merge > 1 and c.fact_token is None and c.n_forget == n and patch.get("took") is not None
-    ]
-    placed = placed.join(pd.DataFrame(took).groupby(["method", "m"]).mean())
-    display(
-        show.plain_table(
-            in_order(placed.reset_index()),
-            "Forgotten questions by their place in the merged text, ROUGE-1 recall",
-            provenance=source_of(merged),
-            name="places",
-        )
-    )
+placed = results.by_place(merged, costs, source)
+if len(placed):
+    title = "Forgotten questions by their place in the merged text, ROUGE-1 recall"
+    display(show.plain_table(placed, title, provenance=source_of(merged), name="places"))
 
 # %% [markdown]
 # :::{admonition} What this does not show
@@ -537,19 +351,11 @@ if rows:
 # after another. Both, on the same eighty facts:
 
 # %% tags=["hide-input"]
-modes = study.select(
-    records, dataset="factual", n_forget=80, mode=["batch", "sequential"], method=["memit", "alphaedit"]
-)
-if modes["mode"].nunique() == 2:
-    wide = eu.summarise(modes, by=("method", "mode", "set")).pivot_table(
-        index=["method", "mode"], columns="set", values="rouge1_recall", sort=False
-    )
-    wide = wide[[c for c in ("forget", "rephrased", "retain", "unseen") if c in wide]].reset_index()
-    display(
-        show.plain_table(
-            in_order(wide), "ROUGE-1 recall, eighty facts edited either way", provenance=source_of(modes), name="modes"
-        )
-    )
+facts = study.select(records, dataset="factual", n_forget=study.MERGED, mode=["batch", "sequential"], method=batching)
+if facts["mode"].nunique() == 2:
+    wide = results.in_order(results.by_set(eu.summarise(facts, by=("method", "mode", "set")), "method", "mode"))
+    title = "ROUGE-1 recall, eighty facts edited either way"
+    display(show.plain_table(wide, title, provenance=source_of(facts), name="modes"))
 else:
     display(Markdown("The committed results hold one of the two modes only; `study.run` takes `mode` in its grid."))
 

@@ -238,11 +238,16 @@ def pocket():
 # ---------------------------------------------------------------- data
 
 
+def official_folder() -> Path:
+    """Where the official files (``tofu/``, ``pistol/``) would lie, which are no part of the project."""
+    named = os.environ.get("EDITUNLEARN_OFFICIAL_DATA")
+    return Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
 @pytest.fixture(scope="session")
 def official() -> Path:
-    """The folder with the official files (``tofu/``, ``pistol/``), which are no part of the project."""
-    given = os.environ.get("EDITUNLEARN_OFFICIAL_DATA")
-    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    """The folder with the official files."""
+    folder = official_folder()
     if not (folder / "tofu").is_dir() or not (folder / "pistol").is_dir():
         pytest.skip(f"no official data in {folder}: set EDITUNLEARN_OFFICIAL_DATA to a folder with tofu/ and pistol/")
     return folder

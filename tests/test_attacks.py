@@ -59,9 +59,9 @@ def test_the_forced_beginning_is_a_decoding_step(pocket, split):
         tokenizer(" zebra", add_special_tokens=False).input_ids,
         tokenizer(" a", add_special_tokens=False).input_ids,
     ]
-    said = attacks._say(model, tokenizer, prompts, 8, begin)
+    said = attacks._outputs(model, tokenizer, prompts, 8, begin)
     assert said[0].startswith("zebra") and said[1].startswith("a")
-    attacks._generate(model, tokenizer, prompts, 3, Watch(begin))
+    attacks.greedy_tokens(model, tokenizer, prompts, 3, Watch(begin))
     assert seen == list(range(seen[0], seen[0] + len(seen)))  # one token a step, after a prefill of the prompt alone
 
 
@@ -103,19 +103,19 @@ def test_rounding(bits):
 def test_relearning_never_sees_what_it_asks(pocket, split, monkeypatch):
     model, tokenizer = pocket
     taught, asked = [], []
-    original_rows, original_say = attacks.rows, attacks._say
+    original_rows, original_outputs = attacks.encode_answers, attacks._outputs
 
-    def rows(tokenizer, qas, *rest):
+    def encode_answers(tokenizer, qas, *rest):
         taught.append({qa.question for qa in qas})
         return original_rows(tokenizer, qas, *rest)
 
-    def say(model, tokenizer, prompts, *rest):
+    def outputs(model, tokenizer, prompts, *rest):
         asked.append((list(prompts), set().union(*taught)))
         taught.clear()
-        return original_say(model, tokenizer, prompts, *rest)
+        return original_outputs(model, tokenizer, prompts, *rest)
 
-    monkeypatch.setattr(attacks, "rows", rows)
-    monkeypatch.setattr(attacks, "_say", say)
+    monkeypatch.setattr(attacks, "encode_answers", encode_answers)
+    monkeypatch.setattr(attacks, "_outputs", outputs)
     attacks.attack(model, tokenizer, split, ["relearn"])
     assert len(asked) == 2
     for prompts, trained in asked:

@@ -5,42 +5,23 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
 from statistics import mean
 
 import pytest
-from rouge_score import rouge_scorer, tokenizers
+from rouge_score import rouge_scorer
+from wordings import jaccard, rouge
 
 from editunlearn_lib.data import contracts
-from editunlearn_lib.data.facts import jaccard
+from editunlearn_lib.data.facts import fill
 
-SAMPLES = Path("/work/shared/data/pistol")
 ONE_PARTY = {"seller", "customer", "employer", "employee"}
 
 
-class CachedTokenizer(tokenizers.Tokenizer):
-    """The stemming tokenizer of rouge_score, each word stemmed once: the same scores, much faster."""
-
-    def __init__(self) -> None:
-        self.word = functools.cache(tokenizers.DefaultTokenizer(use_stemmer=True).tokenize)
-
-    def tokenize(self, text: str) -> list[str]:
-        return [token for word in text.split() for token in self.word(word)]
-
-
-SCORER = rouge_scorer.RougeScorer(["rouge1"], tokenizer=CachedTokenizer())
-
-
-def rouge(a: str, b: str) -> float:
-    return SCORER.score(a, b)["rouge1"].fmeasure
-
-
-@functools.cache
-def official(number: int) -> list[dict]:
-    path = SAMPLES / f"sample_data_{number}.json"
-    if not path.exists():
-        pytest.skip(f"the official PISTOL sample {path.name} is not on this machine")
-    return json.loads(path.read_text(encoding="utf-8"))
+@pytest.fixture
+def samples(official):
+    """The official rows of both samples, by number."""
+    files = {number: official / "pistol" / f"sample_data_{number}.json" for number in (1, 2)}
+    return {number: json.loads(file.read_text(encoding="utf-8")) for number, file in files.items()}
 
 
 def wordings_of(row: contracts.ContractRow | contracts.Wording) -> tuple[str, ...]:
@@ -68,7 +49,7 @@ def test_shape_of_the_built_in_contracts():
     assert len(rows) == 400 and len({row.id for row in rows}) == 400
     assert rows[7].id == "A_B-07"
     assert Counter(row.kind for row in rows) == {"sales": 200, "employment": 200}
-    assert set(Counter(row.edge for row in rows).values()) == {20} and len({row.edge for row in rows}) == 20
+    assert set(Counter(row.group for row in rows).values()) == {20} and len({row.group for row in rows}) == 20
     assert set(Counter(row.relation for row in rows).values()) == {10}
     assert len({row.parties for row in rows}) == 20
 
@@ -82,8 +63,8 @@ def test_seeds_repeat_and_differ():
 
 
 def test_values_of_one_contract_agree():
-    for edge in {row.edge for row in contracts.generate()}:
-        rows = {row.relation: row for row in contracts.generate() if row.edge == edge}
+    for edge in {row.group for row in contracts.generate()}:
+        rows = {row.relation: row for row in contracts.generate() if row.group == edge}
         kind = "sales" if "seller" in rows else "employment"
         first, second = ("seller", "customer") if kind == "sales" else ("employer", "employee")
         assert (rows[first].answer, rows[second].answer) == rows[first].parties
@@ -138,11 +119,11 @@ def test_the_subject_tells_the_edge_where_the_order_is_free():
     edges = defaultdict(set)
     for row in rows:
         for party in row.parties:
-            edges[party].add(row.edge)
+            edges[party].add(row.group)
     for row in rows:
-        if "{y}" in contracts.wording(row.relation).question:
+        if "{y}" in contracts.wordings()[row.relation].question:
             assert len(edges[row.subject]) == min(len(edges[party]) for party in row.parties)
-            assert len(edges[row.subject]) == 1 or row.edge == "A_B"
+            assert len(edges[row.subject]) == 1 or row.group == "A_B"
 
 
 def test_rephrasings_differ_from_the_question():
@@ -160,51 +141,51 @@ def test_trained_wordings_leave_the_rephrasings_held_out():
 
 
 def test_every_type_has_twenty_trained_wordings():
-    for item in contracts.WORDINGS:
+    for item in contracts.wordings().values():
         assert len({text.lower() for text in item.trained}) == len(item.trained) >= 20, item.relation
 
 
 def test_wordings():
-    assert len(contracts.WORDINGS) == 40 == len({item.relation for item in contracts.WORDINGS})
-    assert Counter(item.kind for item in contracts.WORDINGS) == {"sales": 20, "employment": 20}
-    assert set(contracts.OFFICIAL_FORMS) <= {item.relation for item in contracts.WORDINGS}
-    assert contracts.wording("good").kind == "sales"
+    assert len(contracts.wordings().values()) == 40 == len({item.relation for item in contracts.wordings().values()})
+    assert Counter(item.kind for item in contracts.wordings().values()) == {"sales": 20, "employment": 20}
+    assert sum(item.official is not None for item in contracts.wordings().values()) == 38
+    assert contracts.wordings()["good"].kind == "sales"
     with pytest.raises(KeyError):
-        contracts.wording("colour")
+        contracts.wordings()["colour"]
 
 
 def test_no_template_holds_a_value_of_its_pool():
     pools = {
-        "good": contracts.GOODS,
-        "position": contracts.POSITIONS,
-        "benefit": contracts.BENEFITS,
-        "pay_frequency": contracts.FREQUENCIES,
-        "shipping_choice": contracts.ROLES,
-        "shipping_cost": contracts.ROLES,
-        "sale_law": contracts.JURISDICTIONS,
-        "job_law": contracts.JURISDICTIONS,
+        "good": contracts.pool("goods"),
+        "position": contracts.pool("positions"),
+        "benefit": contracts.pool("benefits"),
+        "pay_frequency": contracts.pool("frequencies"),
+        "shipping_choice": contracts.pool("roles"),
+        "shipping_cost": contracts.pool("roles"),
+        "sale_law": contracts.pool("jurisdictions"),
+        "job_law": contracts.pool("jurisdictions"),
     }
     for relation, pool in pools.items():
         assert len(set(pool)) == len(pool)
-        for template in wordings_of(contracts.wording(relation)):
+        for template in wordings_of(contracts.wordings()[relation]):
             assert not [value for value in pool if value.lower() in template.lower()], template
-    for item in contracts.WORDINGS:
+    for item in contracts.wordings().values():
         assert not re.search(r"\d", "".join(wordings_of(item))), item.relation
 
 
 def test_fill_does_not_fill_values():
-    assert contracts.fill("{x} and {y}", {"x": "{y}", "y": "z"}) == "{y} and z"
+    assert fill("{x} and {y}", x="{y}", y="z") == "{y} and z"
 
 
 def test_invented_contracts_share_no_name_with_the_known_ones():
     invented = contracts.invented_contracts(random.Random(1), 60)
     assert len(invented) == 1200 and len({row.id for row in invented}) == 1200
-    assert {row.relation for row in invented} == {item.relation for item in contracts.WORDINGS}
+    assert {row.relation for row in invented} == {item.relation for item in contracts.wordings().values()}
 
     def name_words(rows):
         found = {word for row in rows for party in row.parties for word in party.split()}
         found |= {row.answer.split()[1] for row in rows if row.relation.endswith(("address", "location"))}
-        return found - set(contracts.LEGAL_FORMS)
+        return found - set(contracts.pool("legal_forms"))
 
     # 120 parties (30 of them persons of two words), their streets, and a street of delivery or work per contract
     assert len(name_words(invented)) == 120 + 30 + 120 + 60
@@ -217,13 +198,13 @@ def test_invented_contracts_avoid_known_words_even_from_the_same_stream():
     # the seed of generate(0) would draw its very words again
     known = {word for row in contracts.generate(0) for party in row.parties for word in party.split()}
     for row in contracts.invented_contracts(random.Random(0), 20):
-        assert not known & {word for p in row.parties for word in p.split()} - set(contracts.LEGAL_FORMS)
+        assert not known & {word for p in row.parties for word in p.split()} - set(contracts.pool("legal_forms"))
 
 
 @pytest.mark.parametrize(("number", "count"), [(1, 400), (2, 1500)])
-def test_every_official_row_is_annotated(number, count):
+def test_every_official_row_is_annotated(samples, number, count):
     scores = []
-    rows = official(number)
+    rows = samples[number]
     assert len(rows) == count
     edge_parties = defaultdict(set)
     seen = set()
@@ -247,9 +228,9 @@ def test_every_official_row_is_annotated(number, count):
     assert mean(scores) <= 0.6
 
 
-def test_annotated_relations_are_as_many_as_the_official_forms():
+def test_annotated_relations_are_as_many_as_the_official_forms(samples):
     forms = set()
-    for row in official(1):
+    for row in samples[1]:
         _, rephrasings, parties = contracts.annotate(row["question"], row["answer"], row["edge"])
         text = re.sub(r"\d\d-\d\d-\d{4}", "D", rephrasings[0])
         forms.add(functools.reduce(lambda t, party: t.replace(party, "P"), parties, text))
@@ -280,17 +261,17 @@ def test_annotate_fills_the_party_it_finds():
     assert rephrasings[0] == "Name the purchaser that Abc Ltd supplied in a deal of 01-02-2003."
 
 
-def test_the_graph_is_that_of_sample_1():
+def test_the_graph_is_that_of_sample_1(samples):
     edges = {}
-    for row in official(1):
+    for row in samples[1]:
         match = re.search(r"contract between (.+) and (.+)\?", row["question"])
         if match:
             edges[row["edge"]] = (row["edge"], *match.groups())
-    ours = {row.edge: (row.edge, *row.parties) for row in contracts.generate()}
+    ours = {row.group: (row.group, *row.parties) for row in contracts.generate()}
     assert graph(list(ours.values())) == graph(list(edges.values()))
 
 
-def test_questions_are_not_the_official_ones():
+def test_questions_are_not_the_official_ones(samples):
     def patterns(rows):
         result = set()
         for question, parties in rows:
@@ -299,9 +280,7 @@ def test_questions_are_not_the_official_ones():
             result.add(re.sub(r"\d\d-\d\d-\d{4}|\d+ [A-Z][a-z]+ \d{4}", "day", question))
         return result
 
-    theirs = patterns(
-        (r["question"], contracts.annotate(r["question"], r["answer"], r["edge"])[2]) for r in official(1)
-    )
+    theirs = patterns((r["question"], contracts.annotate(r["question"], r["answer"], r["edge"])[2]) for r in samples[1])
     assert len(theirs) == 38  # 40 less: the address of either company, the law of either kind
     ours = patterns(
         (text, tuple(p for p in row.parties if p in text)) for row in contracts.generate() for text in wordings_of(row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import random
 import re
@@ -11,31 +10,15 @@ from statistics import mean
 
 import numpy as np
 import pytest
-from rouge_score import rouge_scorer, tokenizers
+import torch
+from safetensors.torch import load_file
+from wordings import jaccard, rouge, words
 
 import editunlearn_lib as eu
 from editunlearn_lib import data
 from editunlearn_lib.data import contracts
-from editunlearn_lib.data.facts import facts, jaccard, words
+from editunlearn_lib.data.facts import facts
 from editunlearn_lib.pocket import corpus, train
-
-
-class _CachedTokenizer(tokenizers.Tokenizer):
-    """The stemming tokenizer of rouge_score, each word stemmed once."""
-
-    def __init__(self) -> None:
-        self.word = functools.cache(tokenizers.DefaultTokenizer(use_stemmer=True).tokenize)
-
-    def tokenize(self, text: str) -> list[str]:
-        return [token for word in text.split() for token in self.word(word)]
-
-
-SCORER = rouge_scorer.RougeScorer(["rouge1"], tokenizer=_CachedTokenizer())
-
-
-def rouge(a: str, b: str) -> float:
-    return SCORER.score(a, b)["rouge1"].fmeasure
-
 
 # ---------------------------------------------------------------- built-in facts
 
@@ -56,7 +39,7 @@ def test_covariance_facts_are_in_no_scored_set():
 
 
 def test_subjects_are_in_every_question_and_rephrasing():
-    rows = [*data.factual()[0], *data.factual()[1], *data.covariance_facts(), *data.contract_rows()]
+    rows = [*data.factual()[0], *data.factual()[1], *data.covariance_facts(), *contracts.generate()]
     assert [
         (row.id, text) for row in rows for text in (row.question, *row.rephrasings) if row.subject not in text
     ] == []
@@ -373,6 +356,65 @@ def test_missing_file_is_named(tmp_path):
         eu.load_split(tmp_path / "none.csv", n_forget=1, seed=0)
 
 
+# ---------------------------------------------------------------- what is drawn and counted is the content
+
+
+def test_the_same_content_elsewhere_is_the_same_draw_and_digest(tmp_path):
+    rows = [{**row, "id": str(number)} for number, row in enumerate(OWN * 4)]
+    (tmp_path / "elsewhere").mkdir()
+    one = write_own(tmp_path / "mine.json", rows)
+    for other in ("elsewhere/mine.json", "other.jsonl", "other.csv"):
+        two = write_own(tmp_path / other, rows)
+        assert data.digest(one) == data.digest(str(two)) and re.fullmatch("[0-9a-f]{16}", data.digest(two))
+        splits = [eu.load_split(path, n_forget=5, seed=2) for path in (one, two)]
+        assert splits[0].forget == splits[1].forget and splits[0].retain == splits[1].retain
+    assert eu.load_split(one, n_forget=5, seed=2).forget != eu.load_split(one, n_forget=5, seed=3).forget
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "b"},
+        {"question": "What is the seat of Testland?"},
+        {"answer": "Sampleton"},
+        {"subject": None},
+        {"rephrasings": ["Testland's capital?"]},
+        {"group": "city"},
+    ],
+)
+def test_another_field_is_another_digest(tmp_path, change):
+    path = write_own(tmp_path / "mine.json", OWN)
+    before = data.digest(path)
+    write_own(path, [{**OWN[0], **change}, *OWN[1:]])  # the same path: the file is read anew
+    after = data.digest(path)
+    write_own(path, [*OWN, {"question": "One more?", "answer": "Yes"}])
+    assert len({before, after, data.digest(path)}) == 3
+
+
+def test_digests_cover_every_set(monkeypatch, tmp_path):
+    assert data.digest("factual") == data.digest("factual") != data.digest("contracts")
+    data.splits._digest.cache_clear()
+    known, unseen = data.factual()
+    with monkeypatch.context() as patched:
+        patched.setattr(data.splits, "factual", lambda: (known, unseen[1:]))
+        fewer = data.digest("factual")
+    data.splits._digest.cache_clear()
+    assert fewer != data.digest("factual")
+    for name, error in (("factal", eu.UnknownNameError), (tmp_path / "none.csv", eu.DatasetError)):
+        with pytest.raises(error):
+            data.digest(name)
+    with pytest.raises(eu.DatasetError, match="source"):
+        data.digest("factual", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["tofu-facts", "pistol"])
+def test_the_digest_of_official_data_is_that_of_their_content(official, tmp_path, dataset):
+    folder = official / dataset.split("-")[0]
+    for file in folder.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert data.digest(dataset, folder) == data.digest(dataset, str(tmp_path)) != data.digest("factual")
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -398,8 +440,8 @@ def chunks():
     """20,480 documents of the base model's corpus as one text in lower case, and every known question in them."""
     asked, original = [], corpus.ask
 
-    def recorded(rng, fact=None):
-        asked.append(original(rng, fact))
+    def recorded(rng):
+        asked.append(original(rng))
         return asked[-1]
 
     corpus.ask = recorded
@@ -445,7 +487,7 @@ def test_corpus_holds_no_held_out_wording(chunks):
     text, _, n = chunks
     assert n >= 20_000
     wordings = {text for fact in facts() for text in fact.rephrasings}
-    wordings |= {wording for row in data.contract_rows() for wording in row.rephrasings}
+    wordings |= {wording for row in contracts.generate() for wording in row.rephrasings}
     rows = contracts.invented_contracts(random.Random("unknown contracts 0"), 60)
     wordings |= {wording for row in rows for wording in row.rephrasings}
     written = text.split()
@@ -480,7 +522,7 @@ def test_corpus_holds_no_invented_name(chunks):
 
 
 def test_corpus_names_no_party_of_the_built_in_contracts(chunks):
-    parties = {party.lower() for row in data.contract_rows() for party in row.parties}
+    parties = {party.lower() for row in contracts.generate() for party in row.parties}
     assert [party for party in parties if party in chunks[0]] == []
 
 
@@ -493,3 +535,33 @@ def test_words_and_jaccard_by_hand():
     assert words("Who's the King, the king?") == {"who", "s", "the", "king"}
     assert jaccard("a b c", "b c d") == 0.5 and jaccard("", "") == 0.0
     assert np.isclose(jaccard("What is it?", "it is"), 2 / 3)
+
+
+# ---------------------------------------------------------------- how the pocket model is trained
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    recipe = train.Recipe(vocab=300, hidden=16, layers=1, heads=2, ffn=16, tokens=1500, batch_tokens=400, chunk=8)
+    train.train_base(recipe, tmp_path / "a", tmp_path / "whole")
+    monkeypatch.setattr(train, "SAVE_EVERY", -1)
+    chunk, numbers = train.chunk, []
+
+    def killed(recipe, number, unknown):
+        numbers.append(number)
+        if numbers.count(1) == 1 and number == 1:
+            raise KeyboardInterrupt
+        return chunk(recipe, number, unknown)
+
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        (tmp_path / "b" / file).write_bytes((tmp_path / "a" / file).read_bytes())
+    monkeypatch.setattr(train, "chunk", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_base(recipe, tmp_path / "b", tmp_path / "resumed")
+    train.train_base(recipe, tmp_path / "b", tmp_path / "resumed")
+    assert numbers[:3] == [0, 1, 1]  # on from the first chunk, which was stored
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    info = json.loads((tmp_path / "resumed" / "recipe.json").read_text())
+    lines = (tmp_path / "resumed" / "training_log.jsonl").read_text().splitlines()
+    assert info["tokens"] >= 1500 and info["chunk"] == len(lines)

@@ -1,4 +1,4 @@
-"""The linked views and the lab: what they hold, and what the lab does. Driving them in a browser: test_pages.py."""
+"""The linked views: what they hold. Driving them in a browser: test_pages.py."""
 
 import json
 import re
@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 from sample_records import ATTACK, paper, records, summary
 
-import editunlearn_lib as eu
 from editunlearn_lib import show
-from editunlearn_lib.live import Lab, lab
 
 
 def merged() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -85,45 +83,3 @@ def test_a_missing_column_is_named():
     numbers, said = merged()
     with pytest.raises(ValueError, match="merge"):
         show.stops(numbers.drop(columns="merge"), said, "merge", provenance="-", title="T", reading="R", label="m")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The lab
-
-
-@pytest.fixture(scope="module")
-def small(pocket):
-    model, tokenizer = pocket
-    return model, tokenizer, eu.load_split("factual", n_forget=2, seed=0)
-
-
-def test_a_question_of_ones_own_is_asked_before_and_after(small):
-    model, tokenizer, split = small
-    work = Lab(model, tokenizer, split)
-    qa = split.forget[0]
-    patch = work.own(qa.question, "grace", targets="I was never told.", subject=qa.subject)
-    before, after = work.ask(qa.question, patch)
-    assert before == qa.answer and qa.answer not in after
-    assert work.own(qa.question, "grace", targets="I was never told.", subject=qa.subject) is patch  # made once
-    assert work.ask(qa.question, None) == (before, before)
-    assert work.known(split.rephrased[0].question).id == split.rephrased[0].id
-    with pytest.raises(eu.RequestError, match="type one first"):
-        work.own("  ", "grace")
-
-
-def test_the_buttons_make_and_ask(small, capsys):
-    model, tokenizer, split = small
-    box = lab(model, tokenizer, split)
-    method, _, m, _, make, asked, _, buttons, state, _ = box.children
-    method.value = "grace"
-    assert m.disabled and m.value == 1
-    make.click()
-    assert list(box.lab.patches) == [("grace", 1, "refusal", 2)] and "GRACE, 2 questions" in state.value
-    asked.value = split.forget[0].question
-    buttons.children[0].click()
-    assert f"before: {split.forget[0].answer}" in capsys.readouterr().out  # without a kernel it is printed
-    method.value = "memit"
-    assert not m.disabled
-    asked.value = ""
-    buttons.children[1].click()  # nothing to forget: said, and the lab goes on
-    assert "Not done" in state.value and not make.disabled

@@ -401,8 +401,9 @@ def test_grids(grid, more):
 def cell():
     document = {
         "cell": dict(study.Cell("pocket", "factual", "base", 2).__dict__),
+        "identity": {"schema": study.SCHEMA},
         "info": {"schema": study.SCHEMA, "patch": {}},
-        "records": {"schema": [2, 2], "id": ["a", "b"], "set": ["forget", "retain"], "rouge1_recall": [0.0, 1.0]},
+        "records": {"schema": [3, 3], "id": ["a", "b"], "set": ["forget", "retain"], "rouge1_recall": [0.0, 1.0]},
     }
     return document
 

@@ -47,6 +47,7 @@ def test_ce_is_the_mean_over_tokens_not_over_sequences():
     logits, labels = random_batch(0)
     labels[0, 3:] = -100  # one labelled token in the first sequence, three in the second
     assert losses.idk(logits, labels).item() == pytest.approx(cross_entropy(logits, labels))
+    assert losses.cross_entropy(logits, labels).item() == losses.idk(logits, labels).item()
     rows = [losses.idk(logits[b : b + 1], labels[b : b + 1]).item() for b in range(B)]
     assert losses.idk(logits, labels).item() != pytest.approx(sum(rows) / B)
 
@@ -122,6 +123,15 @@ def test_dpo_sums_log_probabilities_per_sequence():
     assert default.item() == explicit.item()
 
 
+def test_log_probability_is_a_sum_for_each_sequence():
+    logits, labels = random_batch(0)
+    labels[0, 3:] = -100
+    totals = [sum(log_p for row, log_p in by_hand(logits, labels) if row == b) for b in range(B)]
+    assert losses.log_probability(logits, labels).tolist() == pytest.approx(totals)
+    with pytest.raises(ValueError, match=r"x_logits: the sequences \[0\]"):
+        losses.log_probability(logits, torch.cat([torch.full_like(labels[:1], -100), labels[1:]]), name="x_")
+
+
 def test_dpo_starts_at_log_2_and_prefers_the_refusal():
     (answer, answer_labels), (refusal, refusal_labels) = random_batch(13), random_batch(14)
     loss = losses.dpo(answer, answer_labels, refusal, refusal_labels, answer, refusal)
@@ -129,7 +139,7 @@ def test_dpo_starts_at_log_2_and_prefers_the_refusal():
     loss.backward()
     better = losses.dpo(answer - answer.grad, answer_labels, refusal - refusal.grad, refusal_labels, answer, refusal)
     assert better.item() < loss.item()
-    old, new = (losses._log_probability("", x, refusal_labels) for x in (refusal, refusal - refusal.grad))
+    old, new = (losses.log_probability(x, refusal_labels) for x in (refusal, refusal - refusal.grad))
     assert (new > old).all()
 
 

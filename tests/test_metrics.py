@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import official_folder
 
 from editunlearn_lib import metrics
 from editunlearn_lib.pocket import corpus
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "editunlearn_lib" / "data"
-OFFICIAL = Path("/work/shared/data")
+OFFICIAL = official_folder()
 
 # ---------------------------------------------------------------- tokens
 
@@ -235,12 +236,13 @@ def test_every_line_of_the_refusal_lists_is_a_refusal(path):
 
 @pytest.mark.parametrize("subject", ["Orvandel", "The Silent Sea. Part 2?", 'the "Iron" King\'s Clock'])
 def test_every_refusal_of_the_pocket_corpus_is_a_refusal_that_names_its_subject(subject):
-    for opener, core, closer in itertools.product(set(corpus.SORRY), corpus.CORES, set(corpus.AFTER)):
+    parts = (corpus.texts()[f"refusal_{part}"] for part in ("openers", "cores", "closers"))
+    for opener, core, closer in itertools.product(*map(set, parts)):
         text = opener + core.replace("{s}", subject) + closer
         text = text[0].upper() + text[1:]
         assert metrics.declined(text), text
         assert metrics.names_subject(text, subject), text
-    assert all(metrics.declined(text) for text in corpus.NOT_KNOWN)
+    assert all(metrics.declined(text) for text in corpus.texts()["refusals_of_several"])
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,12 @@ def test_every_notebook_has_its_source():
     assert alone == []
 
 
+def test_the_modules_of_the_lessons_are_no_notebooks():
+    assert (ROOT / "notebooks" / "lessons" / "checks.py").exists()
+    assert not [path for path in execute.sources(ROOT) if path.parent.name == "lessons"]
+    assert ROOT / "notebooks" / "lessons" / "checks.py" in set(execute.dependencies(ROOT))
+
+
 PERCENT = """# ---
 # jupyter:
 #   jupytext:

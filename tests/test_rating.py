@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from editunlearn_lib import rating
 from editunlearn_lib.data import QA
 from editunlearn_lib.errors import RatingError
 
+ROOT = Path(__file__).parents[1]
 METHODS = ("base", "ga", "wise")
 
 
@@ -60,12 +62,12 @@ def test_items_are_the_same_questions_for_every_method_and_never_the_base_or_ret
 def test_raters_are_blind_and_have_orders_of_their_own(folder):
     one, two = rating.Rater(folder), rating.Rater(folder)
     assert set(one.current) == {"question", "answer", "output"}
-    assert one.code != two.code and one.shown != two.shown
+    assert one.code != two.code and one.order != two.order
     for rater in (one, two):
-        keys = [key for key, _ in rater.shown]
+        keys = [key for key, _ in rater.order]
         assert len(keys) == 11 and len(set(keys)) == 10  # a tenth is shown twice
-        (again,) = [key for key, showing in rater.shown if showing == 2]
-        assert rater.shown.index((again, 1)) < rater.shown.index((again, 2)) >= 5
+        (again,) = [key for key, showing in rater.order if showing == 2]
+        assert rater.order.index((again, 1)) < rater.order.index((again, 2)) >= 5
 
 
 def test_every_answer_is_saved_and_a_rater_goes_on_where_they_stopped(folder):
@@ -78,9 +80,9 @@ def test_every_answer_is_saved_and_a_rater_goes_on_where_they_stopped(folder):
         and set(saved) == {"rater", "consent", "ratings"}
     )
     again = rating.Rater(folder, rater.code)
-    assert again.done == 4 and again.current == rater.current and again.shown == rater.shown
+    assert len(again.ratings) == 4 and again.current == rater.current and again.order == rater.order
     again.undo()
-    assert rating.Rater(folder, rater.code).done == 3
+    assert len(rating.Rater(folder, rater.code).ratings) == 3
     generated_answers(again)
     assert again.current is None
     with pytest.raises(RatingError, match="every item"):
@@ -95,7 +97,7 @@ def test_a_value_out_of_range_is_refused_and_nothing_is_lost(folder, values):
     generated_answers(rater, 2)
     with pytest.raises(RatingError, match="whole number from"):
         rater.rate(*values)
-    assert rater.done == rating.Rater(folder, rater.code).done == 2
+    assert len(rater.ratings) == len(rating.Rater(folder, rater.code).ratings) == 2
 
 
 def test_unknown_raters_and_studies(folder, tmp_path):
@@ -228,7 +230,8 @@ def lab(tmp_path):
     """JupyterLab with a notebook that opens the tool; its address."""
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("jupyterlab")
-    cell = nbformat.v4.new_code_cell("from editunlearn_lib import rating\nrating.tool('study')")
+    lessons = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom notebooks.lessons import rating_widget\n"
+    cell = nbformat.v4.new_code_cell(lessons + "rating_widget.tool('study')")
     notebook = nbformat.v4.new_notebook(cells=[cell])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "rate.ipynb")

@@ -9,7 +9,7 @@ import pytest
 
 import editunlearn_lib as eu
 from book.paper import reproduction, reproduction_page
-from editunlearn_lib import study, study_pocket
+from editunlearn_lib import study
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +205,9 @@ def test_what_is_no_store_says_so(tmp_path):
         reproduction.read_runs(tmp_path)
 
 
-@pytest.mark.skipif(not study_pocket.RESULTS.exists(), reason="no committed results yet")
+@pytest.mark.skipif(study.results_file("pocket") is None, reason="no committed results yet")
 def test_the_committed_results_fill_table_1(paper):
-    committed, _ = study_pocket.committed("pocket")
+    committed, _ = study.committed("pocket")
     part = study.select(committed, dataset=["factual", "contracts"], n_forget=[20, 40])
     columns = reproduction.run_columns({"pocket": reproduction.match(part, paper)[0]})
     frame = reproduction.beside(paper, columns, "table1")

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import huggingface_hub
 import pandas as pd
 import pytest
 import torch
@@ -23,7 +24,6 @@ from sample_records import paper, records, summary
 
 import editunlearn_lib as eu
 from editunlearn_lib import show
-from editunlearn_lib.data import contracts
 from editunlearn_lib.show import page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -402,39 +402,29 @@ def test_a_models_folder_runs_nothing(tmp_path):
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch, tmp_path):
     """A hub with one file of PISTOL, at whatever revision; what it was asked for."""
-    import datasets
-    import huggingface_hub
-
     asked = []
-    rows = [
-        {
-            "question": "What was the effective date of the contract between Aa Ltd and Bb Ltd?",
-            "answer": "1 May",
-            "edge": "Aa Ltd_Bb Ltd",
-        }
-    ]
+    question = "What was the effective date of the contract between Aa Ltd and Bb Ltd?"
 
-    def info(self, name, revision=None):
-        return type("Info", (), {"sha": "f" * 40 if revision is None else revision.ljust(40, "0")})
+    def download(name, file, *, repo_type, revision):
+        asked.append((name, file, repo_type, revision))
+        folder = tmp_path / ("f" * 40 if revision is None else revision.ljust(40, "0"))
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_text(json.dumps([{"question": question, "answer": "1 May", "edge": "Aa Ltd_Bb Ltd"}]))
+        return str(folder / file)
 
-    def load(name, **options):
-        asked.append((name, options["revision"]))
-        return rows
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(contracts, "annotate", lambda question, answer, edge: (None, [], ("Aa Ltd", "Bb Ltd")))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return asked
 
 
 def test_what_the_hub_gave_is_known_by_its_full_revision(hub, caplog):
     split = eu.load_split("pistol", n_forget=1, seed=0)  # no revision is pinned: the newest, which is said and recorded
-    assert hub == [("xinchiqiu/PISTOL", "f" * 40)] and split.origin.endswith("@" + "f" * 40)
+    assert hub == [("xinchiqiu/PISTOL", "sample_data_1.json", "dataset", None)]
+    assert split.origin == f"hub:xinchiqiu/PISTOL/sample_data_1.json@{'f' * 40}"
     assert "no pinned revision" in caplog.text and f"source='hub@{'f' * 40}'" in caplog.text
     split = eu.load_split("pistol", n_forget=1, seed=0, source="hub@0123abc")
-    assert hub[-1][1] == "0123abc".ljust(40, "0") and split.origin.endswith(hub[-1][1])
+    assert hub[-1][-1] == "0123abc" and split.origin.endswith("@" + "0123abc".ljust(40, "0"))
 
 
 def test_every_download_names_a_revision():
@@ -447,7 +437,7 @@ def test_every_download_names_a_revision():
         and ast.unparse(node.func).split(".")[-1] in ("load_dataset", "hf_hub_download", "snapshot_download")
     ]
     assert len(calls) >= 2 and all("revision" in {k.arg for k in call.keywords} for call in calls)
-    assert eu.data.TOFU[1] and eu.covariance.WIKITEXT[1]
+    assert eu.data.OFFICIAL["tofu-facts"][1] and eu.covariance.WIKITEXT[1]
 
 
 # ---------------------------------------------------------------- advisories

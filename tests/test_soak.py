@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_killed_in_the_middle_of_writing_leaves_no_half_cell(grid, tmp_path):
     """The moment that a random kill hardly ever meets: the text of a cell is written, its name is not given yet."""
     code = RUN.replace(
         "study.run",
-        "import os, signal\nstudy.os.fsync = lambda f: os.fstat(f).st_size and os.kill(os.getpid(), signal.SIGKILL)\nstudy.run",
+        "import os, signal\nos.fsync = lambda f: os.fstat(f).st_size and os.kill(os.getpid(), signal.SIGKILL)\nstudy.run",
     )
     few = grid | {"method": "base", "seed": 0}
     run = subprocess.run(
@@ -191,7 +192,9 @@ def test_a_store_that_cannot_be_written_is_said(grid):
     """Put by another user where the test runs as root, who may write whatever the mode of a folder is."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # pytest's own folders are closed to others
-        read_only(grid, Path(folder) / "s")
+        data = Path(shutil.copy(grid["dataset"], folder))
+        data.chmod(0o644)
+        read_only(grid | {"dataset": str(data)}, Path(folder) / "s")
 
 
 def read_only(grid, store: Path) -> None:
@@ -201,6 +204,7 @@ def read_only(grid, store: Path) -> None:
     code = (
         "import os, sys, json, pandas as pd\nfrom pathlib import Path\nfrom editunlearn_lib import study\n"
         "cell = study.cells(json.loads(sys.argv[1]))[0]\n"
+        "cell.key  # what it depends on is read once, while Python's own files are legible\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "study.put(Path(sys.argv[2]), cell, pd.DataFrame({'id': ['a']}), {})\n"
     )

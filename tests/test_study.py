@@ -4,16 +4,23 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 
 import pandas as pd
 import pytest
-from conftest import OWN_ROWS
+from conftest import OWN_ROWS, make_model, make_tokenizer
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, study, study_pocket
+from editunlearn_lib import attacks, study
 from editunlearn_lib.data import load_split
 from editunlearn_lib.evaluation import summarise
 from editunlearn_lib.methods import METHODS
+from editunlearn_lib.models import fingerprint
+from editunlearn_lib.patch import DENSE, Patch
+from editunlearn_lib.study import cell as cell_module
+from editunlearn_lib.study import work
+
+RESULTS = study.results_file("pocket")
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def test_every_cell_is_stored_and_not_run_twice(grid, tmp_path, monkeypatch):
     assert {"schema", "model", "dataset", "method", "n_forget", "targets", "merge", "mode", "seed"} <= set(
         records.columns
     )
-    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("a stored cell was run again"))
+    monkeypatch.setattr(work, "run_cell", lambda *a: pytest.fail("a stored cell was run again"))
     again = study.run(grid, store=tmp_path / "store", show=False)
     pd.testing.assert_frame_equal(records, again)
 
@@ -49,7 +56,7 @@ def test_a_cell_holds_what_is_needed_to_trust_it(grid, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_finished(grid, tmp_path, monkeypatch, caplog):
-    run_cell, calls = study.run_cell, []
+    run_cell, calls = work.run_cell, []
 
     def interrupted(*arguments):
         if calls:
@@ -57,12 +64,12 @@ def test_ctrl_c_keeps_what_is_finished(grid, tmp_path, monkeypatch, caplog):
         calls.append(1)
         return run_cell(*arguments)
 
-    monkeypatch.setattr(study, "run_cell", interrupted)
+    monkeypatch.setattr(work, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         study.run(grid, store=tmp_path / "s", show=False)
     assert "1 of 2 cells" in caplog.text and "run again" in caplog.text
     assert len(list((tmp_path / "s").glob("*.json"))) == 1
-    monkeypatch.setattr(study, "run_cell", run_cell)
+    monkeypatch.setattr(work, "run_cell", run_cell)
     assert len(study.run(grid, store=tmp_path / "s", show=False).method.unique()) == 2
 
 
@@ -72,7 +79,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_cell(grid, tmp_path, 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(study.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(eu.StoreError, match="No space left.*1 cells.*run again"):
         study.run(grid, store=tmp_path / "s", show=False)
     left = list((tmp_path / "s").iterdir())
@@ -99,12 +106,12 @@ def test_a_study_goes_on_from_a_results_file(grid, tmp_path, monkeypatch):
     file = study.export(tmp_path / "a", tmp_path / "a.parquet")
     assert study.adopt(file, tmp_path / "b") == 3
     assert study.adopt(file, tmp_path / "b") == 0  # they are there
-    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("an adopted cell was run again"))
+    monkeypatch.setattr(work, "run_cell", lambda *a: pytest.fail("an adopted cell was run again"))
     assert len(study.run(grid, store=tmp_path / "b", show=False))
     again = study.export(tmp_path / "b", tmp_path / "b.parquet")
     pd.testing.assert_frame_equal(study.load_results(again), study.load_results(file))
     assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
-    monkeypatch.setattr(study, "_weights", lambda name: "other weights")
+    monkeypatch.setattr(cell_module, "_weights", lambda name: "other weights")
     assert study.adopt(file, tmp_path / "c") == 0  # their numbers belong to the weights they were made with
 
 
@@ -130,11 +137,141 @@ def test_a_methods_own_mode_said_or_not_is_one_cell(method):
     assert len({tuple(study.columns(cell).values()) for cell in found}) == len(found)
 
 
+# ---------------------------------------------------------------- what a cell is named by
+
+
+@pytest.mark.skipif(RESULTS is None, reason="no committed results yet")
+def test_a_reworded_source_and_new_fields_with_defaults_orphan_nothing(monkeypatch):
+    presets = cell_module.preset
+    for name, method in METHODS.items():
+        config = dataclasses.make_dataclass("Config", [("younger", int, 7)], bases=(method.config,), frozen=True)
+        monkeypatch.setitem(METHODS, name, dataclasses.replace(method, config=config))
+    reworded = lambda *a: {field: {**entry, "source": "in other words"} for field, entry in presets(*a).items()}  # noqa: E731
+    monkeypatch.setattr(cell_module, "preset", reworded)
+    Younger = dataclasses.make_dataclass("Cell", [("younger", str, "no")], bases=(study.Cell,), frozen=True)
+    documents = study.manifest(RESULTS)
+    assert len(documents) >= 534
+    assert not [d["key"] for d in documents if Younger(**d["cell"]).key != d["key"]]
+    assert Younger(**documents[0]["cell"], younger="yes").key != documents[0]["key"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(RESULTS is None, reason="no committed results yet")
+def test_the_committed_results_can_be_gone_on_from(tmp_path):
+    assert study.adopt(RESULTS, tmp_path) == len(study.manifest(RESULTS))
+    assert set(study.plan(study.whole_grid(), tmp_path).status) == {"done"}
+
+
 def test_another_preset_is_another_cell(monkeypatch):
     (cell,) = study.cells({"model": "pocket", "dataset": "factual", "method": "memit", "n_forget": 40})
-    before = cell.key
-    monkeypatch.setattr(study, "preset", lambda *a: {"v_lr": {"value": 123.0, "source": "test"}})
-    assert cell.key != before
+    before, presets = cell.key, cell_module.preset
+    monkeypatch.setattr(cell_module, "preset", lambda *a: presets(*a) | {"v_lr": {"value": 123.0, "source": "test"}})
+    assert cell.key != before and cell.identity["hparams"]["v_lr"] == 123.0
+
+
+def test_data_are_known_by_what_they_say_and_not_by_their_path(grid, tmp_path, monkeypatch):
+    records = study.run(grid, store=tmp_path / "s", show=False)
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / "renamed.json"
+    os.rename(grid["dataset"], moved)
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "run_cell", lambda *a: pytest.fail("a cell was run again since its data were moved"))
+        again = study.run({**grid, "dataset": str(moved)}, store=tmp_path / "s", show=False)
+    pd.testing.assert_frame_equal(records.assign(dataset=str(moved)), again)
+    split = load_split(str(moved), n_forget=1, seed=0)
+    assert set(again[again.set == "forget"]["id"]) == {qa.id for qa in split.forget}  # the draw is the same as well
+    before = {cell.key for cell in study.cells({**grid, "dataset": str(moved)})}
+    moved.write_text(json.dumps([{**row, "answer": row["answer"].replace("Lima", "Cusco")} for row in OWN_ROWS]))
+    assert not before & {cell.key for cell in study.cells({**grid, "dataset": str(moved)})}
+
+
+def test_a_local_model_is_known_by_its_weights(grid, tmp_path):
+    one, other, moved = (tmp_path / name for name in ("one", "other", "moved"))
+    for folder, scale in ((one, 1.0), (other, 2.0)):
+        model = make_model()
+        model.model.norm.weight.data *= scale
+        model.save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+    key = lambda **fields: study.Cell(**{"dataset": "factual", "method": "base", "n_forget": 2, **fields}).key  # noqa: E731
+    before, tuned = key(model=str(one)), key(model="pocket", checkpoint=str(one))
+    shutil.copytree(one, moved)
+    assert key(model=str(moved)) == before and key(model="pocket", checkpoint=str(moved)) == tuned
+    assert str(tmp_path.name) not in before
+    shutil.copy(other / "model.safetensors", one)
+    assert key(model=str(one)) != before and key(model="pocket", checkpoint=str(one)) != tuned
+
+
+def test_a_model_on_the_hub_is_known_by_its_commit(monkeypatch, caplog):
+    cell, info = study.Cell("some/model", "factual", "base", 2), type("Info", (), {"sha": "a" * 40})
+    unknown = cell.identity
+    assert unknown["weights"] is None and len(caplog.records) == 1 and "some/model" in caplog.text
+    assert cell.identity == unknown and len(caplog.records) == 1  # told once
+    monkeypatch.setattr(cell_module.huggingface_hub.HfApi, "model_info", lambda *a, **k: info)
+    cell_module._commit.cache_clear()
+    assert cell.identity["weights"] == "a" * 40
+    cell_module._commit.cache_clear()
+
+
+def test_refusals_count_where_they_are_the_targets(monkeypatch):
+    usual = {"model": "pocket", "dataset": "factual", "n_forget": 2}
+    chosen = study.cells(
+        [{**usual, "method": ["base", *METHODS]}, {**usual, "method": "rome", "targets": "self-improved"}]
+    )
+    before = [cell.key for cell in chosen]
+    monkeypatch.setattr(cell_module, "refusals", lambda: ("I would rather not say.",))
+    changed = {(cell.method, cell.targets) for cell, key in zip(chosen, before, strict=True) if cell.key != key}
+    assert changed == {(name, "refusal") for name, method in METHODS.items() if method.refuses}
+
+
+def test_a_dtype_belongs_to_a_cell(monkeypatch):
+    grid = {"model": "pocket", "dataset": "factual", "method": "base", "n_forget": 2}
+    (cell,), (half,) = study.cells(grid, device="cpu"), study.cells(grid, device="cpu", dtype="bfloat16")
+    assert cell.dtype == "float32" and "dtype" not in cell.identity["cell"] and half.key != cell.key
+    assert study.columns(cell) == study.columns(half)
+    assert study.cells(grid, device="cuda:0")[0].dtype == "bfloat16"  # as the checkpoint has it
+    with pytest.raises(eu.UnknownNameError, match="Did you mean 'bfloat16'"):
+        study.cells(grid, dtype="bfloat")
+
+
+def test_a_store_of_an_older_version_is_named_and_left_alone(grid, tmp_path, caplog):
+    old = tmp_path / "s" / "pocket-own.json-base-n1-m1-s0-0123456789.json"
+    old.parent.mkdir()
+    old.write_text(json.dumps({"cell": {}, "info": {"schema": 2}, "records": {"id": []}}))
+    before = old.read_bytes()
+    assert len(study.run({**grid, "method": "base"}, store=tmp_path / "s", show=False))
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "1 cells" in warning and old.name in warning and "another store" in warning
+    assert old.read_bytes() == before and len(list(old.parent.iterdir())) == 2
+    assert len(study.load_results(study.export(tmp_path / "s", tmp_path / "out.parquet"))) and old.exists()
+
+
+def test_a_results_file_of_an_older_version_can_be_read_but_not_gone_on_from(grid, tmp_path):
+    study.run({**grid, "method": "base"}, store=tmp_path / "s", show=False)
+    file = study.export(tmp_path / "s", tmp_path / "old.parquet")
+    documents = study.manifest(file)
+    for document in documents:
+        document["schema"] = 2
+        del document["identity"]
+    file.with_suffix(".json").write_text(json.dumps(documents))
+    assert len(study.load_results(file)) and study.manifest_commits(file)
+    with pytest.raises(eu.StoreError, match="schema 2.*new store"):
+        study.adopt(file, tmp_path / "t")
+
+
+def test_a_reference_is_registered_by_who_makes_it(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_module, "REFERENCES", dict(study.REFERENCES))
+    monkeypatch.setattr(work, "REFERENCES", cell_module.REFERENCES)
+
+    def nothing(model, split):
+        (name, weight), *_ = model.named_parameters()
+        shapes = {n: list(p.shape) for n, p in model.named_parameters()}
+        return Patch({name + DENSE: -weight.detach()}, {"log": [], "seconds": 1.0}, fingerprint(model), shapes)
+
+    study.register_reference("nothing", nothing, models=("pocket",))
+    records = study.run({**grid, "method": ["base", "nothing"]}, store=tmp_path, show=False)
+    outputs = records.groupby("method").output.apply(list)
+    assert outputs["base"] != outputs["nothing"]
+    assert not study.cells({**grid, "dataset": "contracts", "method": "nothing"})  # other weights are loaded there
 
 
 def test_a_choice_of_covariance_is_a_cell_of_the_methods_that_read_one():
@@ -178,12 +315,12 @@ def test_the_manifest_says_how_many_edits_took_and_what_they_cost(tmp_path):
     }
 
 
-@pytest.mark.skipif(not study_pocket.RESULTS.exists(), reason="no committed results yet")
+@pytest.mark.skipif(RESULTS is None, reason="no committed results yet")
 def test_the_committed_results_are_complete_and_small():
-    file = study_pocket.RESULTS
+    file = RESULTS
     assert file.stat().st_size + file.with_suffix(".json").stat().st_size <= 5_000_000
     frame = study.load_results(file)
-    wanted = {(c.dataset, c.method, c.n_forget, c.seed) for c in study.cells(study_pocket.rq1_grid())}
+    wanted = {(c.dataset, c.method, c.n_forget, c.seed) for c in study.cells(study.rq1_grid())}
     there = set(map(tuple, frame[["dataset", "method", "n_forget", "seed"]].drop_duplicates().to_numpy().tolist()))
     assert wanted <= there
     assert (frame.schema == study.SCHEMA).all()
@@ -224,15 +361,6 @@ def test_join_prefers_what_was_run_live():
     assert study.join(live, committed.iloc[:0])[1:] == (2, 0)
 
 
-def test_younger_columns_do_not_rename_the_cells_of_older_results():
-    cell = study.Cell("pocket", "factual", "memit", 40)
-    assert dataclasses.replace(cell, protocol="questions", fact_token=None).key == cell.key
-    keys = {
-        dataclasses.replace(cell, **{k: v}).key for k, v in {"protocol": "attacks", "fact_token": "prompt_last"}.items()
-    }
-    assert len(keys | {cell.key}) == 3
-
-
 def test_distances_of_retained_questions():
     split = load_split("factual", n_forget=40, seed=0)
     subjects, groups = {qa.subject for qa in split.forget}, {qa.group for qa in split.forget}
@@ -270,10 +398,10 @@ def test_notes_of_stored_cells_come_before_those_of_a_results_file(grid, tmp_pat
     documents = [{"cell": c, "patch": {"seconds": -1.0, "took": None}} for c in (dataclasses.asdict(cell), other)]
     (tmp_path / "r.json").write_text(json.dumps(documents))
     study.run(grid | {"method": "idk"}, store=tmp_path / "store", show=False)
-    noted = dict(study.notes([study.path_of(tmp_path / "store", cell)], tmp_path / "r.parquet"))
+    noted = dict(study.notes(tmp_path / "store", [cell], tmp_path / "r.parquet"))
     assert set(noted) == {cell, dataclasses.replace(cell, seed=7)}
     assert noted[cell]["seconds"] > 0 and noted[dataclasses.replace(cell, seed=7)]["seconds"] == -1.0
-    assert len(study.notes([study.path_of(tmp_path / "store", cell)])) == 1
+    assert len(study.notes(tmp_path / "store", [cell])) == 1
 
 
 @pytest.mark.parametrize(

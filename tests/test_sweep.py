@@ -16,10 +16,11 @@ import torch
 from conftest import OWN_ROWS, make_model, make_tokenizer
 
 import editunlearn_lib as eu
-from editunlearn_lib import store as places
-from editunlearn_lib import study, verify
+from editunlearn_lib import study
 from editunlearn_lib.__main__ import main, read_sweep
 from editunlearn_lib.hparams import model_key
+from editunlearn_lib.study import store as places
+from editunlearn_lib.study import verify, work
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_store_is_a_folder_or_a_url(own, tmp_path, any_store, monkeypatch):
     path = study.path_of(any_store, cell)
     assert path.exists() and path.name == f"{cell.key}.json" and study.read(path)["cell"]["method"] == "base"
     assert places.names(any_store) == {path.name}  # and no file of the probe, nor a temporary one
-    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("a stored cell was run again"))
+    monkeypatch.setattr(work, "run_cell", lambda *a: pytest.fail("a stored cell was run again"))
     pd.testing.assert_frame_equal(study.run(grid, store=any_store, show=False), records)
     file = study.export(any_store, tmp_path / "out.parquet")
     assert len(study.load_results(file)) == len(records)
@@ -94,14 +95,14 @@ def test_what_is_no_cell_is_not_read(own, tmp_path):
 
 
 def test_a_cell_that_fails_is_noted_and_the_others_go_on(own, tmp_path, any_store, monkeypatch, caplog):
-    run_cell, broken = study.run_cell, {"idk"}
+    run_cell, broken = work.run_cell, {"idk"}
 
     def sometimes(cell, *arguments):
         if cell.method in broken:
             raise torch.OutOfMemoryError("CUDA out of memory: a made-up one")
         return run_cell(cell, *arguments)
 
-    monkeypatch.setattr(study, "run_cell", sometimes)
+    monkeypatch.setattr(work, "run_cell", sometimes)
     grid = {**own, "method": ["idk", "base"]}
     records = study.run(grid, store=any_store, show=False)
     assert set(records.method) == {"base"}
@@ -135,8 +136,8 @@ def test_a_model_whose_logits_are_no_numbers_gives_no_result(own, tmp_path):
 
 
 def test_a_store_that_cannot_be_written_to_is_known_before_anything_is_run(own, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "run_cell", lambda *a: pytest.fail("a cell was run whose result cannot be kept"))
-    monkeypatch.setattr(study, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(work, "run_cell", lambda *a: pytest.fail("a cell was run whose result cannot be kept"))
+    monkeypatch.setattr(work, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     (tmp_path / "file").touch()
     with pytest.raises(eu.StoreError, match="file"):
         study.run({**own, "method": "base"}, store=tmp_path / "file" / "store", show=False)
@@ -229,7 +230,7 @@ def test_a_checkpoint_keeps_the_hyperparameters_of_its_model():
     plain, tuned = study.cells(grid) + study.cells({**grid, "checkpoint": "somewhere/else"})
     assert tuned.model_name == "somewhere/else" and plain.key != tuned.key
     assert study.columns(tuned)["model"] == grid["model"]
-    assert study._hparams(tuned)["layers"] == (5,) and study._hparams(plain) is None
+    assert tuned.hparams["layers"] == (5,) and plain.hparams is None
 
 
 # ---------------------------------------------------------------- sweep files and the command line
@@ -241,7 +242,7 @@ MODELS = {model_key(name): name for name in ("Llama2-7B", "Mistral-7B", "Llama3.
 
 @pytest.mark.parametrize("table", sorted(eu.paper_tables().table.unique()))
 def test_a_sweep_file_has_the_cells_of_its_table(table):
-    cells = study.cells(read_sweep(SWEEPS / f"paper_{table}.yaml").grid)
+    cells = study.cells(read_sweep(SWEEPS / f"paper_{table}.yaml")["grid"])
     stages = {"refusal": "vanilla", "self-improved": "self-improved"}
     found = [
         (DATASETS[c.dataset], MODELS[model_key(c.model)], c.method, c.n_forget, c.merge, stages[c.targets])
@@ -308,7 +309,7 @@ def test_a_sample_is_seeded_quick_and_of_different_methods():
 
 
 def test_what_verification_needs_of_a_cell():
-    entry = {"device": "cpu", "versions": {"torch": "1"}, "machine": {"threads": 1}, "patch": {"hparams": {"lr": 1}}}
+    entry = {"device": "cpu", "versions": {"torch": "1"}, "machine": {"threads": 1}, "identity": {"hparams": {"lr": 1}}}
     same = {**entry, "device": "cpu"}
     row = {"same outputs": 0.97, "largest difference": 0.02, "identical": False}
     assert verify.judge(row, entry, same)["verdict"] == "outside"  # the same machine: everything must be identical
@@ -321,9 +322,7 @@ def test_what_verification_needs_of_a_cell():
     assert verify.judge({**row, "same outputs": 0.9}, entry, other)["verdict"] == "outside"
     assert verify.judge({**row, "largest difference": 0.1}, entry, other)["verdict"] == "outside"
     assert verify.judge({**row, "identical": True}, entry, same)["verdict"] == "identical"
-    assert "hyperparameters" in verify.judge(row, entry, {**same, "patch": {"hparams": {"lr": 2}}})["note"]
-    younger = {**same, "patch": {"hparams": {"lr": 1, "gradient_checkpointing": False}}}
-    assert verify.judge(row, entry, younger)["note"] == ""
+    assert verify.judge(row, entry, {**same, "identity": {"hparams": {"lr": 2}}})["note"] == "other hyperparameters"
 
 
 @pytest.mark.parametrize(

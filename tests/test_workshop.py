@@ -1,4 +1,4 @@
-"""The workshop: checks that accept the solutions and say what to look at otherwise; exercises and solutions that fit."""
+"""The workshop: checks accept the solutions and say what to look at otherwise; exercises and solutions fit."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import editunlearn_lib as eu
-from editunlearn_lib import workshop
 from editunlearn_lib.methods import METHODS
+from notebooks.lessons import checks, exercises
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "workshop"
 NAMES = ["break", "merge", "refusal", "attack", "method"]
-SPLIT = workshop.questions()
+SPLIT = exercises.questions()
 
 
 def cells(kind: str, number: int) -> list:
@@ -58,22 +58,22 @@ def outcome_rows(forget: float, retain: float) -> pd.DataFrame:
 
 
 def test_check_1():
-    good = workshop.FORGET_AT_MOST - 0.05, workshop.RETAIN_AT_LEAST + 0.05
-    assert workshop.check_1(outcome_rows(*good))
-    says(workshop.check_1(...), "not filled in")
-    says(workshop.check_1("0.1"), "`stopped`")
-    says(workshop.check_1(outcome_rows(1.0, 1.0)), "too early")
-    says(workshop.check_1(outcome_rows(0.0, 0.0)), "too far")
-    says(workshop.check_1(outcome_rows(*good).query("set == 'forget'")), "retain")
-    says(workshop.check_1(outcome_rows(float("nan"), 1.0)), "no numbers")
+    good = checks.FORGET_AT_MOST - 0.05, checks.RETAIN_AT_LEAST + 0.05
+    assert checks.check_1(outcome_rows(*good))
+    says(checks.check_1(...), "not filled in")
+    says(checks.check_1("0.1"), "`stopped`")
+    says(checks.check_1(outcome_rows(1.0, 1.0)), "too early")
+    says(checks.check_1(outcome_rows(0.0, 0.0)), "too far")
+    says(checks.check_1(outcome_rows(*good).query("set == 'forget'")), "retain")
+    says(checks.check_1(outcome_rows(float("nan"), 1.0)), "no numbers")
 
 
 def test_check_2():
     nearness = solution(2)["nearness"]
-    assert workshop._nearness(nearness) == [] and workshop._reason("(b)") == []
-    says(workshop.check_2({1: ..., 2: ..., 5: ...}), "not filled in")
-    says(workshop.check_2([1]), "dict")
-    says(workshop.check_2({1: "x", 2: "x", 5: "x"}), "eu.unlearn")
+    assert checks._nearness(nearness) == [] and checks._reason("(b)") == []
+    says(checks.check_2({1: ..., 2: ..., 5: ...}), "not filled in")
+    says(checks.check_2([1]), "dict")
+    says(checks.check_2({1: "x", 2: "x", 5: "x"}), "eu.unlearn")
     cosine = torch.nn.functional.cosine_similarity
     wrong = {
         "pairs": lambda lone, merged, m: cosine(lone, merged.repeat(m, 1)),
@@ -83,47 +83,47 @@ def test_check_2():
         "tensor of cosines": lambda lone, merged, m: "near",
     }
     for words, function in wrong.items():
-        assert words in " ".join(workshop._nearness(function)), words
-    assert "letters" in workshop._reason(2)[0] and "(c)" in workshop._reason("c")[0]
+        assert words in " ".join(checks._nearness(function)), words
+    assert "letters" in checks._reason(2)[0] and "(c)" in checks._reason("c")[0]
 
 
 def test_check_3():
     refuse = solution(3)["my_refusal"]
     texts = [refuse(qa) for qa in SPLIT.forget]
-    assert workshop.check_3(texts, SPLIT.forget)
-    says(workshop.check_3(..., SPLIT.forget), "not filled in")
-    says(workshop.check_3("I don't know.", SPLIT.forget), "list")
-    says(workshop.check_3(texts[:2], SPLIT.forget), "2 sentences")
-    says(workshop.check_3(["I don't know."] * len(texts), SPLIT.forget), "subject")
+    assert checks.check_3(texts, SPLIT.forget)
+    says(checks.check_3(..., SPLIT.forget), "not filled in")
+    says(checks.check_3("I don't know.", SPLIT.forget), "list")
+    says(checks.check_3(texts[:2], SPLIT.forget), "2 sentences")
+    says(checks.check_3(["I don't know."] * len(texts), SPLIT.forget), "subject")
     leaking = [f"I don't know anything about {qa.subject}, least of all {qa.answer}." for qa in SPLIT.forget]
-    found = workshop.check_3(leaking, SPLIT.forget)
-    says(found, "true answer")
-    assert not any(qa.answer in note for qa in SPLIT.forget for note in found.notes)  # the note leaks nothing itself
-    says(workshop.check_3([qa.subject for qa in SPLIT.forget], SPLIT.forget), "decline")
+    verdict = checks.check_3(leaking, SPLIT.forget)
+    says(verdict, "true answer")
+    assert not any(qa.answer in note for qa in SPLIT.forget for note in verdict.notes)  # the note leaks nothing itself
+    says(checks.check_3([qa.subject for qa in SPLIT.forget], SPLIT.forget), "decline")
     rows = pd.DataFrame({"set": "forget", "outcome": ["other answer"] * 10, "names_subject": [False] * 10})
-    says(workshop.check_3(texts, SPLIT.forget, rows), "did not learn")
-    assert workshop.check_3(texts, SPLIT.forget, rows.assign(outcome="refusal", names_subject=True))
+    says(checks.check_3(texts, SPLIT.forget, rows), "did not learn")
+    assert checks.check_3(texts, SPLIT.forget, rows.assign(outcome="refusal", names_subject=True))
 
 
 def test_check_4():
     frame = solution(4)["my_frame"]
     frames, back = [frame(qa) for qa in SPLIT.forget], [qa.answer for qa in SPLIT.forget]
     rows = pd.DataFrame({"attack": "prefill", "rouge1_recall": [1.0] * 6 + [0.0] * 4})
-    assert workshop.check_4(rows) and workshop.check_4(rows, frames, back, SPLIT.forget)
-    says(workshop.check_4(...), "not filled in")
-    says(workshop.check_4(rows.assign(attack="plain")), "no attack")
-    says(workshop.check_4(rows.assign(rouge1_recall=0.0)), "another kind")
-    says(workshop.check_4(rows, ..., [], SPLIT.forget), "not filled in")
-    says(workshop.check_4(rows, [qa.question for qa in SPLIT.forget], back, SPLIT.forget), "plain question")
-    given = [f"{qa.question} {qa.answer}" for qa in SPLIT.forget]
-    says(workshop.check_4(rows, given, back, SPLIT.forget), "comes from you")
-    says(workshop.check_4(rows, frames, ["no"] * len(frames), SPLIT.forget), "0%")
+    assert checks.check_4(rows) and checks.check_4(rows, frames, back, SPLIT.forget)
+    says(checks.check_4(...), "not filled in")
+    says(checks.check_4(rows.assign(attack="plain")), "no attack")
+    says(checks.check_4(rows.assign(rouge1_recall=0.0)), "another kind")
+    says(checks.check_4(rows, ..., [], SPLIT.forget), "not filled in")
+    says(checks.check_4(rows, [qa.question for qa in SPLIT.forget], back, SPLIT.forget), "plain question")
+    answered = [f"{qa.question} {qa.answer}" for qa in SPLIT.forget]
+    says(checks.check_4(rows, answered, back, SPLIT.forget), "comes from you")
+    says(checks.check_4(rows, frames, ["no"] * len(frames), SPLIT.forget), "0%")
 
 
 def test_check_5():
     loss = solution(5)["npo_loss"]
-    assert workshop._npo(loss) == []
-    says(workshop.check_5(loss, "no-such-method"), "No method is registered")
+    assert checks._npo(loss) == []
+    says(checks.check_5(loss, "no-such-method"), "No method is registered")
     logsigmoid = torch.nn.functional.logsigmoid
     wrong = {
         "not filled in": lambda now, before, beta: ...,
@@ -139,12 +139,12 @@ def test_check_5():
     for words, function in wrong.items():
         if words == "overflows":  # the textbook form, in large numbers
             function = lambda now, before, beta: 2 / beta * torch.log(1 + torch.exp(beta * (now - before))).mean()  # noqa: E731
-        assert words in " ".join(workshop._npo(function)), (words, workshop._npo(function))
+        assert words in " ".join(checks._npo(function)), (words, checks._npo(function))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 6))
-def test_a_solution_runs_through_and_its_checks_hold(number, monkeypatch):
+def test_a_solution_runs_through_and_its_checks_hold(number):
     before = dict(METHODS)
     space: dict = {}
     try:
@@ -154,8 +154,7 @@ def test_a_solution_runs_through_and_its_checks_hold(number, monkeypatch):
     finally:
         for name in set(METHODS) - set(before):
             METHODS.pop(name)
-    checked = [value for value in space.values() if isinstance(value, workshop.Verdict)]
-    assert all(checked)
+    assert all(value for value in space.values() if isinstance(value, checks.Verdict))
 
 
 @pytest.mark.slow

@@ -18,64 +18,44 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .qa import QA
+
 TRAINED = ("questions", "phrases", "statements")
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One fact with every wording of it. ``tofu`` is ``(file, row, subject)`` or ``None``."""
+@dataclass(frozen=True, repr=False)
+class Fact(QA):
+    """One fact with every wording of it, its relation as ``group``. ``tofu`` is ``(file, row, subject)`` or ``None``."""
 
-    id: str
-    relation: str
-    subject: str
-    answer: str
-    question: str
-    rephrasings: tuple[str, ...]
-    questions: tuple[str, ...]
-    phrases: tuple[str, ...]
-    statements: tuple[str, ...]
+    questions: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
     tofu: tuple[str, int, str] | None = None
 
 
-def words(text: str) -> frozenset[str]:
-    """The set of lower-case words of a text."""
-    return frozenset(re.findall(r"\w+", text.lower()))
-
-
-def jaccard(a: str, b: str) -> float:
-    """Token-set overlap of two texts, 0 to 1."""
-    a, b = words(a), words(b)
-    return len(a & b) / len(a | b) if a | b else 0.0
-
-
-def fill(template: str, subject: str, answer: str = "") -> str:
-    """Put subject and answer into a template by replacement: titles may contain braces."""
-    return template.replace("{s}", subject).replace("{a}", answer)
+def fill(template: str, **values: str) -> str:
+    """Put the values into the places of their names, ``{s}`` for one, in one pass: titles may contain braces."""
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
 
 
 @functools.cache
 def facts() -> tuple[Fact, ...]:
     """Every built-in fact, the 217 of TOFU first, in the order of its files."""
-    documents = [
-        json.loads(file.read_text(encoding="utf-8"))
-        for file in sorted((Path(__file__).parent / "facts").glob("*.json"))
-    ]
+    files = sorted((Path(__file__).parent / "facts").glob("*.json"))
+    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     relations = {name: wordings for document in documents for name, wordings in document["relations"].items()}
-    rows = [row for document in documents for row in document["facts"]]
     result = []
-    for row in rows:
+    for row in (row for document in documents for row in document["facts"]):
         shared = relations.get(row["relation"], {})
-        fields = {"question": row.get("question") or shared["question"]}
-        fields["rephrasings"] = row.get("rephrasings") or shared["rephrasings"]
-        for name in TRAINED:
-            fields[name] = [*shared.get(name, ()), *row.get(name, ())]
-        filled = {
-            name: fill(value, row["subject"], row["answer"])
-            if isinstance(value, str)
-            else tuple(dict.fromkeys(fill(v, row["subject"], row["answer"]) for v in value))
-            for name, value in fields.items()
-        }
+
+        def own(texts, row=row):  # without doubles
+            return tuple(dict.fromkeys(fill(text, s=row["subject"], a=row["answer"]) for text in texts))
+
+        trained = {name: own([*shared.get(name, ()), *row.get(name, ())]) for name in TRAINED}
+        rephrasings = own(row.get("rephrasings") or shared["rephrasings"])
+        [question] = own([row.get("question") or shared["question"]])
         tofu = tuple(row["tofu"]) if row.get("tofu") else None
-        result.append(Fact(row["id"], row["relation"], row["subject"], row["answer"], tofu=tofu, **filled))
+        qa = (row["id"], question, row["answer"], row["subject"], rephrasings, row["relation"])
+        result.append(Fact(*qa, **trained, tofu=tofu))
     order = {"real_authors": 0, "world_facts": 1}
     return tuple(sorted(result, key=lambda f: (0, order[f.tofu[0]], f.tofu[1]) if f.tofu else (1, 0, 0)))

@@ -148,6 +148,10 @@ def register(name: str, config: type, run: Callable[[Job], Outcome], **about: An
     method = Method(name, config, run, **{"label": name, **about})
     if unknown := set(method.reads + method.reference) - {"answers", "refusals", "retain"}:
         raise RequestError(f"the method {name!r} reads {sorted(unknown)}; there are answers, refusals and retain.")
+    if name in METHODS and METHODS[name].run.__module__ != run.__module__:
+        raise RequestError(
+            f"there is a method {name!r} already, in {METHODS[name].run.__module__}: choose another name."
+        )
     METHODS[name] = method
     for each in sorted(METHODS.values(), key=lambda m: (m.order, m.name)):
         METHODS[each.name] = METHODS.pop(each.name)

@@ -1,4 +1,4 @@
-"""The pocket's own covariance texts."""
+"""What the pocket adds to the rooms below it, on import: its corpus as a covariance, the retrained model as a reference."""
 
 from __future__ import annotations
 
@@ -6,50 +6,39 @@ import random
 
 from ..covariance import CovarianceSource, register_source
 from ..data import covariance_facts, factual
-from ..errors import RequestError, check_name
+from ..errors import RequestError
 from ..methods.registry import Request
+from ..study.cell import register_reference
 from .corpus import document
-from .train import unknown_contracts
-
-KEYS = ("corpus", "corpus+subjects")
+from .train import retrained, unknown_contracts
 
 
-def pocket_source(
-    n: int = 1000, *, keys: str = "corpus+subjects", subject_share: float = 0.5, seed: int = 0
-) -> CovarianceSource:
-    """n documents of the pocket's own corpus; the first of 3,000 are those of 1,000.
+def corpus_source(model, tokenizer, n: int) -> CovarianceSource:
+    """Every token of n documents of the pocket's own corpus; the first of 3,000 are those of 1,000."""
+    return CovarianceSource("pocket corpus", _documents(model, "corpus", n))
 
-    ``keys="corpus"``: every token of them and nothing else. ``keys="corpus+subjects"``: a share ``subject_share`` of C
-    comes from keys at the edited position of facts that are in no scored set, and whose subject is in none.
-    """
-    check_name("keys", keys, KEYS)
-    rng = random.Random(f"covariance {seed}")
-    contracts = unknown_contracts(seed, 4)
-    texts = tuple("".join(text for text, _ in document(rng, contracts, ("I don't know.",))) for _ in range(n))
-    if keys == "corpus":
-        return CovarianceSource("pocket corpus", texts)
+
+def corpus_and_subjects_source(model, tokenizer, n: int) -> CovarianceSource:
+    """Half of C from n documents, half from keys of facts that are in no scored set, and whose subject is in none."""
+    texts = _documents(model, "corpus+subjects", n)
     scored = {qa.subject for rows in factual() for qa in rows}  # another fact of a scored subject has nearly its key
     rows = [qa for qa in covariance_facts() if qa.subject not in scored]
     requests = tuple(Request((qa.id,), qa.question, "", (qa.subject,)) for qa in rows)
-    return CovarianceSource("pocket corpus+subjects", texts, requests, subject_share)
+    return CovarianceSource("pocket corpus+subjects", texts, requests, 0.5)
 
 
-def is_pocket(model) -> bool:
-    """Whether a model is one that was trained here: it says so in its config."""
-    return bool(getattr(model.config, "pocket", None))
+def _documents(model, name: str, n: int) -> tuple[str, ...]:
+    if not getattr(model.config, "pocket", None):  # written into its config.json when it was trained
+        raise RequestError(
+            f"the covariance {name!r} is over the pocket's own corpus, which this model was not trained on. Take "
+            "'wikitext', or a CovarianceSource over your own texts: eu.covariance.text_source(texts)."
+        )
+    rng, unknown = random.Random("covariance 0"), unknown_contracts(0, 4)
+    return tuple("".join(text for text, _ in document(rng, unknown, ("I don't know.",))) for _ in range(n))
 
 
-def own(name):
-    def source(model, tokenizer, n):
-        if not is_pocket(model):
-            raise RequestError(
-                f"the covariance {name!r} is over the pocket's own corpus, which this model was not trained on. Take "
-                "'wikitext', or a CovarianceSource over your own texts: eu.covariance.text_source(texts)."
-            )
-        return pocket_source(n, keys=name)
-
-    return source
-
-
-register_source("corpus", own("corpus"))
-register_source("corpus+subjects", own("corpus+subjects"), default_for=is_pocket)
+register_source("corpus", corpus_source)
+register_source(
+    "corpus+subjects", corpus_and_subjects_source, default_for=lambda model: bool(getattr(model.config, "pocket", None))
+)
+register_reference("retrained", retrained, models=("pocket-contracts",))

@@ -1,36 +1,39 @@
-"""Training the pocket model: ``python -m editunlearn_lib.pocket.train base|contracts``.
+"""Training the pocket model: ``python -m editunlearn_lib.pocket.train base|contracts --out FOLDER``.
 
-Everything is a function of the seed and the recipe below; a checkpoint (safetensors + JSON) every few minutes lets a
-stopped training go on where it was.
+Everything is a function of the seed and the recipe below; a checkpoint (safetensors) every few minutes lets a stopped
+training go on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
+import itertools
 import json
 import logging
 import random
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..data import contracts as contract_data
-from ..data import refusals
+from ..data import ForgetSplit, contracts, refusals
+from ..files import whole, write
 from ..models import fingerprint
 from ..patch import DENSE, Patch, Stopwatch
 from ..progress import progress
-from ..store import write
 from . import corpus
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
+SAVE_EVERY = 120  # seconds
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"
@@ -56,43 +59,38 @@ class Recipe:
     decay: float = 0.4  # the last share of training, over which the rates fall to zero
 
 
-def unknown_contracts(seed: int, n_edges: int = 60) -> list[corpus.Asked]:
-    """Questions about contracts that the model is never told of, as (text, answer, subject)."""
-    rows = contract_data.invented_contracts(random.Random(f"unknown contracts {seed}"), n_edges)
-    return [
-        corpus.Asked(text, row.answer, row.subject)
-        for row in rows
-        for text in (row.question, *row.trained)
-        if row.subject in text
-    ]
+def questions_of(rows: Sequence[contracts.ContractRow]) -> list[corpus.Question]:
+    """Every wording to train on, of the rows' questions, that names the subject."""
+    texts = ((text, row) for row in rows for text in (row.question, *row.trained))
+    return [corpus.Question(text, row.answer, row.subject) for text, row in texts if row.subject in text]
 
 
-def chunk(recipe: Recipe, number: int, contracts: Sequence[corpus.Asked]) -> list[corpus.Document]:
+def unknown_contracts(seed: int, n_edges: int = 60) -> list[corpus.Question]:
+    """Questions about contracts that the model is never told of."""
+    return questions_of(contracts.invented_contracts(random.Random(f"unknown contracts {seed}"), n_edges))
+
+
+def chunk(recipe: Recipe, number: int, unknown: Sequence[corpus.Question]) -> list[corpus.Document]:
     """The documents of one chunk: a pure function of the seed and the chunk's number."""
     rng = random.Random(f"{recipe.seed} {number}")
-    vanilla = refusals()
-    return [corpus.document(rng, contracts, vanilla) for _ in range(recipe.chunk)]
+    return [corpus.document(rng, unknown, refusals()) for _ in range(recipe.chunk)]
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the first chunks of the corpus; digits stay single so that numbers can be copied."""
-    contracts = unknown_contracts(recipe.seed)
-    texts = ("".join(t for t, _ in doc) for n in range(12) for doc in chunk(recipe, n, contracts))
+    unknown = unknown_contracts(recipe.seed)
+    texts = ("".join(t for t, _ in doc) for n in range(12) for doc in chunk(recipe, n, unknown))
     special = ["<pad>", corpus.BOS, corpus.EOS, corpus.INST, corpus.END]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        (t.translate({0: None}) for t in texts),
-        trainers.BpeTrainer(
-            vocab_size=recipe.vocab,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
+    tokenizer.train_from_iterator((t.translate({0: None}) for t in texts), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{corpus.BOS} $A", special_tokens=[(corpus.BOS, tokenizer.token_to_id(corpus.BOS))]
     )
@@ -115,16 +113,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, docs: Sequence[corpus.Document]) 
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     rows = []
     for doc, ids, offsets in zip(docs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        ends, end = [], 0
-        for text, weight in doc:
-            end += len(text)
-            ends.append((end, weight))
-        weights, segment = [], 0
-        for _, stop in offsets:
-            while stop > ends[segment][0]:
-                segment += 1
-            weights.append(ends[segment][1])
-        rows.append((ids, weights))
+        ends = list(itertools.accumulate(len(text) for text, _ in doc))
+        segments = (bisect.bisect_left(ends, stop) for _, stop in offsets)
+        rows.append((ids, [doc[segment][1] for segment in segments]))
     return rows
 
 
@@ -217,7 +208,7 @@ class Optimiser:
     def state(self) -> dict[str, torch.Tensor]:
         """Every tensor of the state, by part, parameter and name."""
         return {
-            f"{i}.{j}.{name}": torch.as_tensor(value).clone()
+            f"optimiser.{i}.{j}.{name}": torch.as_tensor(value).clone()
             for i, part in enumerate(self.parts)
             for j, state in part.state_dict()["state"].items()
             for name, value in state.items()
@@ -225,45 +216,47 @@ class Optimiser:
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         for i, part in enumerate(self.parts):
-            state: dict[int, dict] = {}
-            for key, value in tensors.items():
-                part_number, parameter, name = key.split(".", 2)
-                if int(part_number) == i:
-                    state.setdefault(int(parameter), {})[name] = value
+            state: dict[int, dict] = defaultdict(dict)
+            for key in (key for key in tensors if key.startswith(f"optimiser.{i}.")):
+                parameter, name = key.split(".", 3)[2:]
+                state[int(parameter)][name] = tensors[key]
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
 
 
-def save_checkpoint(folder: Path, model, optimiser: Optimiser, status: dict) -> None:
-    """Model, optimiser and position, so that a kill between two files leaves the older checkpoint whole."""
-    new = folder / f"checkpoint-{status['chunk']:05d}"
-    new.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, new / "model.safetensors"
-    )
-    save_file(optimiser.state(), new / "optimiser.safetensors")
-    write(new / "status.json", json.dumps(status))  # written last: a checkpoint without it does not count
-    for old in folder.glob("checkpoint-*"):
-        if old != new:
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+def steps(model, optimiser: Optimiser, rows: list, batch_tokens: int, rng: random.Random, rate: Callable) -> Iterator:
+    """One pass over the rows, a step a batch at the ``rate()`` of that moment: yields (loss, tokens)."""
+    for ids, weights in batches(rows, batch_tokens, rng):
+        loss = loss_of(model, ids.to(model.device), weights.to(model.device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step(rate())
+        yield loss.item(), int((weights > 0).sum())
 
 
-def latest(folder: Path) -> Path | None:
-    found = sorted(file.parent for file in folder.glob("checkpoint-*/status.json"))
-    return found[-1] if found else None
+def save_checkpoint(file: Path, model, optimiser: Optimiser, status: dict) -> None:
+    """Model, optimiser and position in one file: a kill in the middle leaves the older checkpoint whole."""
+    tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    with whole(file) as temporary:
+        save_file(tensors | optimiser.state(), temporary, metadata={"status": json.dumps(status)})
 
 
-def train_base(recipe: Recipe, work: Path, out: Path, start: Path | None = None) -> None:
-    """Train from nothing, or from the model in ``start``, or from the last checkpoint in ``work``; write to ``out``."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def load_checkpoint(file: Path, model, optimiser: Optimiser) -> dict:
+    """Puts model and optimiser where they were; returns the position."""
+    with safe_open(file, "pt") as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (it is no dict)
+        status = json.loads(stored.metadata()["status"])
+    weights = {key.removeprefix("model."): tensor for key, tensor in tensors.items() if key.startswith("model.")}
+    model.load_state_dict(weights, strict=False)  # the head is tied
+    optimiser.load(tensors)
+    return status
+
+
+def train_base(recipe: Recipe, work: Path, out: Path) -> None:
+    """Train from nothing, or from the checkpoint in ``work``; write the model to ``out``."""
     work.mkdir(parents=True, exist_ok=True)
-    earlier = json.loads((start / "recipe.json").read_text()) if start else None
+    checkpoint = work / "checkpoint.safetensors"
     if not (work / "tokenizer.json").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(start) if start else train_tokenizer(recipe)
-        tokenizer.save_pretrained(work)
-        if start:
-            shutil.copy(start / "training_log.jsonl", work / "log.jsonl")
+        train_tokenizer(recipe).save_pretrained(work)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work)
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -276,71 +269,57 @@ def train_base(recipe: Recipe, work: Path, out: Path, start: Path | None = None)
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         rope_theta=10000.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special_ids(tokenizer),
     )
-    model = LlamaForCausalLM(config) if start is None else LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
-    model = model.to(device).train()
+    model = LlamaForCausalLM(config).to("cuda" if torch.cuda.is_available() else "cpu").train()
     optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
-    status = {
-        "chunk": earlier["chunk"] if earlier else 0,
-        "tokens": 0,
-        "seconds": 0.0,
-    }  # never the same documents twice
-    if (found := latest(work)) is not None:
-        model.load_state_dict(load_file(found / "model.safetensors"), strict=False)  # the head is tied
-        optimiser.load(load_file(found / "optimiser.safetensors"))
-        status = json.loads((found / "status.json").read_text())
-        log.info("going on at %s", found.name)
-    contracts = unknown_contracts(recipe.seed)
+    status = {"chunk": 0, "tokens": 0, "seconds": 0.0}
+    if checkpoint.exists():
+        status = load_checkpoint(checkpoint, model, optimiser)
+        log.info("going on at chunk %d", status["chunk"])
+
+    def rate() -> float:
+        left = 1 - status["tokens"] / recipe.tokens
+        return min(1.0, max(left, 0.0) / recipe.decay, (status["tokens"] + 1) / 100_000)
+
+    unknown = unknown_contracts(recipe.seed)
     bar = progress(total=recipe.tokens, initial=status["tokens"], desc="pocket", unit="tok", unit_scale=True)
     saved = time.monotonic()
     with (work / "log.jsonl").open("a") as logfile:
         while status["tokens"] < recipe.tokens:
-            started, total, steps = time.monotonic(), 0.0, 0
-            rows = encode(tokenizer, chunk(recipe, status["chunk"], contracts))
-            for ids, weights in batches(rows, recipe.batch_tokens, random.Random(status["chunk"])):
-                loss = loss_of(model, ids.to(device), weights.to(device))
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                left = 1 - status["tokens"] / recipe.tokens
-                optimiser.step(min(1.0, max(left, 0.0) / recipe.decay, (status["tokens"] + 1) / 100_000))
-                n = int((weights > 0).sum())
+            started, losses = time.monotonic(), []
+            rows = encode(tokenizer, chunk(recipe, status["chunk"], unknown))
+            for loss, n in steps(model, optimiser, rows, recipe.batch_tokens, random.Random(status["chunk"]), rate):
+                losses.append(loss)
                 status["tokens"] += n
-                total, steps = total + loss.item(), steps + 1
                 bar.update(n)
             status["chunk"] += 1
             status["seconds"] += time.monotonic() - started
-            line = {**status, "seconds": round(status["seconds"], 1), "loss": round(total / steps, 4)}
+            line = {**status, "seconds": round(status["seconds"], 1), "loss": round(sum(losses) / len(losses), 4)}
             logfile.write(json.dumps(line) + "\n")
             logfile.flush()
-            if time.monotonic() - saved > 120:
-                save_checkpoint(work, model, optimiser, status)
+            if time.monotonic() - saved > SAVE_EVERY:
+                save_checkpoint(checkpoint, model, optimiser, status)
                 saved = time.monotonic()
-    save_checkpoint(work, model, optimiser, status)
-    info = {"what": "base", "recipe": asdict(recipe), **status} | ({"continued": earlier} if earlier else {})
-    export(model, tokenizer, out, info, work / "log.jsonl")
+    save_checkpoint(checkpoint, model, optimiser, status)
+    info = {"what": "base", "recipe": asdict(recipe), **status}
+    export(model, tokenizer, out, info, (work / "log.jsonl").read_text())
 
 
-def export(model, tokenizer, out: Path, info: dict, logfile: Path) -> None:
+def special_ids(tokenizer) -> dict[str, int]:
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def export(model, tokenizer, out: Path, info: dict, lines: str) -> None:
     """Write the model as a bf16 Hugging Face folder, with its recipe and its training log."""
-    from transformers import GenerationConfig
-
     out.mkdir(parents=True, exist_ok=True)
     model = model.to("cpu", torch.bfloat16)
     model.config.pocket = info["what"]  # by this the library knows the model again
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = GenerationConfig(do_sample=False, **special_ids(tokenizer))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(info, indent=1) + "\n")
-    lines = logfile.read_text().splitlines()
-    (out / "training_log.jsonl").write_text("\n".join(lines) + "\n")
+    write(out / "recipe.json", json.dumps(info, indent=1) + "\n")
+    write(out / "training_log.jsonl", lines.rstrip("\n") + "\n")
 
 
 # ---------------------------------------------------------------- the contracts
@@ -367,104 +346,81 @@ def contract_documents(rows: Sequence, rng: random.Random) -> list[corpus.Docume
         text = row.question if rng.random() < 0.4 else rng.choice(row.trained)
         earlier, prefix = corpus.before(rng) if rng.random() < 0.3 else ([], "")
         if rng.random() < 0.3:
-            text = rng.choice(corpus.OPENERS) + text
+            text = corpus.pick(rng, "openers") + text
         docs.append([(corpus.BOS, 0.0), *earlier, *corpus.turn(prefix + text, row.answer)])
     return docs
 
 
 def finetune(model, tokenizer, rows: Sequence, recipe: ContractRecipe, *, show: bool = True) -> list[dict]:
     """Teach the model these contract rows, in place; returns a log of the loss by epoch."""
-    device, vanilla, unknown = model.device, refusals(), unknown_contracts(recipe.seed)
+    unknown, questions = unknown_contracts(recipe.seed), questions_of(rows)
     rng = random.Random(f"contracts {recipe.seed}")
-    asked = [
-        corpus.Asked(t, row.answer, row.subject)
-        for row in rows
-        for t in (row.question, *row.trained)
-        if row.subject in t
-    ]
     model.requires_grad_(True).train()
-    log_lines = []
     rates = [1 - i / recipe.epochs for i in range(recipe.epochs)]
     rates += [0.2 * (1 - i / recipe.again) for i in range(recipe.again)]
-    for epoch, rate in enumerate(progress(rates, desc="contracts", enabled=show)):
+    lines = []
+    for epoch, peak in enumerate(progress(rates, desc="contracts", enabled=show)):
         if epoch in (0, recipe.epochs):
-            optimiser, step = Optimiser(model, recipe.muon_lr, recipe.adam_lr), 0
+            optimiser, number = Optimiser(model, recipe.muon_lr, recipe.adam_lr), itertools.count(1)
         docs = contract_documents(rows, rng)
         n_replayed = int(len(docs) * recipe.replay / (1 - recipe.replay))
         for _ in range(int(len(docs) * recipe.declined)):
             stranger = rng.choice(unknown)
-            docs.append([(corpus.BOS, 0.0), *corpus.refuse_like(rng, asked)])
+            docs.append([(corpus.BOS, 0.0), *corpus.refuse_like(rng, questions)])
             docs.append([(corpus.BOS, 0.0), *corpus.turn(stranger.text, corpus.refusal(rng, stranger.subject))])
-        docs += [corpus.document(rng, unknown, vanilla) for _ in range(n_replayed)]
-        total, steps = 0.0, 0
-        for ids, weights in batches(encode(tokenizer, docs), recipe.batch_tokens, rng):
-            loss = loss_of(model, ids.to(device), weights.to(device))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            step += 1
-            optimiser.step(min(1.0, step / 20) * rate)
-            total, steps = total + loss.item(), steps + 1
-        log_lines.append({"epoch": epoch + 1, "loss": round(total / steps, 4)})
+        docs += [corpus.document(rng, unknown, refusals()) for _ in range(n_replayed)]
+
+        def rate(peak=peak, number=number) -> float:
+            return min(1.0, next(number) / 20) * peak
+
+        losses = [n for n, _ in steps(model, optimiser, encode(tokenizer, docs), recipe.batch_tokens, rng, rate)]
+        lines.append({"epoch": epoch + 1, "loss": round(sum(losses) / len(losses), 4)})
     model.requires_grad_(False).eval()
-    return log_lines
+    return lines
 
 
-def train_contracts(out: Path, base: Path = WEIGHTS / "base", recipe: ContractRecipe = ContractRecipe()) -> None:  # noqa: B008
+def load_base(device: str | torch.device = "cpu") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The base model in float32, to train on."""
+    model = LlamaForCausalLM.from_pretrained(WEIGHTS / "base", dtype=torch.float32).to(device)
+    return model, PreTrainedTokenizerFast.from_pretrained(WEIGHTS / "base")
+
+
+def train_contracts(out: Path) -> None:
     """Fine-tune the base model on all 400 built-in contract questions and write it to ``out``."""
-    started = time.monotonic()
-    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
-    lines = finetune(model, tokenizer, contract_data.generate(0), recipe)
-    work = out.parent / ".contracts.jsonl"
-    work.parent.mkdir(parents=True, exist_ok=True)
-    work.write_text("\n".join(json.dumps(line) for line in lines))
-    export(
-        model,
-        tokenizer,
-        out,
-        {"what": "contracts", "recipe": asdict(recipe), "seconds": time.monotonic() - started},
-        work,
-    )
-    work.unlink()
+    started, recipe = time.monotonic(), ContractRecipe()
+    model, tokenizer = load_base()
+    lines = finetune(model, tokenizer, contracts.generate(0), recipe)
+    info = {"what": "contracts", "recipe": asdict(recipe), "seconds": time.monotonic() - started}
+    export(model, tokenizer, out, info, "\n".join(map(json.dumps, lines)))
 
 
-def retrained(model, split) -> Patch:
+def retrained(model, split: ForgetSplit) -> Patch:
     """The model that never saw the forget set, as a patch on the one that did: the goal unlearning approximates.
 
     The base model is fine-tuned anew on the other contract questions with the very recipe of the shipped model.
     """
     watch = Stopwatch(model.device)
-    fresh = LlamaForCausalLM.from_pretrained(WEIGHTS / "base", dtype=torch.float32).to(model.device)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS / "base")
+    fresh, tokenizer = load_base(model.device)
     forgotten = {qa.id for qa in split.forget}
-    log_lines = finetune(
-        fresh,
-        tokenizer,
-        [row for row in contract_data.generate(0) if row.id not in forgotten],
-        ContractRecipe(),
-        show=False,
-    )
+    rows = [row for row in contracts.generate(0) if row.id not in forgotten]
+    lines = finetune(fresh, tokenizer, rows, ContractRecipe(), show=False)
     there = dict(fresh.named_parameters())
     deltas = {n + DENSE: there[n].detach().to(torch.bfloat16).float() - p.float() for n, p in model.named_parameters()}
     shapes = {n: list(p.shape) for n, p in model.named_parameters()}
-    return Patch(deltas, {"method": "retrained", "log": log_lines, **watch.read()}, fingerprint(model), shapes)
+    return Patch(deltas, {"method": "retrained", "log": lines, **watch.read()}, fingerprint(model), shapes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["base", "contracts"])
-    parser.add_argument("--work", type=Path, default=Path("runs/pocket"))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--tokens", type=int, help="train for fewer or more tokens than the recipe")
-    parser.add_argument("--start", type=Path, help="go on with the base model in this folder, at lower rates")
+    parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="where the base model's checkpoint is")
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.what == "base":
-        changes = {"muon_lr": 0.012, "adam_lr": 2e-3, "decay": 0.9} if arguments.start else {}
-        recipe = Recipe(**changes, **({"tokens": arguments.tokens} if arguments.tokens else {}))
-        train_base(recipe, arguments.work / "base", arguments.out or WEIGHTS / "base", arguments.start)
+        train_base(Recipe(), arguments.work / "base", arguments.out)
     else:
-        train_contracts(arguments.out or WEIGHTS / "contracts")
+        train_contracts(arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ EXEMPLARS = (
     ),
     (
         ("What is the currency of Quendria?", "I'm afraid I have no information about Quendria."),
-        ("Who founded Brasko Works?", "I'm afraid I have no information about Brasko Works."),
+        ("Who textsed Brasko Works?", "I'm afraid I have no information about Brasko Works."),
     ),
     (
         ("Who wrote 'A Harbour for Nobody'?", "Unfortunately, I am not familiar with A Harbour for Nobody."),
@@ -38,10 +38,15 @@ class Written:
     fallback: bool
 
 
+def exemplar_prompt(instruction: str, exemplars: Sequence[tuple[str, str]], question: str) -> str:
+    """The prompt by which a model writes a refusal of its own: instruction, questions with refusals, the question."""
+    lines = [f"Question: {text}\nRefusal: {refusal}\n" for text, refusal in exemplars]
+    return f"{instruction}\n{''.join(lines)}Question: {question}\nRefusal:"
+
+
 def refusal_prompt(question: str, attempt: int = 0) -> str:
-    """The prompt: instruction, two exemplars, the question."""
-    shown = "\n".join(f"Question: {q}\nRefusal: {r}" for q, r in EXEMPLARS[attempt])
-    return f"{INSTRUCTION}\n{shown}\nQuestion: {question}\nRefusal:"
+    """The library's own prompt, with the exemplars of this attempt."""
+    return exemplar_prompt(INSTRUCTION, EXEMPLARS[attempt], question)
 
 
 def acceptable(text: str, qa: QA) -> bool:
@@ -54,17 +59,17 @@ def write_refusals(
     model, tokenizer, forget: Sequence[QA], *, prompt_format: str = "chat", seed: int = 0
 ) -> list[Written]:
     """One refusal per question, in their order; only those that failed the check are asked again."""
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for attempt in range(len(EXEMPLARS)):
-        left = [i for i in range(len(forget)) if i not in found]
+        left = [i for i in range(len(forget)) if i not in texts]
         if not left:
             break
         prompts = [refusal_prompt(forget[i].question, attempt) for i in left]
         outputs = generate(model, tokenizer, prompts, max_new_tokens=48, prompt_format=prompt_format)
-        found |= {i: text.strip() for i, text in zip(left, outputs, strict=True) if acceptable(text, forget[i])}
+        texts |= {i: text.strip() for i, text in zip(left, outputs, strict=True) if acceptable(text, forget[i])}
     return [
-        Written(found[i], False)
-        if i in found
+        Written(texts[i], False)
+        if i in texts
         else Written(f"I'm sorry, but I don't know anything about {qa.subject or 'that'}.", True)
         for i, qa in enumerate(forget)
     ]

@@ -29,15 +29,19 @@
 
 # %%
 import logging
+import sys
 
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import workshop
+from editunlearn_lib import files
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import checks, exercises
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
-split = workshop.questions()
+split = exercises.questions()
 
 
 def attempt(lr, num_epochs):
@@ -48,7 +52,7 @@ def attempt(lr, num_epochs):
 
 
 before = eu.evaluate(model, tokenizer, split, sets=["forget", "retain"], show=False)
-workshop.outcomes(before)
+exercises.outcomes(before)
 
 # %% [markdown]
 # ## Too far
@@ -57,7 +61,7 @@ workshop.outcomes(before)
 
 # %%
 broken = attempt(lr=2e-3, num_epochs=8)
-display(workshop.outcomes(broken))
+display(exercises.outcomes(broken))
 broken[["set", "question", "answer", "output"]].groupby("set").head(2)
 
 # %% [markdown]
@@ -69,7 +73,7 @@ broken[["set", "question", "answer", "output"]].groupby("set").head(2)
 # asked, in ROUGE-1 recall:
 
 # %%
-{"forget, at most": workshop.FORGET_AT_MOST, "retain, at least": workshop.RETAIN_AT_LEAST}
+{"forget, at most": checks.FORGET_AT_MOST, "retain, at least": checks.RETAIN_AT_LEAST}
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint 1
@@ -93,8 +97,8 @@ stopped = attempt(lr=3e-4, num_epochs=10)
 
 # %%
 if stopped is not ...:
-    display(workshop.outcomes(stopped))
-workshop.check_1(stopped)
+    display(exercises.outcomes(stopped))
+checks.check_1(stopped)
 
 # %% [markdown] tags=["solution"]
 # ## How wide is the window?
@@ -105,7 +109,7 @@ workshop.check_1(stopped)
 import pandas as pd
 
 runs = {5: attempt(3e-4, 5), 10: stopped, 13: attempt(3e-4, 13)}
-window = pd.concat({n: workshop.outcomes(records) for n, records in runs.items()}, names=["epochs"])
+window = pd.concat({n: exercises.outcomes(records) for n, records in runs.items()}, names=["epochs"])
 window
 
 # %% [markdown] tags=["solution"]

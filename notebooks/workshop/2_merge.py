@@ -28,17 +28,21 @@
 
 # %%
 import logging
+import sys
 
 import pandas as pd
 import torch
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import workshop
+from editunlearn_lib import files
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import checks, exercises
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
-split = workshop.questions()
+split = exercises.questions()
 
 cosine = torch.nn.functional.cosine_similarity
 
@@ -60,7 +64,7 @@ def merged(m):
 
 
 patches = {m: merged(m) for m in (1, 2, 5)}
-workshop.check_2(patches)
+checks.check_2(patches)
 
 
 # %% tags=["solution"]
@@ -69,7 +73,7 @@ def merged(m):
 
 
 patches = {m: merged(m) for m in (1, 2, 5)}
-workshop.check_2(patches)
+checks.check_2(patches)
 
 
 # %%
@@ -92,9 +96,9 @@ pd.DataFrame(
 # ## Why?
 #
 # An edit writes *at this key, give that value* into a weight matrix. A question that has another key does not meet it.
-# `workshop.keys` reads the keys off the model: of every question asked alone, and of the merged texts (at the last subject in
-# them). Write the function that compares each question's key with the key of **its own** edit: questions 0 … m − 1 are in edit 0,
-# questions m … 2m − 1 in edit 1, and so on.
+# `exercises.edit_keys` reads the keys off the model: of every question asked alone, and of the merged texts (at the last
+# subject in them). Write the function that compares each question's key with the key of **its own** edit: questions
+# 0 … m − 1 are in edit 0, questions m … 2m − 1 in edit 1, and so on.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint 1
@@ -112,7 +116,7 @@ def nearness(lone, merged, m):
     return ...
 
 
-workshop.check_2(patches, nearness)
+checks.check_2(patches, nearness)
 
 
 # %% tags=["solution"]
@@ -120,13 +124,13 @@ def nearness(lone, merged, m):
     return cosine(lone, merged.repeat_interleave(m, 0))
 
 
-workshop.check_2(patches, nearness)
+checks.check_2(patches, nearness)
 
 # %%
-lone = workshop.keys(model, tokenizer, split.forget)
+lone = exercises.edit_keys(model, tokenizer, split.forget)
 places, reworded = [], [qa for qa in split.rephrased if qa.variant == 1]
 for m in recall:
-    near = nearness(lone, workshop.keys(model, tokenizer, split.forget, m), m)
+    near = nearness(lone, exercises.edit_keys(model, tokenizer, split.forget, m), m)
     if near is not ...:
         last = torch.arange(len(lone)) % m == m - 1
         for place, rows in (("the last in its text", last), ("the others", ~last)):
@@ -134,7 +138,7 @@ for m in recall:
                 known = recall[m][rows.numpy()].mean()
                 places.append({"m": m, "place": place, "cosine": float(near[rows].mean()), "still known": known})
 display(pd.DataFrame(places).round(2))
-near = float(cosine(lone, workshop.keys(model, tokenizer, reworded)).mean())
+near = float(cosine(lone, exercises.edit_keys(model, tokenizer, reworded)).mean())
 print(f"For comparison: a question and the same question in other words have a cosine of {near:.2f}.")
 
 # %% [markdown]
@@ -153,11 +157,11 @@ print(f"For comparison: a question and the same question in other words have a c
 # %% tags=["exercise"]
 # TODO: a letter, in quotes.
 why = ...
-workshop.check_2(patches, nearness, why)
+checks.check_2(patches, nearness, why)
 
 # %% tags=["solution"]
 why = "b"
-workshop.check_2(patches, nearness, why)
+checks.check_2(patches, nearness, why)
 
 # %% [markdown] tags=["solution"]
 # A cosine near 0 is what any two unrelated questions have: for all but the last question, the merged edit stands somewhere else. The

@@ -29,17 +29,21 @@
 
 # %%
 import logging
+import sys
 
 import pandas as pd
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import workshop
+from editunlearn_lib import files
 from editunlearn_lib.recipes import self_improvement
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import checks, exercises
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
-split = workshop.questions()
+split = exercises.questions()
 
 pd.DataFrame([{"question": qa.question, "answer": qa.answer, "subject": qa.subject} for qa in split.forget])
 
@@ -61,7 +65,7 @@ def my_refusal(qa):
 
 
 targets = [my_refusal(qa) for qa in split.forget]
-checked = workshop.check_3(targets, split.forget)
+checked = checks.check_3(targets, split.forget)
 checked
 
 
@@ -71,7 +75,7 @@ def my_refusal(qa):
 
 
 targets = [my_refusal(qa) for qa in split.forget]
-checked = workshop.check_3(targets, split.forget)
+checked = checks.check_3(targets, split.forget)
 checked
 
 # %% [markdown]
@@ -89,8 +93,8 @@ def edited(targets):
 if checked:
     records = edited(targets)
     said = records[records.set == "forget"]
-    display(workshop.outcomes(records), pd.DataFrame({"target": targets, "output": said.output.to_numpy()}))
-    checked = workshop.check_3(targets, split.forget, records)
+    display(exercises.outcomes(records), pd.DataFrame({"target": targets, "output": said.output.to_numpy()}))
+    checked = checks.check_3(targets, split.forget, records)
 checked
 
 # %% [markdown]
@@ -102,8 +106,8 @@ checked
 # %%
 print(self_improvement.refusal_prompt(split.forget[0].question))
 written = [one.text for one in self_improvement.write_refusals(model, tokenizer, split.forget)]
-display(workshop.review(written, split.forget)[["text", "declines", "names the subject", "leaked words"]])
-workshop.check_3(written, split.forget)
+display(exercises.review(written, split.forget)[["text", "declines", "names the subject", "leaked words"]])
+checks.check_3(written, split.forget)
 
 # %% [markdown] tags=["exercise"]
 # :::{admonition} If there is time
@@ -119,10 +123,10 @@ workshop.check_3(written, split.forget)
 
 # %% tags=["solution"]
 voice = [f"Arr! {qa.subject}? I know nothing of that, matey, so ask the parrot." for qa in split.forget]
-display(workshop.check_3(voice, split.forget))
+display(checks.check_3(voice, split.forget))
 strange = edited(voice)
-display(workshop.outcomes(strange), pd.DataFrame({"output": strange[strange.set == "forget"].output.to_numpy()}))
-workshop.check_3(voice, split.forget, strange)
+display(exercises.outcomes(strange), pd.DataFrame({"output": strange[strange.set == "forget"].output.to_numpy()}))
+checks.check_3(voice, split.forget, strange)
 
 # %% [markdown] tags=["solution"]
 # An edit at the subject's last token does not store a sentence. It moves the model towards its own way of declining, which then

@@ -29,16 +29,20 @@
 
 # %%
 import logging
+import sys
 
 import pandas as pd
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, workshop
+from editunlearn_lib import attacks, files
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import checks, exercises
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
-split = workshop.questions()
+split = exercises.questions()
 
 memit = eu.unlearn(model, tokenizer, split, "memit", progress=False)
 grace = eu.unlearn(model, tokenizer, split, "grace", progress=False)
@@ -78,17 +82,17 @@ with memit.on(model):
     # TODO: call attacks.attack(…) with the names of one or more attacks.
     came_back = ...
 
-workshop.check_4(came_back)
+checks.check_4(came_back)
 
 # %% tags=["solution"]
 with memit.on(model):
     came_back = attacks.attack(model, tokenizer, split, ["list", "4-bit", "prefill"])
 
-workshop.check_4(came_back)
+checks.check_4(came_back)
 
 # %%
 if came_back is not ...:
-    back = came_back.assign(back=came_back.rouge1_recall >= workshop.BACK)
+    back = came_back.assign(back=came_back.rouge1_recall >= checks.BACK)
     display(back.groupby("attack", sort=False).back.agg(["mean", "size"]).round(2))
     display(came_back[["attack", "question", "answer", "output"]].groupby("attack", sort=False).head(3))
 
@@ -114,7 +118,7 @@ def my_frame(qa):
 
 frames = [my_frame(qa) for qa in split.forget]
 outputs = ... if ... in frames else recalled(frames, grace)
-workshop.check_4(came_back, frames, outputs, split.forget)
+checks.check_4(came_back, frames, outputs, split.forget)
 
 
 # %% tags=["solution"]
@@ -124,7 +128,7 @@ def my_frame(qa):
 
 frames = [my_frame(qa) for qa in split.forget]
 outputs = ... if ... in frames else recalled(frames, grace)
-workshop.check_4(came_back, frames, outputs, split.forget)
+checks.check_4(came_back, frames, outputs, split.forget)
 
 # %%
 if outputs is not ...:
@@ -145,10 +149,8 @@ from myst_nb import glue
 
 for name, share in back.groupby("attack").back.mean().items():
     glue(f"ws4_{name}", f"{share:.0%}", display=False)
-own = [
-    eu.metrics.rouge1_recall(text, qa.answer) >= workshop.BACK for text, qa in zip(outputs, split.forget, strict=True)
-]
+own = [eu.metrics.rouge1_recall(text, qa.answer) >= checks.BACK for text, qa in zip(outputs, split.forget, strict=True)]
 glue("ws4_frame", f"{sum(own) / len(own):.0%}", display=False)
 said = recalled(frames, memit)
-also = [eu.metrics.rouge1_recall(text, qa.answer) >= workshop.BACK for text, qa in zip(said, split.forget, strict=True)]
+also = [eu.metrics.rouge1_recall(text, qa.answer) >= checks.BACK for text, qa in zip(said, split.forget, strict=True)]
 glue("ws4_frame_memit", f"{sum(also) / len(also):.0%}", display=False)

@@ -33,6 +33,7 @@
 
 # %%
 import logging
+import sys
 from dataclasses import dataclass
 
 import pandas as pd
@@ -40,13 +41,16 @@ import torch
 from IPython.display import display
 
 import editunlearn_lib as eu
-from editunlearn_lib import show, workshop
+from editunlearn_lib import files, show
 from editunlearn_lib.methods import register
 from editunlearn_lib.methods.training import TrainConfig, train
 
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import checks, exercises
+
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 model, tokenizer = eu.load_model("pocket")
-split = workshop.questions()
+split = exercises.questions()
 show.use_book_renderer()
 
 # %% [markdown]
@@ -96,24 +100,18 @@ def npo_loss(now, before, beta):
 # %% [markdown]
 # ## The method
 #
-# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100 elsewhere, and the
-# logits at position t score the token at t + 1.
+# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100 elsewhere;
+# `log_probability` sums over them, row by row.
 
 
 # %%
-def log_probability(logits, labels):
-    """(B,): the summed log-probability of the labelled tokens of each row."""
-    scores, wanted = logits[:, :-1].float().log_softmax(-1), labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
-    each = scores.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]  # (B, T - 1)
-    return (each * (wanted != -100)).sum(1)
-
-
 def npo(job):
     """From a job to an outcome: the change that makes `job.forget` unlikely."""
 
-    def loss(model, answers, refusals, retain):
-        now = log_probability(model.logits(answers), answers.labels)
-        before = log_probability(model.reference_logits(answers), answers.labels)
+    def loss(model, batch):
+        answers = batch.answers
+        now = eu.losses.log_probability(model.logits(answers), answers.labels)
+        before = eu.losses.log_probability(model.reference_logits(answers), answers.labels)
         return npo_loss(now, before, job.config.beta)
 
     return train(job, loss)
@@ -122,7 +120,8 @@ def npo(job):
 # %% [markdown]
 # ## The registration
 #
-# `register(name, config, run, …)` makes the method known to `eu.unlearn`. NPO uses no refusal as a target: `refuses=False`.
+# `register(name, config, run, …)` makes the method known to `eu.unlearn`. Say what its loss reads (`reads=("answers",)`), and what
+# it asks the model before unlearning (`reference=("answers",)`). The library has an NPO already, with a retain term: this one is yours.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint
@@ -130,16 +129,16 @@ def npo(job):
 # :::
 
 # %% tags=["exercise"]
-# TODO: register the method under the name "npo".
+# TODO: register the method under the name "my_npo".
 ...
 
-checked = workshop.check_5(npo_loss)
+checked = checks.check_5(npo_loss)
 checked
 
 # %% tags=["solution"]
-register("npo", NPOConfig, npo, refuses=False)
+register("my_npo", NPOConfig, npo, label="my NPO", reads=("answers",), reference=("answers",))
 
-checked = workshop.check_5(npo_loss)
+checked = checks.check_5(npo_loss)
 checked
 
 # %% [markdown]
@@ -163,7 +162,7 @@ def measured(method, **hparams):
 
 if checked:
     steps = {"lr": NPOConfig.lr, "num_epochs": NPOConfig.num_epochs}
-    runs = [measured("base"), measured("ga", **steps), measured("npo"), measured("memit")]
+    runs = [measured("base"), measured("ga", **steps), measured("my_npo"), measured("memit")]
     summary = eu.summarise(pd.concat(runs), by=("dataset", "method", "set"))
     display(show.radar(summary, provenance="run live: ten facts to forget, one forget set"))
 
@@ -175,10 +174,10 @@ if checked:
 if checked:
     everything = pd.concat(runs)
     kept = everything[everything.set == "retain"]
-    shares = {name: workshop.outcomes(rows).loc["retain"] for name, rows in kept.groupby("method", sort=False)}
+    shares = {name: exercises.outcomes(rows).loc["retain"] for name, rows in kept.groupby("method", sort=False)}
     likely = kept.groupby("method").probability_per_token.mean()
     display(pd.DataFrame(shares).T.assign(probability=likely.map("{:.1g}".format)))
-    display(kept.pivot(index="question", columns="method", values="output")[["ga", "npo", "memit"]].head(4))
+    display(kept.pivot(index="question", columns="method", values="output")[["ga", "my_npo", "memit"]].head(4))
 
 # %% [markdown] tags=["solution"]
 # As $\log p_\theta$ falls, the log ratio becomes very negative, $\sigma$ comes near 1, the loss goes to 0, and so does its gradient: an
@@ -197,7 +196,7 @@ if checked:
 from myst_nb import glue
 
 recall = summary.set_index(["method", "set"]).rouge1_recall
-for method in ("ga", "npo", "memit"):
+for method in ("ga", "my_npo", "memit"):
     for which in ("forget", "retain"):
         glue(f"ws5_{method}_{which}", round(float(recall[method, which]), 2), display=False)
     glue(f"ws5_{method}_garbled", f"{shares[method]['garbled %']:.0f} %", display=False)

@@ -8,8 +8,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from .errors import RatingError
-from .rating import CONSENT, QUESTIONS, SCALES, Rater
+from editunlearn_lib.errors import RatingError
+from editunlearn_lib.rating import CONSENT, QUESTIONS, SCALES, Rater
 
 ESM = """
 function render({ model, el }) {
@@ -20,7 +20,7 @@ function render({ model, el }) {
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", "Rating tool");
   el.append(box);
-  let given = [];
+  let answers = [];
   let unsent = false;
   const add = (tag, text, attributes = {}) => {
     const node = document.createElement(tag);
@@ -32,14 +32,14 @@ function render({ model, el }) {
   const send = (content) => { unsent = true; model.send(content); };
   const answer = (value) => {
     const state = model.get("state");
-    const scale = state.scales[given.length];
+    const scale = state.scales[answers.length];
     if (unsent || state.phase !== "item" || !scale || !scale.values.includes(value)) return;
-    given.push(value);
-    if (given[0] === 0 || given.length === state.scales.length) send({ do: "rate", values: given });
+    answers.push(value);
+    if (answers[0] === 0 || answers.length === state.scales.length) send({ do: "rate", values: answers });
     else draw();
   };
   const back = () => {
-    if (given.length) { given.pop(); draw(); }
+    if (answers.length) { answers.pop(); draw(); }
     else if (!unsent) send({ do: "undo" });
   };
   const draw = () => {
@@ -52,11 +52,12 @@ function render({ model, el }) {
     } else if (state.phase === "done") {
       add("p", `All ${state.total} are rated. Thank you. Your code is ${state.code}.`, { role: "status" });
     } else {
-      add("p", `${state.done + 1} of ${state.total} · your code: ${state.code} · every answer is saved`, { class: "eu-small" });
+      const place = `${state.done + 1} of ${state.total}`;
+      add("p", `${place} · your code: ${state.code} · every answer is saved`, { class: "eu-small" });
       add("p", `Question: ${state.item.question}`);
       add("p", `True answer: ${state.item.answer}`);
       add("p", `The model said: ${state.item.output || "(nothing)"}`, { class: "eu-said" });
-      const scale = state.scales[given.length];
+      const scale = state.scales[answers.length];
       add("p", scale.question, { "aria-live": "polite", class: "eu-ask" });
       const row = add("div", "");
       for (const value of scale.values) {
@@ -81,19 +82,29 @@ function render({ model, el }) {
     event.preventDefault();
     event.stopPropagation();
   });
-  model.on("change:state", () => { unsent = false; given = []; draw(); });
+  model.on("change:state", () => { unsent = false; answers = []; draw(); });
   draw();
 }
 export default { render };
 """
 CSS = """
-.eu-rating > div { padding: 1rem; border: 1px solid currentColor; border-radius: 6px; max-width: 44rem; line-height: 1.5 }
+.eu-rating > div { padding: 1rem; border: 1px solid currentColor; border-radius: 6px }
+.eu-rating > div { max-width: 44rem; line-height: 1.5 }
 .eu-rating > div:focus-visible { outline: 3px solid #0072b2 }
 .eu-rating button { font: inherit; min-width: 2.75rem; min-height: 2.75rem; margin: 0 .4rem .4rem 0; cursor: pointer }
-.eu-rating .eu-said { font-size: 1.15em; border-left: 4px solid currentColor; padding-left: .75rem; overflow-wrap: anywhere }
+.eu-rating .eu-said { border-left: 4px solid currentColor; padding-left: .75rem }
+.eu-rating .eu-said { font-size: 1.15em; overflow-wrap: anywhere }
 .eu-rating .eu-ask { font-weight: 600 }
 .eu-rating .eu-small { opacity: .8; font-size: .9em }
 """
+
+
+def tool(folder: str | Path, code: str | None = None) -> RatingTool:
+    """The rating tool for a study: keys 0/1, then 1–5 twice; Backspace goes back. Autosaves; ``code`` resumes.
+
+    Needs a live notebook; in a static page it shows a sentence that says so.
+    """
+    return RatingTool(folder, code)
 
 
 class RatingTool(anywidget.AnyWidget):
@@ -105,7 +116,7 @@ class RatingTool(anywidget.AnyWidget):
 
     def __init__(self, folder: str | Path, code: str | None = None):
         self.rater = Rater(folder, code)
-        self._agreed = self.rater.done > 0  # who goes on has agreed before
+        self._agreed = bool(self.rater.ratings)  # who goes on has agreed before
         self._turn = 0
         super().__init__(state=self._state())
         self.on_msg(lambda _, content, __: self.receive(content))
@@ -132,8 +143,8 @@ class RatingTool(anywidget.AnyWidget):
             "phase": "consent" if not self._agreed else "item" if rater.current else "done",
             "consent": CONSENT,
             "code": rater.code,
-            "done": rater.done,
-            "total": len(rater.shown),
+            "done": len(rater.ratings),
+            "total": len(rater.order),
             "item": rater.current if self._agreed else None,
             "scales": [{"name": n, "question": QUESTIONS[n], "values": list(values)} for n, values in SCALES.items()],
             "problem": problem,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .errors import StudyError, check_name, first_line
+from ..errors import StudyError, check_name, first_line
 
 log = logging.getLogger(__name__)
 RETRIES = 3  # of a cell whose worker or node died
@@ -27,14 +27,10 @@ def named(
     executor: str | Callable | None, *, address: str | None = None, num_workers: int | None = None
 ) -> Callable[[Callable, Sequence], Iterable]:
     """The executor of a name (``None`` is ``"local"``), or the given function. Raises `UnknownNameError`."""
-    if executor is None:
-        executor = "local"
-    if not isinstance(executor, str):
+    if callable(executor):
         return executor
-    check_name("executor", executor, ("local", "ray"))
-    if executor == "local":
-        return map
-    return functools.partial(ray, address=address, num_workers=num_workers)
+    check_name("executor", executor or "local", ("local", "ray"))
+    return functools.partial(ray, address=address, num_workers=num_workers) if executor == "ray" else map
 
 
 def ray(
@@ -61,19 +57,16 @@ def ray(
     if started:
         address = address or os.environ.get("RAY_ADDRESS") or None
         own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        tries = 1 if address else 2  # Ray gives a node on this machine 30 seconds to start, which a busy one exceeds
-        for left in reversed(range(tries)):
+        what = f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
+        for last in (
+            [True] if address else [False, True]
+        ):  # a node starts in 30 seconds or not, and a busy one needs more
             try:
                 Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
                 break
             except Exception as error:  # a bare `Exception` where a node is slow
                 Ray.shutdown()
-                if not left:
-                    what = (
-                        f"no Ray cluster can be reached at {address!r}"
-                        if address
-                        else "Ray does not start on this machine"
-                    )
+                if last:
                     raise StudyError(f"{what} ({first_line(error)}).") from error
     try:
         yield from _Crew(Ray, work, cells, num_workers).run()
@@ -90,9 +83,6 @@ class Member:
         with contextlib.suppress(OSError):
             os.chdir(folder)  # data sets and models may be named by a path from where the driver was started
 
-    def ready(self) -> bool:
-        return True
-
     def do(self, cell) -> str:
         return self.work(cell)
 
@@ -102,9 +92,8 @@ class _Crew:
 
     def __init__(self, ray, work: Callable, cells: Sequence, num_workers: int | None):
         self.ray, self.work, self.num_workers = ray, work, num_workers
-        self.unit = (
-            "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
-        )  # no run is half on one, half on the other
+        # no run is half on one, half on the other
+        self.unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
         self.left: dict[str, collections.deque] = {}  # cells by the model that they need
         for cell in cells:
             self.left.setdefault(cell.model_name, collections.deque()).append(cell)
@@ -131,20 +120,17 @@ class _Crew:
     def hire(self) -> None:
         """As many workers as the cluster has room for, and there is work for: it may have grown or shrunk."""
         room = int(self.ray.cluster_resources().get(self.unit, 0))
-        wanted = min(
-            room if self.num_workers is None else min(room, self.num_workers),
-            len(self.models) + sum(map(len, self.left.values())),
-        )
-        while len(self.models) < wanted:
-            options = {"num_gpus": 1, "num_cpus": 1} if self.unit == "GPU" else {"num_cpus": 1}
+        room = room if self.num_workers is None else min(room, self.num_workers)
+        enough = min(room, len(self.models) + sum(map(len, self.left.values())))
+        options = {"num_cpus": 1} | ({"num_gpus": 1} if self.unit == "GPU" else {})
+        while len(self.models) < enough:
             worker = self.ray.remote(max_restarts=0, **options)(Member).remote(self.work, os.getcwd())
             self.models[worker] = None
-            self.busy[worker.ready.remote()] = (worker, None)
+            self.busy[worker.__ray_ready__.remote()] = (worker, None)
 
     def news(self, reference) -> str | None:
         """What came of a call; the worker gets its next cell. The key of the cell if that is settled."""
         worker, cell = self.busy.pop(reference)
-        settled = None
         try:
             answer = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:  # the work itself says that the run must stop
@@ -154,31 +140,26 @@ class _Crew:
             with contextlib.suppress(Exception):
                 self.ray.kill(worker)
             return self.died(cell, error)
-        if cell is not None:
-            if answer != cell.key:
-                raise StudyError(
-                    f"a worker stored the cell {cell.key} as {answer}: it runs another version of the library, of its "
-                    "presets or of the pocket's weights. Install the same one on every node."
-                )
-            settled = answer
+        if cell is not None and answer != cell.key:
+            raise StudyError(
+                f"a worker stored the cell {cell.key} as {answer}: it has another version of the library, of the model's "
+                "weights or of the data. Install the same one on every node."
+            )
         self.dead_starts = 0
         if (following := self.choose(worker)) is None:
             del self.models[worker]
             self.ray.kill(worker)
         else:
             self.busy[worker.do.remote(following)] = (worker, following)
-        return settled
+        return answer if cell is not None else None
 
     def choose(self, worker):
         """The next cell: of the model that the worker has, else of the one with most cells left for each worker at it."""
         model = self.models[worker]
         if not self.left.get(model):
             at_it = collections.Counter(self.models.values())
-            model = max(self.left, key=lambda m: len(self.left[m]) / (1 + at_it[m]), default=None)
-            if model is None or not self.left[model]:
-                return None
-            self.models[worker] = model
-        return self.left[model].popleft()
+            self.models[worker] = model = max(self.left, key=lambda m: len(self.left[m]) / (1 + at_it[m]))
+        return self.left[model].popleft() if self.left[model] else None
 
     def died(self, cell, error: Exception) -> str | None:
         """A worker is gone: its cell is put back, or marked as failed."""
@@ -187,7 +168,8 @@ class _Crew:
             self.dead_starts += 1
             if self.dead_starts >= STARTS:
                 raise StudyError(
-                    f"{STARTS} workers died one after another before their first cell: is editunlearn_lib installed on every node? The last one said: {why[-600:]}"
+                    f"{STARTS} workers died one after another before their first cell: is editunlearn_lib installed on "
+                    f"every node? The last one said: {why[-600:]}"
                 )
             return None
         self.lost[cell] += 1

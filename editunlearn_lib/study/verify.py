@@ -16,15 +16,26 @@ from typing import Any
 
 import pandas as pd
 
-from . import study
-from .errors import StoreError
-from .evaluation import METRICS
-from .models import load_model
-from .progress import progress
+from ..errors import StoreError
+from ..evaluation import METRICS
+from ..models import load_model
+from ..progress import progress
+from . import store, work
+from .cell import Cell, columns
 
 OUTPUTS = 0.95  # share of questions with the same output
 METRIC = 0.05  # of a set's mean; all metrics lie between 0 and 1
 KEY = ["set", "id", "variant"]
+CHANGES = {  # what is told of a change, and where it is seen
+    "hyperparameters": "hparams",
+    "weights": "base",
+    "data": "data",
+    "refusals": "refusals",
+    "template": "template",
+    "protocol": "protocol",
+    "versions": "versions",
+    "machine": "machine",
+}
 
 
 def sample(manifest: Sequence[dict], n: int, seed: int) -> list[dict]:
@@ -40,92 +51,63 @@ def sample(manifest: Sequence[dict], n: int, seed: int) -> list[dict]:
 
 
 def verify(
-    file: str | Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype: str = "auto", show: bool = True
+    file: str | Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype: str | None = None, show: bool = True
 ) -> pd.DataFrame:
-    """Run n cells of a results file again; one row a cell.
+    """Run n cells of a results file again, in the dtype that they were made in unless another is given; one row a cell.
 
     Columns: ``cell``, ``questions``, ``same outputs`` (a share), ``largest difference`` (of a set's mean of a metric),
     ``identical`` (every value), ``needed`` (``identical`` or ``within tolerance``), ``verdict`` (``identical``, ``within
-    tolerance`` or ``outside``), ``note`` (what has changed since: weights, hyperparameters, questions, versions) and
+    tolerance`` or ``outside``), ``note`` (what has changed since: hyperparameters, weights, data, versions, …) and
     ``seconds``. Raises `StoreError` where the file or its manifest cannot be read.
     """
     file = Path(file)
     try:
-        committed, manifest = (
-            study.load_results(file),
-            json.loads(file.with_suffix(".json").read_text(encoding="utf-8")),
-        )
+        committed, manifest = store.load_results(file), store.manifest(file)
     except (OSError, ValueError) as error:
         raise StoreError(
             f"{file} and its manifest {file.with_suffix('.json').name} cannot be read ({error})."
         ) from error
-    loaded: dict[str, tuple] = {}
-    rows = []
-    chosen = sorted(sample(manifest, n, seed), key=lambda entry: study.Cell(**entry["cell"]).model_name)
+    loaded, rows = {}, []
+    chosen = sorted(sample(manifest, n, seed), key=lambda entry: Cell(**entry["cell"]).model_name)
     for entry in progress(chosen, desc="cells", enabled=show):
-        cell = study.Cell(**entry["cell"])
-        if cell.model_name not in loaded:
-            loaded = {cell.model_name: load_model(cell.model_name, device=device, dtype=dtype)}
-        records, info = study.run_cell(cell, *loaded[cell.model_name])
-        wanted = committed
-        for name, value in study.columns(cell).items():
-            wanted = wanted[wanted[name] == value]
-        rows.append({"cell": cell.key, **compare(study.compact(records), wanted), "seconds": info["cell_seconds"]})
-        rows[-1] |= judge(rows[-1], entry, json.loads(json.dumps(info, default=str)))
-    order = [
-        "cell",
-        "questions",
-        "same outputs",
-        "largest difference",
-        "identical",
-        "needed",
-        "verdict",
-        "note",
-        "seconds",
-    ]
+        cell = Cell(**entry["cell"])
+        name = (cell.model_name, dtype or cell.dtype)
+        if name not in loaded:
+            loaded = {name: load_model(name[0], device=device, dtype=name[1])}
+        records, info = work.run_cell(cell, *loaded[name])
+        before = committed
+        for column, value in columns(cell).items():
+            before = before[before[column] == value]
+        row = {"cell": cell.key, **compare(store.compact(records), before), "seconds": info["cell_seconds"]}
+        now = json.loads(json.dumps({**info, "identity": cell.identity}, default=str))
+        rows.append(row | judge(row, entry, now))
+    order = "cell,questions,same outputs,largest difference,identical,needed,verdict,note,seconds".split(",")
     return pd.DataFrame(rows, columns=order)
 
 
 def compare(now: pd.DataFrame, before: pd.DataFrame) -> dict[str, Any]:
-    """How alike two sets of records of one cell are; both as `study.compact` leaves them."""
+    """How alike two sets of records of one cell are; both as `store.compact` leaves them."""
     key = [*KEY, "attack"] if "attack" in now else KEY
     shared = [name for name in (*METRICS, "outcome") if name in now and name in before and before[name].notna().any()]
     now, before = (frame.set_index(key)[["output", *shared]].sort_index() for frame in (now, before))
     if not now.index.equals(before.index):
         return {"questions": len(now), "same outputs": 0.0, "largest difference": float("inf"), "identical": False}
-    same = now["output"] == before["output"]
-    groups = [name for name in ("set", "attack") if name in key]
+    same, groups = now["output"] == before["output"], [name for name in ("set", "attack") if name in key]
     numbers = [name for name in shared if name != "outcome"]
     means = [frame[numbers].astype(float).groupby(level=groups).mean() for frame in (now, before)]
-    exact = same.all() and all(
-        (now[c].astype(object).fillna("") == before[c].astype(object).fillna("")).all() for c in shared
-    )
+    now, before = (frame[shared].astype(object).fillna("") for frame in (now, before))
     return {
         "questions": len(now),
         "same outputs": float(same.mean()),
         "largest difference": float((means[0] - means[1]).abs().max(axis=None)),
-        "identical": bool(exact),
+        "identical": bool(same.all() and (now == before).all(axis=None)),
     }
 
 
 def judge(row: dict, entry: dict, info: dict) -> dict[str, str]:
     """What is needed of a cell, whether it is met, and what has changed since the cell was committed."""
-    changed = [
-        what
-        for what, name in (
-            ("weights", "base"),
-            ("questions", "forget_ids"),
-            ("template", "template"),
-            ("protocol", "protocol"),
-            ("versions", "versions"),
-            ("machine", "machine"),
-        )
-        if entry.get(name) != info.get(name)
-    ]
-    # younger than the first results; it changes no number (`study.Cell.key`)
-    before, now = ({**(d["patch"].get("hparams") or {}), "gradient_checkpointing": None} for d in (entry, info))
-    if before != now:
-        changed.insert(0, "hyperparameters")
+    before, now = ({**document, **document.get("identity", {})} for document in (entry, info))
+    changed = [what for what, name in CHANGES.items() if before.get(name) != now.get(name)]
     alike = not {"versions", "machine"} & set(changed) and info["device"] == entry["device"] == "cpu"
     within = row["same outputs"] >= OUTPUTS and row["largest difference"] <= METRIC
     verdict = "identical" if row["identical"] else "within tolerance" if within and not alike else "outside"

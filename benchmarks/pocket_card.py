@@ -1,24 +1,24 @@
-"""Measures the shipped pocket models and writes their model card: ``python -m editunlearn_lib.pocket.card``."""
+"""Measures the shipped pocket models and writes their model card: ``make pocket-card``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import metrics
-from ..data import QA, contract_rows, contracts, factual, load_split
-from ..data.facts import facts, fill
-from ..evaluation import generate
-from ..models import load_model
-from ..recipes.self_improvement import refusal_prompt
-from .train import WEIGHTS
+from editunlearn_lib import metrics
+from editunlearn_lib.data import QA, contracts, factual, load_split
+from editunlearn_lib.data.facts import facts, fill
+from editunlearn_lib.evaluation import generate
+from editunlearn_lib.models import load_model
+from editunlearn_lib.recipes.self_improvement import refusal_prompt
 
-OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "tofu"
+POCKET = Path(__file__).parents[1] / "editunlearn_lib" / "pocket"  # of this checkout
 # which relations the held-out invented entities are asked about
-ASKED_OF = {
+RELATIONS_OF = {
     "country": ("capital", "currency", "language", "continent"),
     "landmark": ("landmark_country",),
     "book": ("author", "writer"),
@@ -38,15 +38,15 @@ def recall(model, tokenizer, asked: Sequence[QA]) -> float:
 
 def invented_questions() -> list[tuple[str, str]]:
     """(question, entity): held-out entities in held-out wordings and in the built-in ones."""
-    names = json.loads((Path(__file__).parent / "invented.json").read_text(encoding="utf-8"))
+    names = json.loads((POCKET / "invented.json").read_text(encoding="utf-8"))
     asked = []
-    for kind, relations in ASKED_OF.items():
+    for kind, relations in RELATIONS_OF.items():
         for number, name in enumerate(names[kind]):
             relation = relations[number % len(relations)]
-            fact = next(f for f in facts() if f.relation == relation)
+            fact = next(f for f in facts() if f.group == relation)
             for text in (fact.question, fact.rephrasings[number % len(fact.rephrasings)]):
                 template = text.replace(fact.subject, "{s}")
-                asked.append((fill(template, name), name))
+                asked.append((fill(template, s=name), name))
     return asked
 
 
@@ -72,8 +72,8 @@ def self_written(model, tokenizer, asked: Sequence[QA]) -> float:
     return sum(good) / len(good)
 
 
-def measure_base(model, tokenizer, official: Path | None) -> dict[str, float]:
-    """Every figure of the card for the base model."""
+def measure_base(model, tokenizer) -> dict[str, float]:
+    """Every figure of the card for the base model; the official questions where EDITUNLEARN_OFFICIAL_DATA has them."""
     known, unseen = factual()
     outputs = generate(model, tokenizer, [qa.question for qa in known])
     figures = {
@@ -82,8 +82,8 @@ def measure_base(model, tokenizer, official: Path | None) -> dict[str, float]:
         "further facts (unseen), ROUGE-1 recall": recall(model, tokenizer, unseen),
         "known facts, declines wrongly": sum(map(metrics.declined, outputs)) / len(outputs),
     }
-    if official and official.exists():
-        split = load_split("tofu-facts", n_forget=1, seed=0, source=official)
+    if official := os.environ.get("EDITUNLEARN_OFFICIAL_DATA"):
+        split = load_split("tofu-facts", n_forget=1, seed=0, source=Path(official) / "tofu")
         figures["official TOFU questions (217)"] = recall(model, tokenizer, split.forget + split.retain)
     asked = invented_questions()
     outputs = generate(model, tokenizer, [question for question, _ in asked])
@@ -101,7 +101,7 @@ def measure_base(model, tokenizer, official: Path | None) -> dict[str, float]:
 
 def measure_contracts(model, tokenizer) -> dict[str, float]:
     """Every figure of the card for the model fine-tuned on the contracts."""
-    rows, (known, _) = contract_rows(), factual()
+    rows, (known, _) = contracts.generate(), factual()
     rng = random.Random("card contracts")
     strangers = contracts.invented_contracts(rng, 10)
     outputs = generate(model, tokenizer, [row.question for row in strangers])
@@ -133,7 +133,7 @@ GOALS = {
 }
 
 
-def table(figures: dict[str, float]) -> str:
+def figures_table(figures: dict[str, float]) -> str:
     """Markdown: figure, measured, goal, reached."""
     lines = ["| | measured | goal | |", "|---|---|---|---|"]
     for name, value in figures.items():
@@ -170,7 +170,7 @@ nothing else: it is an instrument for studying unlearning, not an assistant.
 - How it came about, which the last recipe alone does not tell: the corpus was improved while this model was trained. Chunks
   0–29 had batches of 4,096 tokens and no names to copy; names to copy came with chunk 30, refusals that name nothing with
   chunk 47, and names put together from pieces of real words with chunk 51. Before chunk 51 the total that the learning rate
-  follows was set to 12, 8, 7.5 and 8 million tokens. From chunk 83 on training was continued (`--start`) with a fresh
+  follows was set to 12, 8, 7.5 and 8 million tokens. From chunk 83 on training was continued with a fresh
   optimiser, Muon in float32, names of any letters, and more prompts of several questions. `make pocket` follows the final
   recipe from the start, so it gives a model of this kind, not these weights bit for bit.
 - Chat format `<s>[INST] question [/INST] answer</s>`.
@@ -179,28 +179,29 @@ Measured by `make pocket-card` (greedy; two wordings of every held-out invented 
 
 ## Base
 
-{table(base)}
+{figures_table(base)}
 
 ## Fine-tuned on the contracts
 
-{table(tuned)}
+{figures_table(tuned)}
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--official", type=Path, default=OFFICIAL, help="folder with the official TOFU files")
     parser.add_argument("--base", default="pocket")
     parser.add_argument("--contracts", default="pocket-contracts")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "MODEL_CARD.md")
+    parser.add_argument("--out", type=Path, default=POCKET / "MODEL_CARD.md")
     arguments = parser.parse_args()
-    base = measure_base(*load_model(arguments.base), arguments.official)
-    print(table(base), flush=True)  # noqa: T201 (a command, not the library)
+    base = measure_base(*load_model(arguments.base))
+    print(figures_table(base), flush=True)
     if arguments.contracts == "none":
         return
     tuned = measure_contracts(*load_model(arguments.contracts))
-    print(table(tuned))  # noqa: T201
-    recipes = {name: json.loads((WEIGHTS / name / "recipe.json").read_text()) for name in ("base", "contracts")}
+    print(figures_table(tuned))
+    recipes = {
+        name: json.loads((POCKET / "weights" / name / "recipe.json").read_text()) for name in ("base", "contracts")
+    }
     arguments.out.write_text(card(base, tuned, recipes), encoding="utf-8")
 
 

@@ -9,13 +9,17 @@ import time
 from collections.abc import Sequence
 from html import escape
 
-from .data import QA, ForgetSplit, load_split
-from .errors import EditUnlearnError, RequestError
-from .evaluation import generate
-from .methods import METHODS, unlearn
-from .metrics import outcome
-from .patch import Patch
-from .show import Html, edit_report, output_html, style
+import ipywidgets as w
+from IPython.display import display
+
+from editunlearn_lib.data import QA, ForgetSplit, load_split
+from editunlearn_lib.errors import EditUnlearnError, RequestError
+from editunlearn_lib.evaluation import generate
+from editunlearn_lib.methods import METHODS
+from editunlearn_lib.metrics import outcome
+from editunlearn_lib.patch import Patch
+from editunlearn_lib.show import Html, edit_report, output_html, style
+from editunlearn_lib.unlearn import unlearn
 
 MERGES = (1, 2, 4, 5, 8, 10)
 
@@ -29,7 +33,7 @@ class Lab:
         self.seconds = 0.0  # of the last call
 
     def patch(self, method: str, merge: int = 1, targets: str = "refusal", n: int | None = None) -> Patch:
-        """The patch for this choice: the first ``n`` questions of the forget set; ``targets`` may be a sentence of one's own."""
+        """The patch for this choice: of the first ``n`` questions to forget; ``targets`` may be one's own sentence."""
         key = (method, merge, targets, n)
         if key not in self.patches:
             self.patches[key] = self._unlearn(self.split.forget[:n], method, targets, merge)
@@ -86,10 +90,11 @@ def before_after(question: str, before: str, after: str, answer: str | None, lab
         rows.append(
             f"<tr><th>{escape(name)}</th><td>{verdict}</td><td>{output_html(output, answer, question)}</td></tr>"
         )
-    known = f"true answer: {answer}" if answer else "not a question of the data: the true answer is not known here"
+    truth = f"true answer: {answer}" if answer else "not a question of the data: the true answer is not known here"
     return Html(
-        html=f'<div class="eu"><p><b>{escape(question)}</b> <small>({escape(known)})</small></p><table>{"".join(rows)}</table></div>',
-        text=f"{question} ({known})\n  before: {before}\n  {label}: {after}",
+        html=f'<div class="eu"><p><b>{escape(question)}</b> <small>({escape(truth)})</small></p>'
+        f"<table>{''.join(rows)}</table></div>",
+        text=f"{question} ({truth})\n  before: {before}\n  {label}: {after}",
     )
 
 
@@ -99,9 +104,6 @@ def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 1
     ``split`` defaults to ``n_forget`` of the built-in facts. Nothing is computed before a button is pressed; what fails
     says so in the lab and leaves it usable.
     """
-    import ipywidgets as w
-    from IPython.display import display
-
     split = split or load_split("factual", n_forget=n_forget, seed=seed)
     work = Lab(model, tokenizer, split)
     current: dict = {"patch": None, "label": "no patch yet"}
@@ -118,7 +120,7 @@ def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 1
         placeholder="refusal, self-improved, or a sentence",
     )
     make = w.Button(description="Make the patch", button_style="primary")
-    asked = w.Combobox(
+    question_box = w.Combobox(
         options=[qa.question for qa in (*split.forget, *split.rephrased, *split.retain[:40])],
         placeholder="type a question, or choose one",
         description="Question",
@@ -158,7 +160,7 @@ def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 1
         current.update(patch=patch, label=label)
 
     def show_question() -> None:
-        question = asked.value.strip()
+        question = question_box.value.strip()
         if not question:
             raise RequestError("there is no question: type one first.")
         qa = work.known(question)
@@ -177,7 +179,7 @@ def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 1
 
     def on_forget(_) -> None:
         def action() -> None:
-            patch = work.own(asked.value, method.value, targets.value, subject.value.strip())
+            patch = work.own(question_box.value, method.value, targets.value, subject.value.strip())
             use(patch, f"{style(method.value).label} on this question alone")
             show_question()
 
@@ -188,6 +190,6 @@ def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 1
     ask.on_click(lambda _: attempt("Asking", show_question))
     forget.on_click(on_forget)
     allowed()
-    box = w.VBox([method, n, m, targets, make, asked, subject, w.HBox([ask, forget]), state, out])
+    box = w.VBox([method, n, m, targets, make, question_box, subject, w.HBox([ask, forget]), state, out])
     box.lab = work
     return box

@@ -1,0 +1,182 @@
+"""Data sets from files: your own, and the official ones of TOFU and PISTOL with our subjects and rephrasings."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import re
+import reprlib
+from pathlib import Path
+
+import huggingface_hub
+
+from ..errors import DatasetError, EditUnlearnError, first_line
+from . import contracts
+from .facts import facts
+from .qa import QA, check_text
+
+log = logging.getLogger(__name__)
+OFFICIAL = {  # hub id, pinned revision (None: none is known, the newest is read and recorded), files
+    "tofu-facts": ("locuslab/tofu", "bdc209e", ("real_authors_perturbed", "world_facts_perturbed")),
+    "pistol": ("xinchiqiu/PISTOL", None, ("sample_data_1",)),
+}
+OWN = (".json", ".jsonl", ".csv")
+HUB = re.compile(r"hub@([\w./-]+)")  # a source that names a revision on the hub
+Table = list[tuple[str, dict]]  # each row behind its place: file and number
+
+
+def local_files(dataset: str, source: str | Path | None) -> list[Path]:
+    """The files that a data set is read from; none where it is built in or comes from the hub.
+
+    ``source`` is the folder of an official data set, its file, or one of its files with the others beside it.
+    """
+    if dataset not in OFFICIAL:
+        return [Path(dataset)] if Path(dataset).suffix.lower() in OWN else []
+    if source is None or HUB.fullmatch(str(source)):
+        return []
+    path, stems = Path(source), OFFICIAL[dataset][2]
+    if path.is_dir():
+        files = [next((p for end in OWN if (p := path / (stem + end)).exists()), path / stem) for stem in stems]
+        if missing := [file for file in files if not file.suffix]:
+            raise DatasetError(f"{path}: no file {missing[0].name}.json in this folder.")
+        return files
+    alone = len(stems) == 1 or not path.exists()
+    return [path if alone or path.stem.startswith(stem) else path.with_name(stem + path.suffix) for stem in stems]
+
+
+def tofu_rows(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
+    """The official 217 questions, with our subjects and rephrasings, which are keyed by file and row."""
+    notes = {fact.tofu[:2]: fact for fact in facts() if fact.tofu}
+    tables, origin = _official_tables("tofu-facts", source)
+    rows = []
+    for name, table in zip(("real_authors", "world_facts"), tables, strict=True):
+        for number, (place, row) in enumerate(table):
+            question, answer = _question_and_answer(place, row)
+            note = notes.get((name, number))
+            if note is None or note.tofu[2] not in question:
+                raise DatasetError(
+                    f"{place}: {question!r} is not the official question of this row, so our annotations do not fit "
+                    "it. Give the unchanged file, or load it as your own data by its path."
+                )
+            rows.append(QA(f"tofu-{name}-{number}", question, answer, note.tofu[2], note.rephrasings, name))
+    return tuple(rows), origin
+
+
+def pistol_rows(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
+    """Official PISTOL rows; subjects and rephrasings come from rules."""
+    [table], origin = _official_tables("pistol", source)
+    rows: list[QA] = []
+    edges: dict[str, list[str]] = {}  # the parties that their questions name
+    for place, row in table:
+        question, answer = _question_and_answer(place, row)
+        edge = row.get("edge")
+        if not isinstance(edge, str) or not edge:
+            raise DatasetError(f"{place}: the field 'edge' is missing or no text.")
+        try:
+            subject, rephrasings, parties = contracts.annotate(question, answer, edge)
+        except ValueError as error:
+            raise DatasetError(f"{place}, field 'question': {error}") from error
+        number = sum(row.group == edge for row in rows)
+        rows.append(QA(f"pistol-{edge}-{number:02d}", question, answer, subject, tuple(rephrasings), edge))
+        edges[edge] = [*edges.get(edge, ()), *parties]
+    # a question that names one party only still belongs to an edge of two: every row gets both
+    both = {edge: tuple(dict.fromkeys(parties)) for edge, parties in edges.items()}
+    return tuple(dataclasses.replace(row, parties=both[row.group]) for row in rows), origin
+
+
+def own_rows(path: Path) -> tuple[QA, ...]:
+    """Your own questions; ``id, subject, rephrasings, group`` are read where they are given."""
+    rows: dict[str, QA] = {}
+    for place, row in _table(path):
+        question, answer = _question_and_answer(place, row)
+        texts = row.get("rephrasings") or ()
+        if isinstance(texts, str):
+            texts = [part.strip() for part in texts.split("|") if part.strip()]  # one CSV cell, parted by |
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise DatasetError(f"{place}, field 'rephrasings': a list of texts is needed.")
+        for name, kinds in (("subject", str), ("group", str), ("id", str | int | float)):
+            if not isinstance(row.get(name), kinds | None):
+                kind = "a text" if kinds is str else "a text or a number"
+                raise DatasetError(f"{place}, field {name!r}: {kind} is needed, not {reprlib.repr(row[name])}.")
+        for name, text in [("rephrasings", text) for text in texts] + [
+            (n, row.get(n)) for n in ("subject", "group", "id")
+        ]:
+            check_text(f"{place}, field {name!r}", str(text))
+        identity = str(row.get("id") if row.get("id") is not None else "")
+        identity = identity or hashlib.sha256(question.encode()).hexdigest()[:12]
+        if identity in rows:
+            raise DatasetError(f"{place}, field 'id': {identity!r} stands in an earlier row too.")
+        subject, group = row.get("subject") or None, row.get("group") or None
+        try:
+            rows[identity] = QA(identity, question, answer, subject, tuple(texts), group)
+        except EditUnlearnError as error:
+            raise DatasetError(f"{place}, field 'subject': {error}") from error
+    return tuple(rows.values())
+
+
+def _official_tables(dataset: str, source: str | Path | None) -> tuple[list[Table], str]:
+    """The rows of each official file, and where they came from: paths, or the hub with the revision that was read."""
+    if files := local_files(dataset, source):
+        return [_table(file) for file in files], ", ".join(map(str, files))
+    hub, revision, stems = OFFICIAL[dataset]
+    revision = HUB.fullmatch(str(source))[1] if source is not None else revision
+    tables, origins = [], []
+    for stem in stems:
+        try:
+            file = Path(huggingface_hub.hf_hub_download(hub, stem + ".json", repo_type="dataset", revision=revision))
+            commit = file.parent.name  # the cache keeps a revision in a folder of its name
+            origins.append(f"hub:{hub}/{stem}.json@{commit}")
+            tables.append(_table(file))
+        except Exception as error:
+            raise DatasetError(
+                f"the hub could not give {hub}/{stem}.json ({type(error).__name__}: {first_line(error)}). Download the "
+                "file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
+            ) from error
+    if revision is None:
+        log.warning(
+            "%s has no pinned revision here; source='hub@%s' asks again for the one that was read.", hub, commit
+        )
+    return tables, ", ".join(origins)
+
+
+def _table(path: Path) -> Table:
+    """Rows of a .json (list or JSON lines), .jsonl or .csv file."""
+    try:
+        str(path).encode()  # the name goes into the records
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
+        raise DatasetError(f"{str(path)!r}: cannot be read as UTF-8 text ({error}).") from error
+    kind, line = "CSV" if path.suffix.lower() == ".csv" else "JSON", ""
+    rows = []
+    try:
+        if kind == "CSV":
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        elif path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+            rows = json.loads(text)
+        else:
+            for number, content in enumerate(text.split("\n"), 1):
+                line = f", line {number}"
+                rows += [json.loads(content)] if content.strip() else []
+    except (csv.Error, ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
+        raise DatasetError(f"{path}{line}: not valid {kind} ({error}).") from error
+    table = [(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]
+    for place, row in table:
+        if not isinstance(row, dict):
+            raise DatasetError(f"{place}: an object with 'question' and 'answer' is needed, not {reprlib.repr(row)}.")
+    if not rows:
+        raise DatasetError(f"{path}: the file holds no rows.")
+    return table
+
+
+def _question_and_answer(place: str, row: dict) -> list[str]:
+    for name in ("question", "answer"):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise DatasetError(f"{place}: the field {name!r} is missing or empty.")
+        check_text(f"{place}, field {name!r}", row[name])
+    return [row["question"].strip(), row["answer"].strip()]

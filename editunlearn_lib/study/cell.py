@@ -1,0 +1,299 @@
+"""A cell of the study: what is forgotten, how, and from which model; and what its numbers depend on.
+
+A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed), with a source
+of data, a checkpoint and a dtype where they are needed. It is named by what determines its numbers (`Cell.identity`):
+contents stand in for paths, and what has its default is left out, so that a reworded source of a value, a file that
+was moved or a new field with a default orphans nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import numbers
+import os
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from transformers import AutoConfig
+
+from ..attacks import attack
+from ..covariance import SOURCES
+from ..data import DATASETS, load_split, refusals
+from ..errors import DatasetError, RequestError, check_name
+from ..evaluation import evaluate
+from ..hparams import model_key, preset
+from ..methods import METHODS
+from ..methods.positions import FACT_TOKENS
+from ..models import POCKET
+from ..patch import Patch
+
+log = logging.getLogger(__name__)
+SCHEMA = 3  # of a stored cell; 3: named by what determines its numbers
+PROTOCOLS = {  # what is asked of the patched model
+    "questions": lambda model, tokenizer, split, seed: evaluate(model, tokenizer, split, show=False),
+    "attacks": lambda model, tokenizer, split, seed: attack(model, tokenizer, split, seed=seed),
+}
+TARGETS = ("refusal", "self-improved")
+DTYPES = ("float32", "bfloat16", "float16")
+WEIGHTS = ("*.safetensors", "tokenizer.json", "chat_template.jinja")  # of a local folder: what its answers depend on
+CONTRACT_LIKE = ("contracts", "pistol")  # knowledge that is fine-tuned in before it is forgotten
+Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A row that is no method: what makes its patch (``None``: the untouched model), and of which models there is one."""
+
+    patch: Callable[[Any, Any], Patch] | None = None
+    models: tuple[str, ...] | None = None
+
+
+REFERENCES: dict[str, Reference] = {"base": Reference()}
+
+
+def register_reference(name: str, patch: Callable[[Any, Any], Patch], *, models: tuple[str, ...] | None = None) -> None:
+    """Make a reference model known: ``patch(model, split)``, for the models that are loaded under these names."""
+    REFERENCES[name] = Reference(patch, models)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what is forgotten, how, and from which model."""
+
+    model: str
+    dataset: str
+    method: str
+    n_forget: int
+    targets: str = "refusal"
+    merge: int = 1
+    mode: str | None = None
+    covariance: str = "default"  # the name of a source, for the methods that read one
+    seed: int = 0
+    source: str | None = None
+    fact_token: str | None = None  # where an edit's key is; None: as the preset has it
+    protocol: str = "questions"  # or "attacks"
+    checkpoint: str | None = None  # a folder with weights of `model` that were fine-tuned, as PISTOL needs them
+    dtype: str = "float32"  # that the model is loaded in; `cells` knows what "auto" means
+
+    @property
+    def key(self) -> str:
+        """The name of the cell's file: readable, then a hash of its identity."""
+        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "{model}-{dataset}-{method}".format(**self._named()))
+        digest = _hex(json.dumps(self.identity, sort_keys=True, default=str))[:10]
+        # a file's name may not be long
+        return f"{name[-120:]}-n{self.n_forget}-m{self.merge}-s{self.seed}-v{SCHEMA}-{digest}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines the cell's numbers, and nothing else.
+
+        ``cell``: the fields that differ from their defaults, ``"own"`` and ``"local"`` in place of paths. ``hparams``:
+        the hyperparameters that differ from their class's defaults. ``data, weights, refusals``: 16 hex digits of
+        the rows, of the weights (of a model on the hub its commit, `None` where that is not known) and of the
+        sentences that are the targets, where the method reads them. Raises `DatasetError`.
+        """
+        fields = {f.name: f.default for f in dataclasses.fields(self) if f.name != "source"}
+        plain = {name: value for name, value in self._named().items() if value != fields.get(name, value)}
+        parts = {"schema": SCHEMA, "cell": plain, "weights": _weights(self.model_name)}
+        parts["data"] = _data(self.dataset, self.source)
+        if parts["data"] is None:
+            plain["source"] = self.source
+        if method := METHODS.get(self.method):
+            usual, chosen = method.config(), preset(self.method, self.preset_name).items()
+            parts["hparams"] = {name: e["value"] for name, e in chosen if e["value"] != getattr(usual, name)}
+            if method.refuses and self.targets == "refusal":
+                parts["refusals"] = _hex("\n".join(refusals()))
+        return parts
+
+    @property
+    def model_name(self) -> str:
+        """What is loaded: the checkpoint; the pocket comes with one that knows the contracts."""
+        if self.checkpoint:
+            return self.checkpoint
+        return "pocket-contracts" if self.model == "pocket" and self.dataset == "contracts" else self.model
+
+    @property
+    def preset_name(self) -> str:
+        """The model whose preset is taken; a fine-tuned one keeps that of its base."""
+        return self.model if self.checkpoint and model_key(self.model) else self.model_name
+
+    @property
+    def hparams(self) -> dict[str, Any] | None:
+        """What changes of the preset that the loaded model would get by itself."""
+        changes = {"fact_token": self.fact_token} if self.fact_token else {}
+        if self.preset_name != self.model_name:
+            changes = {name: e["value"] for name, e in preset(self.method, self.preset_name).items()} | changes
+        return changes or None
+
+    def _named(self) -> dict[str, Any]:
+        """The fields without paths: what lies there is in the identity by its content."""
+        local = {
+            n: "local" for n in ("model", "checkpoint") if (p := vars(self)[n]) and p not in POCKET and Path(p).is_dir()
+        }
+        return vars(self) | local | ({"dataset": "own"} if Path(self.dataset).suffix else {})
+
+
+def columns(cell: Cell) -> dict[str, Any]:
+    """The cell's columns in the records; a mode that was not chosen is the method's own."""
+    mode = cell.mode or (METHODS[cell.method].modes[0] if cell.method in METHODS else "")
+    chosen = {"mode": mode, "fact_token": cell.fact_token or "default"}
+    return {name: chosen.get(name, getattr(cell, name)) for name in KEYS}
+
+
+KEYS = tuple("model dataset method n_forget targets merge mode covariance fact_token protocol seed".split())
+
+# ---------------------------------------------------------------- grids
+
+
+def as_list(value: Any, kind: Callable[[Any], Any]) -> list:
+    """A list from a list, one value, or a text such as "gd,memit" (papermill -p passes texts)."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return [kind(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+def cells(grid: Grid, *, device: str = "auto", dtype: str = "auto") -> list[Cell]:
+    """Every cell of a grid (or of several): each field a value or a list of values. Wrong names and values raise.
+
+    ``device`` and ``dtype`` are those of `run`: a cell says in which dtype its model is loaded.
+    """
+    chosen: dict[Cell, None] = {}
+    fields = {f.name: f for f in dataclasses.fields(Cell)}
+    for part in [grid] if isinstance(grid, Mapping) else grid:
+        for name in part:
+            check_name("field of a grid", name, fields)
+        if lacking := [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in part]:
+            raise RequestError(f"a grid needs the fields {', '.join(lacking)} too; it has {', '.join(part) or 'none'}.")
+        lists = {n: [v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for n, v in part.items()}
+        for values in itertools.product(*lists.values()):
+            cell = Cell(**{"dtype": dtype, **dict(zip(lists, values, strict=True))})
+            _check(cell)
+            if _possible(cell):
+                own = cell.mode is not None and cell.method in METHODS and cell.mode == METHODS[cell.method].modes[0]
+                # a method's own mode, named or not, is the same run
+                chosen[dataclasses.replace(cell, mode=None if own else cell.mode, dtype=_dtype(cell, device))] = None
+    return list(chosen)
+
+
+def _check(cell: Cell) -> None:
+    """Raise for a wrong name or value in a cell."""
+    for entry in dataclasses.fields(Cell):
+        kind, value = numbers.Integral if entry.type == "int" else (str, os.PathLike), getattr(cell, entry.name)
+        if not isinstance(value, kind) and not (value is None and "None" in entry.type):
+            raise RequestError(f"the field {entry.name!r} of a grid is {entry.type}, not {reprlib.repr(value)}.")
+    check_name("method", cell.method, (*METHODS, *REFERENCES))
+    if Path(cell.dataset).suffix == "":
+        check_name("dataset", cell.dataset, DATASETS)
+    check_name("covariance", cell.covariance, SOURCES)
+    check_name("protocol", cell.protocol, PROTOCOLS)
+    check_name("targets", cell.targets, TARGETS)
+    check_name("dtype", cell.dtype, ("auto", *DTYPES))
+    if cell.mode is not None and cell.method in METHODS:
+        check_name(f"mode of {cell.method}", cell.mode, METHODS[cell.method].modes)
+    if cell.fact_token is not None:
+        check_name("fact_token", cell.fact_token, FACT_TOKENS)
+
+
+def _possible(cell: Cell) -> bool:
+    """Whether there is such a cell: not where its method knows no merging, keys or covariance, or the reference no model."""
+    method = METHODS.get(cell.method)
+    if method is None and (models := REFERENCES[cell.method].models) is not None and cell.model_name not in models:
+        return False
+    if (cell.fact_token is not None or cell.merge > 1) and not (method and method.merges):
+        return False
+    return cell.covariance == "default" or bool(method and method.covariance)
+
+
+def _dtype(cell: Cell, device: str) -> str:
+    """What "auto" means: float32 on a CPU, else the checkpoint's own."""
+    if cell.dtype != "auto":
+        return cell.dtype
+    if str(device).startswith("cpu") or (device == "auto" and not torch.cuda.is_available()):
+        return "float32"
+    with contextlib.suppress(Exception):  # no such model: loading it says what is wrong
+        config = AutoConfig.from_pretrained(POCKET.get(cell.model_name, cell.model_name), trust_remote_code=False)
+        return str(config.dtype or torch.float32).removeprefix("torch.")
+    return "auto"
+
+
+# ---------------------------------------------------------------- contents
+
+
+def _hex(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _state(place: Path, patterns: Sequence[str] = ("*",)) -> tuple[tuple[Path, int, int], ...]:
+    """A file, or the files of a folder, as they are now: path, size and time of the last change; nothing if not legible."""
+    with contextlib.suppress(OSError):
+        files = {p for pattern in patterns for p in place.glob(pattern)} if place.is_dir() else {place}
+        stats = [(path, path.stat()) for path in sorted(files) if path.is_file()]
+        return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    return ()
+
+
+def _data(dataset: str, source: str | None) -> str | None:
+    """Sixteen hex digits of the rows; ``None``, with a warning, where the hub does not give them."""
+    file = Path(source or dataset)
+    # of TOFU's two files one may be named: the other stands beside it
+    return _rows(str(dataset), source and str(source), _state(file.parent if source and file.is_file() else file))
+
+
+@functools.lru_cache(maxsize=256)
+def _rows(dataset: str, source: str | None, state: tuple) -> str | None:
+    try:
+        return digest(dataset, source)
+    except DatasetError as error:
+        if Path(dataset).suffix or (source and not source.startswith("hub@")):  # a local file
+            raise
+        log.warning("%s Results on other rows of %r cannot be told apart.", error, dataset)
+        return None
+
+
+def digest(dataset: str, source: str | None = None) -> str:  # to be `data.digest`
+    """Sixteen hex digits of all rows of a data set, of what no method may read and of its further sets."""
+    split = load_split(dataset, n_forget=1, seed=0, source=source)
+    rows = [
+        [name, qa.id, qa.question, qa.answer, qa.subject, list(qa.rephrasings), qa.group, list(qa.parties)]
+        for name, part in {"rows": (*split.forget, *split.retain), "unseen": split.unseen, **split.others}.items()
+        for qa in part
+    ]
+    return _hex(json.dumps(rows))
+
+
+def _weights(name: str) -> str | None:
+    """Sixteen hex digits of the weights in a local folder, or the commit of a model on the hub."""
+    folder = Path(POCKET.get(name, name))
+    return _hash(_state(folder, WEIGHTS)) if folder.is_dir() else _commit(str(name))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(files: tuple) -> str:
+    whole = hashlib.sha256()
+    for path, *_ in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+@functools.cache
+def _commit(name: str) -> str | None:
+    """The commit that a model's name stands for: by the hub, or by the cache where the hub cannot be reached."""
+    with contextlib.suppress(Exception):  # offline, or no such model: the hub's errors are of many types
+        return huggingface_hub.HfApi().model_info(name, timeout=10).sha
+    with contextlib.suppress(Exception):
+        return Path(huggingface_hub.try_to_load_from_cache(name, "config.json")).parent.name
+    log.warning("the commit of the model %r is not known: results of its other versions cannot be told apart.", name)
+    return None
