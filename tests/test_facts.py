@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import editunlearn_lib as eu
-from editunlearn_lib import hparams, study, study_pocket
+from editunlearn_lib import hparams, study
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -47,7 +47,7 @@ def rows(html: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def records():
-    return study.load_results(study_pocket.RESULTS)
+    return study.load_results(factsheet.RESULTS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,7 +91,7 @@ def groups(html: str) -> dict[str, dict[str, list[str]]]:
 
 def test_costs_are_those_of_the_committed_cells():
     """Worked out from the manifest here, without `manifest_table`; in the table of all as on the page of each."""
-    documents = json.loads(study_pocket.RESULTS.with_suffix(".json").read_text())
+    documents = json.loads(factsheet.RESULTS.with_suffix(".json").read_text())
     everything = groups(factsheet.cost_html())
     for method in RUN:
         number = METHODS.index(method)

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 import editunlearn_lib as eu
-from editunlearn_lib import attacks, hparams, show, study, study_pocket
+from editunlearn_lib import attacks, hparams, show, study
 from editunlearn_lib.adapter import Adapter
 from editunlearn_lib.errors import EditUnlearnError, check_name
 from editunlearn_lib.evaluation import METRICS
@@ -39,12 +39,14 @@ RATIOS = {  # in the benchmarks: what they mean
     "share": "share of the arithmetic's own time",
 }
 ROOT = Path(__file__).resolve().parents[2]
-committed = functools.cache(lambda: study_pocket.committed("pocket"))  # records and their commits, read once a build
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.json"))
 MEMORY = ROOT / "benchmarks" / "memory.json"
 STATUS = ROOT / "book" / "executed" / "status.json"
-RESULTS = study_pocket.RESULTS
+RESULTS = ROOT / study.results.RESULTS / "pocket.parquet"
 MANIFEST = RESULTS.with_suffix(".json")
+# each is read once a build
+committed = functools.cache(lambda: (study.load_results(RESULTS), study.manifest_commits(RESULTS)))
+costs = functools.cache(lambda: study.results.costs(RESULTS, VIEWS).set_index(["dataset", "method"]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -57,18 +59,9 @@ def read_json(path: Path) -> Any:
 
 
 @functools.cache
-def costs() -> pd.DataFrame:
-    """Seconds, megabytes and share of edits that took, by data set and method, at the sizes of `VIEWS`."""
-    frame = study.manifest_table(RESULTS)
-    frame = frame[(frame["covariance"] == "default") & (frame["n_forget"] == frame["dataset"].map(VIEWS))]
-    return frame.set_index(["dataset", "method"])
-
-
-@functools.cache
 def runs(protocol: str = "questions") -> pd.DataFrame:
     """The records of all methods at the sizes of `VIEWS`, each method as it is by default."""
-    records = committed()[0]
-    return pd.concat([study.select(records, dataset=d, n_forget=n, protocol=protocol) for d, n in VIEWS.items()])
+    return study.select_sizes(committed()[0], VIEWS, protocol=protocol)
 
 
 @functools.cache
@@ -321,13 +314,13 @@ def stored_html() -> str:
         return str(el("div", el("p", "There are no committed results in this copy of the book."), css=Css.eu))
     frame = pd.DataFrame(
         {
-            **dataclasses.asdict(study.Cell(**one["cell"])),
-            "edits": "merged" if one["cell"]["merge"] > 1 else "single",
+            **dataclasses.asdict(cell := study.Cell(**one["cell"])),
+            "edits": "merged" if cell.merge > 1 else "single",
             "seconds": one["cell_seconds"],
             "Device and precision": f"{one['device']}, {one['dtype'].removeprefix('torch.')}",
             "Commits of the code": one["commit"],
             "Versions": ", ".join(map(" ".join, one["versions"].items())),
-            "Models, by a fingerprint of their weights": f"{one['cell']['model']} {one['base']}",
+            "Models, by a fingerprint of their weights": f"{cell.model} {one['base']}",
             "Length limit of an answer, in tokens": str(one["protocol"]["max_new_tokens"]),
         }
         for one in manifest
