@@ -16,6 +16,7 @@ import itertools
 import json
 import logging
 import numbers
+import operator
 import os
 import re
 import reprlib
@@ -28,9 +29,10 @@ import huggingface_hub
 import torch
 from transformers import AutoConfig
 
+from .. import data
 from ..attacks import attack
 from ..covariance import SOURCES
-from ..data import DATASETS, load_split, refusals
+from ..data import DATASETS, refusals
 from ..errors import DatasetError, RequestError, check_name
 from ..evaluation import evaluate
 from ..hparams import model_key, preset
@@ -262,15 +264,21 @@ def _rows(dataset: str, source: str | None, state: tuple) -> str | None:
         return None
 
 
-def digest(dataset: str, source: str | None = None) -> str:  # to be `data.digest`
-    """Sixteen hex digits of all rows of a data set, of what no method may read and of its further sets."""
-    split = load_split(dataset, n_forget=1, seed=0, source=source)
-    rows = [
-        [name, qa.id, qa.question, qa.answer, qa.subject, list(qa.rephrasings), qa.group, list(qa.parties)]
-        for name, part in {"rows": (*split.forget, *split.retain), "unseen": split.unseen, **split.others}.items()
-        for qa in part
-    ]
-    return _hex(json.dumps(rows))
+def digest(dataset: str, source: str | None = None) -> str:  # until `data.digest` is there, which gives the same
+    """Sixteen hex digits of every row that `load_split` can draw from or hands on; never of a name or a path."""
+    (facts, unseen), others = data.factual(), {}
+    rows = facts
+    if dataset == "contracts":
+        rows, unseen, others = data.contract_rows(), (), {"factual": facts}
+    elif dataset == "tofu-facts":
+        rows = data._tofu(source)[0]
+    elif dataset == "pistol":
+        rows, unseen, others = data._pistol(source)[0], (), {"factual": facts}
+    elif dataset != "factual":
+        rows, unseen = data._own(Path(dataset)), ()
+    fields = operator.attrgetter("id", "question", "answer", "subject", "rephrasings", "group", "parties")
+    sets = {name: [fields(qa) for qa in part] for name, part in {"rows": rows, "unseen": unseen, **others}.items()}
+    return _hex(json.dumps(sets, sort_keys=True))
 
 
 def _weights(name: str) -> str | None:
