@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import numbers
-import operator
 import os
 import re
 import reprlib
@@ -29,10 +28,9 @@ import huggingface_hub
 import torch
 from transformers import AutoConfig
 
-from .. import data
 from ..attacks import attack
 from ..covariance import SOURCES
-from ..data import DATASETS, refusals
+from ..data import DATASETS, OFFICIAL, digest, refusals
 from ..errors import DatasetError, RequestError, check_name
 from ..evaluation import evaluate
 from ..hparams import model_key, preset
@@ -248,37 +246,17 @@ def _state(place: Path, patterns: Sequence[str] = ("*",)) -> tuple[tuple[Path, i
 
 def _data(dataset: str, source: str | None) -> str | None:
     """Sixteen hex digits of the rows; ``None``, with a warning, where the hub does not give them."""
-    file = Path(source or dataset)
-    # of TOFU's two files one may be named: the other stands beside it
-    return _rows(str(dataset), source and str(source), _state(file.parent if source and file.is_file() else file))
+    at_hand = dataset not in OFFICIAL or (source and not str(source).startswith("hub@"))
+    return digest(dataset, source) if at_hand else _hub_data(dataset, source)
 
 
-@functools.lru_cache(maxsize=256)
-def _rows(dataset: str, source: str | None, state: tuple) -> str | None:
+@functools.cache
+def _hub_data(dataset: str, source: str | None) -> str | None:
     try:
         return digest(dataset, source)
     except DatasetError as error:
-        if Path(dataset).suffix or (source and not source.startswith("hub@")):  # a local file
-            raise
         log.warning("%s Results on other rows of %r cannot be told apart.", error, dataset)
         return None
-
-
-def digest(dataset: str, source: str | None = None) -> str:  # until `data.digest` is there, which gives the same
-    """Sixteen hex digits of every row that `load_split` can draw from or hands on; never of a name or a path."""
-    (facts, unseen), others = data.factual(), {}
-    rows = facts
-    if dataset == "contracts":
-        rows, unseen, others = data.contract_rows(), (), {"factual": facts}
-    elif dataset == "tofu-facts":
-        rows = data._tofu(source)[0]
-    elif dataset == "pistol":
-        rows, unseen, others = data._pistol(source)[0], (), {"factual": facts}
-    elif dataset != "factual":
-        rows, unseen = data._own(Path(dataset)), ()
-    fields = operator.attrgetter("id", "question", "answer", "subject", "rephrasings", "group", "parties")
-    sets = {name: [fields(qa) for qa in part] for name, part in {"rows": rows, "unseen": unseen, **others}.items()}
-    return _hex(json.dumps(sets, sort_keys=True))
 
 
 def _weights(name: str) -> str | None:
