@@ -30,7 +30,7 @@ from transformers import AutoConfig
 
 from ..attacks import attack
 from ..covariance import SOURCES
-from ..data import DATASETS, load_split, refusals
+from ..data import DATASETS, OFFICIAL, digest, refusals
 from ..errors import DatasetError, RequestError, check_name
 from ..evaluation import evaluate
 from ..hparams import model_key, preset
@@ -246,31 +246,17 @@ def _state(place: Path, patterns: Sequence[str] = ("*",)) -> tuple[tuple[Path, i
 
 def _data(dataset: str, source: str | None) -> str | None:
     """Sixteen hex digits of the rows; ``None``, with a warning, where the hub does not give them."""
-    file = Path(source or dataset)
-    # of TOFU's two files one may be named: the other stands beside it
-    return _rows(str(dataset), source and str(source), _state(file.parent if source and file.is_file() else file))
+    at_hand = dataset not in OFFICIAL or (source and not str(source).startswith("hub@"))
+    return digest(dataset, source) if at_hand else _hub_data(dataset, source)
 
 
-@functools.lru_cache(maxsize=256)
-def _rows(dataset: str, source: str | None, state: tuple) -> str | None:
+@functools.cache
+def _hub_data(dataset: str, source: str | None) -> str | None:
     try:
         return digest(dataset, source)
     except DatasetError as error:
-        if Path(dataset).suffix or (source and not source.startswith("hub@")):  # a local file
-            raise
         log.warning("%s Results on other rows of %r cannot be told apart.", error, dataset)
         return None
-
-
-def digest(dataset: str, source: str | None = None) -> str:  # to be `data.digest`
-    """Sixteen hex digits of all rows of a data set, of what no method may read and of its further sets."""
-    split = load_split(dataset, n_forget=1, seed=0, source=source)
-    rows = [
-        [name, qa.id, qa.question, qa.answer, qa.subject, list(qa.rephrasings), qa.group, list(qa.parties)]
-        for name, part in {"rows": (*split.forget, *split.retain), "unseen": split.unseen, **split.others}.items()
-        for qa in part
-    ]
-    return _hex(json.dumps(rows))
 
 
 def _weights(name: str) -> str | None:
