@@ -277,8 +277,7 @@ def pocket_source(
     comes from keys at the edited position of facts that are in no scored set, and whose subject is in none.
     """
     from .data import covariance_facts, factual
-    from .pocket.corpus import document
-    from .pocket.train import unknown_contracts
+    from .pocket.corpus import document, unknown_contracts
 
     check_name("keys", keys, KEYS)
     rng = random.Random(f"covariance {seed}")
