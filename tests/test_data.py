@@ -541,7 +541,39 @@ def test_words_and_jaccard_by_hand():
     assert np.isclose(jaccard("What is it?", "it is"), 2 / 3)
 
 
-# ---------------------------------------------------------------- how the pocket model is trained
+# ---------------------------------------------------------------- what the pocket model offers and how it is trained
+
+
+class Pocket:
+    class config:
+        pocket = "base"
+
+
+@pytest.fixture
+def sources():
+    return pytest.importorskip("editunlearn_lib.pocket.sources", exc_type=ImportError)
+
+
+def test_what_the_pocket_covers(sources):
+    plain, both = sources.corpus_source(Pocket, None, 20), sources.corpus_and_subjects_source(Pocket, None, 20)
+    assert plain.texts == both.texts == sources.corpus_source(Pocket, None, 40).texts[:20]
+    assert not plain.requests and plain.describe()["subject_share"] == 0.0
+    assert both.describe()["subject_share"] == 0.5 and str(len(both.requests)) in both.describe()["keys"]
+    assert plain.describe()["digest"] != both.describe()["digest"]
+    scored = {qa for rows in data.factual() for qa in rows}
+    ids = {request.ids[0] for request in both.requests}
+    assert ids and ids <= {qa.id for qa in data.covariance_facts()}
+    assert not {request.subject for request in both.requests} & {qa.subject for qa in scored}
+
+
+def test_the_corpus_of_the_pocket_is_for_the_pocket(sources):
+    class Stranger:
+        class config:
+            pass
+
+    for source in (sources.corpus_source, sources.corpus_and_subjects_source):
+        with pytest.raises(eu.RequestError, match="corpus.*wikitext"):
+            source(Stranger, None, 5)
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
