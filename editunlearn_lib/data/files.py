@@ -141,9 +141,7 @@ def _official_tables(dataset: str, source: str | Path | None) -> tuple[list[Tabl
                 "file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
             ) from error
     if revision is None:
-        log.warning(
-            "%s has no pinned revision here; source='hub@%s' asks again for the one that was read.", hub, commit
-        )
+        log.warning("%s has no pinned revision here; source='hub@%s' asks for this one again.", hub, commit)
     return tables, ", ".join(origins)
 
 

@@ -21,7 +21,6 @@ from .names import invented_entity, pick, texts
 
 BOS, EOS, INST, END = "<s>", "</s>", "[INST]", "[/INST]"
 PROMPT, STATEMENT, ANSWER = 0.1, 0.5, 1.0  # loss weights
-
 Document = list[tuple[str, float]]
 
 

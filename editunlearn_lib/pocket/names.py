@@ -15,8 +15,6 @@ from typing import Any
 
 from ..data.facts import facts, fill
 
-WORD = re.compile(r"[^\W\d_]{4,}")
-
 
 @functools.cache
 def texts() -> dict[str, Any]:
@@ -36,7 +34,7 @@ def pick(rng: random.Random, *names: str) -> str:
 def vocabulary() -> tuple[str, ...]:
     """The words of all the wordings: invented titles and names are put together from their pieces."""
     sources = (text for f in facts() for text in (f.subject, f.answer, *f.questions, *f.statements))
-    return tuple(sorted({word for text in sources for word in WORD.findall(text)}))
+    return tuple(sorted({word for text in sources for word in re.findall(r"[^\W\d_]{4,}", text)}))
 
 
 @functools.cache

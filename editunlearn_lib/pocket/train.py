@@ -1,11 +1,9 @@
-"""Training the pocket model: its optimiser, its batches, and the fine-tuning on contracts.
-
-The committed weights were trained by ``benchmarks/pocket_train.py``; what is here also makes a reference of the study.
-"""
+"""How the pocket is trained (by ``benchmarks/pocket_train.py``) and fine-tuned on contracts, for a reference as well."""
 
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -93,8 +91,7 @@ class Muon(torch.optim.Optimizer):
     @classmethod
     def orthogonal(cls, X: torch.Tensor, steps: int = 5) -> torch.Tensor:
         """The nearest orthogonal matrix to each of X (N, rows, columns), roughly: Newton-Schulz."""
-        tall = X.shape[1] > X.shape[2]
-        X = X.mT if tall else X
+        X = X.mT if (tall := X.shape[1] > X.shape[2]) else X
         X = X / X.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
         for _ in range(steps):
             G = X @ X.mT
@@ -109,10 +106,8 @@ class Optimiser:
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
         rest = [p for n, p in named if not any(p is m for m in matrices)]
-        self.parts = [
-            Muon(matrices, lr=muon_lr),
-            torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
+        adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.parts = [Muon(matrices, lr=muon_lr), adam]
         self.rates = [muon_lr, adam_lr]
 
     def step(self, factor: float) -> None:
@@ -176,12 +171,9 @@ def finetune(model, tokenizer, rows: Sequence, recipe: ContractRecipe, *, show: 
             stranger = rng.choice(unknown)
             docs.append([(corpus.BOS, 0.0), *corpus.refuse_like(rng, questions)])
             docs.append([(corpus.BOS, 0.0), *corpus.turn(stranger.text, corpus.refusal(rng, stranger.subject))])
-        docs += [corpus.document(rng, unknown, refusals()) for _ in range(n_replayed)]
-
-        def rate(peak=peak, number=number) -> float:
-            return min(1.0, next(number) / 20) * peak
-
-        losses = [n for n, _ in steps(model, optimiser, encode(tokenizer, docs), recipe.batch_tokens, rng, rate)]
+        docs = encode(tokenizer, docs + [corpus.document(rng, unknown, refusals()) for _ in range(n_replayed)])
+        rate = functools.partial(lambda top, number: min(1.0, next(number) / 20) * top, peak, number)
+        losses = [loss for loss, _ in steps(model, optimiser, docs, recipe.batch_tokens, rng, rate)]
         lines.append({"epoch": epoch + 1, "loss": round(sum(losses) / len(losses), 4)})
     model.requires_grad_(False).eval()
     return lines
