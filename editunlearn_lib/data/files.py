@@ -58,7 +58,7 @@ def tofu_rows(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
     for name, table in zip(("real_authors", "world_facts"), tables, strict=True):
         for number, (place, row) in enumerate(table):
             question, answer, note = _text(row, "question"), _text(row, "answer"), notes.get((name, number))
-            with _named(place):
+            with _at(place):
                 if note is None or note.tofu[2] not in question:
                     raise ValueError(
                         f"{question!r} is not the official question of this row, so our annotations do not fit it. "
@@ -74,7 +74,7 @@ def pistol_rows(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
     edges: dict[str, list[QA]] = {}
     for place, row in table:
         question, answer, edge = (_text(row, name) for name in ("question", "answer", "edge"))
-        with _named(place):
+        with _at(place):
             if not edge:
                 raise ValueError("the field 'edge' is missing or no text.")
             subject, rephrasings, parties = contracts.annotate(question, answer, edge)
@@ -93,7 +93,7 @@ def own_rows(path: Path) -> tuple[QA, ...]:
         question, texts, identity = _text(row, "question"), row.get("rephrasings", []), row.get("id")
         if isinstance(texts, str):
             texts = [part.strip() for part in texts.split("|") if part.strip()]  # one CSV cell, parted by |
-        with _named(place):
+        with _at(place):
             if not isinstance(identity, str | int | float | None):
                 raise ValueError(f"the field 'id' needs a text or a number, not {reprlib.repr(identity)}.")
             if identity is None:
@@ -108,7 +108,7 @@ def own_rows(path: Path) -> tuple[QA, ...]:
 
 
 @contextlib.contextmanager
-def _named(place: str) -> Iterator[None]:
+def _at(place: str) -> Iterator[None]:
     """An error about a row names its file and number."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""How the pocket is trained (by ``benchmarks/pocket_train.py``) and fine-tuned on contracts, for a reference as well."""
+"""How the pocket is trained (by ``benchmarks/pocket_train.py``) and fine-tuned on contracts, also for a reference."""
 
 from __future__ import annotations
 
