@@ -63,8 +63,8 @@ study: $(READY)  ## run the whole study on the embedded model (hours; goes on wh
 	@$(PY) -m editunlearn_lib study $(ARGS)
 
 pocket: $(READY)  ## train the embedded model anew (about 90 minutes of two cores; goes on where it stopped)
-	@$(PY) -m editunlearn_lib.pocket.train base --out editunlearn_lib/pocket/weights/base
-	@$(PY) -m editunlearn_lib.pocket.train contracts --out editunlearn_lib/pocket/weights/contracts
+	@$(PY) benchmarks/pocket_train.py base
+	@$(PY) benchmarks/pocket_train.py contracts
 
 tune: $(READY)  ## choose the hyperparameters of the embedded model on forget sets that no table reports
 	@$(PY) benchmarks/pocket_tune.py $(ARGS)

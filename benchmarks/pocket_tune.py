@@ -1,8 +1,8 @@
 """Chooses the pocket's hyperparameters: ``make tune``.
 
 Same objective and the same number of trials for every method: the score 1 − ROUGE-1(forget) + ROUGE-1(retain) on forget
-sets that are never reported (seeds 100 and up; the study has 0, 1, 2). Every trial is logged in ``tuning.jsonl``; the best of each
-method goes to ``presets.json``, from where the library reads it.
+sets that are never reported (seeds 100 and up; the study has 0, 1, 2). Every trial is logged in ``tuning.jsonl``; the
+best of each method goes to ``presets.json``, from where the library reads it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ import csv
 import json
 import random
 import re
+import runpy
+import shutil
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -18,7 +21,9 @@ import editunlearn_lib as eu
 from editunlearn_lib import data
 from editunlearn_lib.data import contracts
 from editunlearn_lib.data.facts import facts
-from editunlearn_lib.pocket import corpus, train
+from editunlearn_lib.pocket import corpus
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # ---------------------------------------------------------------- built-in facts
 
@@ -446,9 +451,8 @@ def chunks():
 
     corpus.ask = recorded
     try:
-        recipe = train.Recipe()
-        unknown = train.unknown_contracts(recipe.seed)
-        documents = [doc for i in range(10) for doc in train.chunk(recipe, i, unknown)]
+        unknown = corpus.unknown_contracts(0)
+        documents = [doc for i in range(10) for doc in corpus.chunk(0, i, 2048, unknown)]
     finally:
         corpus.ask = original
     return "\n".join("".join(text for text, _ in doc) for doc in documents).lower(), asked, len(documents)
@@ -514,7 +518,7 @@ def test_corpus_asks_no_official_question_as_it_stands(official, chunks):
 
 
 def test_corpus_holds_no_invented_name(chunks):
-    names = json.loads((train.WEIGHTS.parent / "invented.json").read_text(encoding="utf-8"))
+    names = json.loads((ROOT / "editunlearn_lib/pocket/invented.json").read_text(encoding="utf-8"))
     flat = {name.lower() for group in names.values() for name in group}
     assert len(flat) > 100
     found = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(flat))) + r")(?!\w)").findall(chunks[0])
@@ -527,8 +531,8 @@ def test_corpus_names_no_party_of_the_built_in_contracts(chunks):
 
 
 def test_a_chunk_is_a_function_of_its_number():
-    recipe, unknown = train.Recipe(chunk=64), train.unknown_contracts(0)[:50]
-    assert train.chunk(recipe, 3, unknown) == train.chunk(recipe, 3, unknown) != train.chunk(recipe, 4, unknown)
+    unknown = corpus.unknown_contracts(0)[:50]
+    assert corpus.chunk(0, 3, 64, unknown) == corpus.chunk(0, 3, 64, unknown) != corpus.chunk(0, 4, 64, unknown)
 
 
 def test_words_and_jaccard_by_hand():
@@ -537,31 +541,63 @@ def test_words_and_jaccard_by_hand():
     assert np.isclose(jaccard("What is it?", "it is"), 2 / 3)
 
 
-# ---------------------------------------------------------------- how the pocket model is trained
+# ---------------------------------------------------------------- what the pocket model offers and how it is trained
+
+
+class Pocket:
+    class config:
+        pocket = "base"
+
+
+@pytest.fixture
+def sources():
+    return pytest.importorskip("editunlearn_lib.pocket.sources", exc_type=ImportError)
+
+
+def test_what_the_pocket_covers(sources):
+    plain, both = sources.corpus_source(Pocket, None, 20), sources.corpus_and_subjects_source(Pocket, None, 20)
+    assert plain.texts == both.texts == sources.corpus_source(Pocket, None, 40).texts[:20]
+    assert not plain.requests and plain.describe()["subject_share"] == 0.0
+    assert both.describe()["subject_share"] == 0.5 and str(len(both.requests)) in both.describe()["keys"]
+    assert plain.describe()["digest"] != both.describe()["digest"]
+    scored = {qa for rows in data.factual() for qa in rows}
+    ids = {request.ids[0] for request in both.requests}
+    assert ids and ids <= {qa.id for qa in data.covariance_facts()}
+    assert not {request.subject for request in both.requests} & {qa.subject for qa in scored}
+
+
+def test_the_corpus_of_the_pocket_is_for_the_pocket(sources):
+    class Stranger:
+        class config:
+            pass
+
+    for source in (sources.corpus_source, sources.corpus_and_subjects_source):
+        with pytest.raises(eu.RequestError, match="corpus.*wikitext"):
+            source(Stranger, None, 5)
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    recipe = train.Recipe(vocab=300, hidden=16, layers=1, heads=2, ffn=16, tokens=1500, batch_tokens=400, chunk=8)
-    train.train_base(recipe, tmp_path / "a", tmp_path / "whole")
-    monkeypatch.setattr(train, "SAVE_EVERY", -1)
-    chunk, numbers = train.chunk, []
+    train = runpy.run_path(str(ROOT / "benchmarks" / "pocket_train.py"))
+    base, chunk = train["train_base"], corpus.chunk
+    base.__globals__["SAVE_EVERY"] = -1
+    recipe = train["Recipe"](vocab=300, hidden=16, layers=1, heads=2, ffn=16, tokens=4000, batch_tokens=400, chunk=8)
+    base(recipe, tmp_path / "once", tmp_path / "whole")
+    shutil.copytree(tmp_path / "once", tmp_path / "twice", ignore=shutil.ignore_patterns("*.safetensors", "log.jsonl"))
+    numbers = []
 
-    def killed(recipe, number, unknown):
+    def stopped(seed, number, *rest):
         numbers.append(number)
-        if numbers.count(1) == 1 and number == 1:
+        if numbers == [0, 1]:
             raise KeyboardInterrupt
-        return chunk(recipe, number, unknown)
+        return chunk(seed, number, *rest)
 
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (tmp_path / "b").mkdir(exist_ok=True)
-        (tmp_path / "b" / file).write_bytes((tmp_path / "a" / file).read_bytes())
-    monkeypatch.setattr(train, "chunk", killed)
+    monkeypatch.setattr(corpus, "chunk", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train.train_base(recipe, tmp_path / "b", tmp_path / "resumed")
-    train.train_base(recipe, tmp_path / "b", tmp_path / "resumed")
-    assert numbers[:3] == [0, 1, 1]  # on from the first chunk, which was stored
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        base(recipe, tmp_path / "twice", tmp_path / "resumed")
+    base(recipe, tmp_path / "twice", tmp_path / "resumed")
+    assert numbers[:3] == [0, 1, 1] and len(numbers) > 3  # on from the first chunk, which was stored
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     info = json.loads((tmp_path / "resumed" / "recipe.json").read_text())
     lines = (tmp_path / "resumed" / "training_log.jsonl").read_text().splitlines()
-    assert info["tokens"] >= 1500 and info["chunk"] == len(lines)
+    assert info["tokens"] >= 4000 and info["chunk"] == len(lines)

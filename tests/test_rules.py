@@ -59,7 +59,11 @@ ABOVE = {  # a room, and what it must never know
 
 @pytest.mark.parametrize("room", ABOVE)
 def test_a_room_does_not_know_what_stands_above_it(room):
-    assert house.beneath(house.rooms(house.imports(LIBRARY)), room) & (ABOVE[room] if room != "show" else {"study", "pocket", "unlearn"}) == set()
+    assert (
+        house.beneath(house.rooms(house.imports(LIBRARY)), room)
+        & (ABOVE[room] if room != "show" else {"study", "pocket", "unlearn"})
+        == set()
+    )
     assert house.rooms(house.imports(LIBRARY))[room] & ABOVE[room] == set()
 
 
@@ -95,7 +99,9 @@ def words_of(path: Path):
                 yield getattr(node, "lineno", 0), getattr(node, field)
 
 
-METHOD = re.compile(r"\b(" + "|".join(name for name in eu.METHODS if name not in ("kl", "ga", "gd")) + r"|GA|GD)\b", re.I)
+METHOD = re.compile(
+    r"\b(" + "|".join(name for name in eu.METHODS if name not in ("kl", "ga", "gd")) + r"|GA|GD)\b", re.I
+)
 
 
 def test_nothing_outside_a_methods_own_file_names_it():
@@ -163,7 +169,7 @@ def halving(job: Job) -> Outcome:
 
 register("halving", HalvingConfig, halving, label="Halving", colour="#123456", symbol="star-diamond", reads=("answers",))
 '''
-USE = '''
+USE = """
 import sys, types
 from pathlib import Path
 sys.path.insert(0, "book/_ext")
@@ -200,7 +206,7 @@ page = build.method_page("halving")
 assert "Halving" in page and "halving" in page
 print("RESULTS", factsheet.results("halving") if hasattr(factsheet, "results") else "")
 print("DONE")
-'''
+"""
 
 
 def test_a_tenth_method_is_one_file_from_outside(tmp_path):
@@ -212,7 +218,11 @@ def test_a_tenth_method_is_one_file_from_outside(tmp_path):
     (info / "entry_points.txt").write_text("[editunlearn.methods]\nhalving = halving_method\n")
     path = f"{tmp_path}:{ROOT}"
     done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=ROOT, capture_output=True, text=True, env={**__import__("os").environ, "PYTHONPATH": path}
+        [sys.executable, "-c", USE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0 and "DONE" in done.stdout, done.stderr[-3000:]
 

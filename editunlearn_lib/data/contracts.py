@@ -9,7 +9,8 @@ are ours; nothing is copied from the official samples. ``annotate`` gives an off
 pools     values that are drawn, and the pieces of invented names
 edges     by kind: [edge, role a, role b]. In PISTOL's sample 1 the numbered nodes C, C2, C3 (D.., m, n.., p..) are
           different parties of one hub, A or B; the E contracts are apart. The seller is not always the first node.
-answers   by kind and relation, in the order in which they are drawn: a pool, ``address``, [lowest, highest], or a rule
+roles     by kind: the relations of the two parties and of the date
+answers   by kind and relation, in the order in which they are drawn: how, see `_answer`
 wordings  `Wording`s, whose ``official`` tells an official question of this type from all others (two of these forms
           stand for two types each, and our rephrasings fit both: the address of either company, the law of either kind)
 
@@ -38,14 +39,14 @@ from .qa import QA
 
 FIRST_DAY, LAST_DAY = datetime.date(1980, 1, 1), datetime.date(2019, 12, 31)
 KINDS = ("sales", "employment")
-# how an official question names its parties: both, or one party and the day
-OFFICIAL_PARTIES = (
-    re.compile(r"contract between (?P<a>.+?) and (?P<b>.+?)\?"),
-    re.compile(r"address of (?P<a>.+?) in the contract with (?P<b>.+?)\?"),
-)
-OFFICIAL_PARTY = re.compile(
-    r"contract with (?P<party>.+?)(?: as of|, which started from) (?P<date>\d{2}-\d{2}-\d{4})\?"
-)
+_A, _B = r"(?P<a>[^?]+?)", r"(?P<b>[^?]+?)"
+_DAY = r"(?: as of|, which started from) (?P<date>\d{2}-\d{2}-\d{4})"
+OFFICIAL = {  # how an official question names its parties: both, or one party and the day
+    "between": rf"contract between {_A} and {_B}\?",
+    "address": rf"address of {_A} in the contract with {_B}\?",
+    "with_a": rf"contract with {_A}{_DAY}\?",
+    "with_b": rf"contract with {_B}{_DAY}\?",
+}
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,16 @@ def annotate(question: str, answer: str, edge: str) -> tuple[str, tuple[str, ...
     the other party's name states. The subject is the last of them in the question. ValueError for an unknown form
     and where a rephrasing would hold the answer.
     """
-    types = [item for item in wordings().values() if item.official and re.search(item.official, question)]
-    if len(types) != 1:
+    matches = {}
+    for item in wordings().values():
+        if item.official and (match := re.fullmatch(fill(item.official, **OFFICIAL), question)):
+            matches[item.relation] = match.groupdict()
+    if len(matches) != 1:
         raise ValueError(f"edge {edge}: the form of this question is unknown: {question!r}")
-    if types[0].relation in ("seller", "customer", "employer", "employee"):
-        match = OFFICIAL_PARTY.search(question)
-        # only one of {a}, {b} is in these templates, and it is the party that the question states
-        values = {"a": match["party"], "b": match["party"], "date": match["date"]} if match else {}
-    else:
-        match = next(filter(None, (pattern.search(question) for pattern in OFFICIAL_PARTIES)), None)
-        values = {"a": match["a"], "b": match["b"], "x": match["a"], "y": match["b"]} if match else {}
-    if match is None or match.end() != len(question):
-        raise ValueError(f"edge {edge}: no parties found in this question: {question!r}")
-    parties = tuple(dict.fromkeys((values["a"], values["b"])))
-    rephrasings = tuple(fill(template, **values) for template in types[0].rephrasings)
+    [(relation, values)] = matches.items()
+    parties = tuple(values[role] for role in "ab" if role in values)
+    values |= {"x": parties[0], "y": parties[-1]}
+    rephrasings = tuple(fill(template, **values) for template in wordings()[relation].rephrasings)
     plain = answer.removesuffix(".").lower()
     if not plain or any(plain in rephrasing.lower() for rephrasing in rephrasings):
         raise ValueError(f"edge {edge}: the answer {answer!r} is empty or stands in a rephrasing of {question!r}")
@@ -146,7 +143,7 @@ def _last_party(question: str, parties: tuple[str, ...]) -> str:
 
 
 def _in_turn(rng: random.Random, values: Sequence[str]) -> Iterator[str]:
-    """The values in random order, again and again: none comes twice before all have come."""
+    """The values in random order, again and again."""
     while True:
         yield from rng.sample(values, len(values))
 
@@ -166,24 +163,19 @@ def _address(rng: random.Random, used: set[str]) -> str:
     return f"{rng.randint(1, 999)} {_word(rng, used)} {rng.choice(pool('street_types'))}"
 
 
-def _answer(rng: random.Random, rule: Any, answers: dict[str, str], turns: dict[str, Iterator], used: set[str]) -> str:
+def _answer(rng: random.Random, rule: list, answers: dict[str, str], turns: dict[str, Iterator], used: set[str]) -> str:
     """An answer that parties and date do not fix; days, years and dollars as numbers, hours on the 24-hour clock."""
-    match rule:
-        case "address":
-            return _address(rng, used)
-        case str():
-            return rng.choice(pool(rule))
-        case [lowest, highest]:
-            return str(rng.randint(lowest, highest))
-        case {"percent": bounds}:
-            return f"{rng.randint(*bounds)}%"
-        case {"after": earlier, "by": bounds}:
-            return str(int(answers[earlier]) + rng.randint(*bounds))
-        case {"product": [one, two]}:
-            return str(int(answers[one]) * int(answers[two]))
-        case {"in turn": name}:
-            return next(turns[name])
-    raise ValueError(f"contracts.json: no rule for answers is like {rule!r}.")
+    how, *values = rule
+    rules = {
+        "address": lambda: _address(rng, used),
+        "pool": lambda name: rng.choice(pool(name)),
+        "next": lambda name: next(turns[name]),  # of a pool, none twice before all have come
+        "number": lambda lowest, highest: str(rng.randint(lowest, highest)),
+        "percent": lambda lowest, highest: f"{rng.randint(lowest, highest)}%",
+        "after": lambda earlier, lowest, highest: str(int(answers[earlier]) + rng.randint(lowest, highest)),
+        "product": lambda one, two: str(int(answers[one]) * int(answers[two])),
+    }
+    return rules[how](*values)
 
 
 def _rows(rng: random.Random, edges: list[tuple[str, str, str, str]], used: set[str]) -> tuple[ContractRow, ...]:
@@ -201,9 +193,7 @@ def _rows(rng: random.Random, edges: list[tuple[str, str, str, str]], used: set[
         date = f"{day.day} {pool('months')[day.month - 1]} {day.year}"  # strftime would follow the locale
         x, y = (b, a) if degree[a] < degree[b] else (a, b)
         values = {"a": names[a], "b": names[b], "x": names[x], "y": names[y], "date": date}
-        role_a, role_b, of_date = ("seller", "customer", "sale_date")
-        if kind == "employment":
-            role_a, role_b, of_date = ("employer", "employee", "job_date")
+        role_a, role_b, of_date = _document()["roles"][kind]
         answers = {of_date: date, role_a: names[a], role_b: names[b]}
         answers |= {f"{role_a}_address": addresses[a], f"{role_b}_address": addresses[b]}
         for relation, rule in _document()["answers"][kind].items():

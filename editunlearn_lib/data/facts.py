@@ -25,7 +25,7 @@ TRAINED = ("questions", "phrases", "statements")
 
 @dataclass(frozen=True, repr=False)
 class Fact(QA):
-    """One fact with every wording of it, its relation as ``group``. ``tofu`` is ``(file, row, subject)`` or ``None``."""
+    """One fact with every wording of it; ``group`` is its relation, ``tofu`` ``(file, row, subject)`` or ``None``."""
 
     questions: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -10,14 +11,15 @@ import json
 import logging
 import re
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 
-from ..errors import DatasetError, EditUnlearnError, first_line
+from ..errors import DatasetError, first_line
 from . import contracts
 from .facts import facts
-from .qa import QA, check_text
+from .qa import QA
 
 log = logging.getLogger(__name__)
 OFFICIAL = {  # hub id, pinned revision (None: none is known, the newest is read and recorded), files
@@ -55,67 +57,69 @@ def tofu_rows(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
     rows = []
     for name, table in zip(("real_authors", "world_facts"), tables, strict=True):
         for number, (place, row) in enumerate(table):
-            question, answer = _question_and_answer(place, row)
-            note = notes.get((name, number))
-            if note is None or note.tofu[2] not in question:
-                raise DatasetError(
-                    f"{place}: {question!r} is not the official question of this row, so our annotations do not fit "
-                    "it. Give the unchanged file, or load it as your own data by its path."
-                )
-            rows.append(QA(f"tofu-{name}-{number}", question, answer, note.tofu[2], note.rephrasings, name))
+            question, answer, note = _text(row, "question"), _text(row, "answer"), notes.get((name, number))
+            with _at(place):
+                if note is None or note.tofu[2] not in question:
+                    raise ValueError(
+                        f"{question!r} is not the official question of this row, so our annotations do not fit it. "
+                        "Give the unchanged file, or load it as your own data by its path."
+                    )
+                rows.append(QA(f"tofu-{name}-{number}", question, answer, note.tofu[2], note.rephrasings, name))
     return tuple(rows), origin
 
 
 def pistol_rows(source: str | Path | None) -> tuple[tuple[QA, ...], str]:
     """Official PISTOL rows; subjects and rephrasings come from rules."""
     [table], origin = _official_tables("pistol", source)
-    rows: list[QA] = []
-    edges: dict[str, list[str]] = {}  # the parties that their questions name
+    edges: dict[str, list[QA]] = {}
     for place, row in table:
-        question, answer = _question_and_answer(place, row)
-        edge = row.get("edge")
-        if not isinstance(edge, str) or not edge:
-            raise DatasetError(f"{place}: the field 'edge' is missing or no text.")
-        try:
+        question, answer, edge = (_text(row, name) for name in ("question", "answer", "edge"))
+        with _at(place):
+            if not edge:
+                raise ValueError("the field 'edge' is missing or no text.")
             subject, rephrasings, parties = contracts.annotate(question, answer, edge)
-        except ValueError as error:
-            raise DatasetError(f"{place}, field 'question': {error}") from error
-        number = sum(row.group == edge for row in rows)
-        rows.append(QA(f"pistol-{edge}-{number:02d}", question, answer, subject, tuple(rephrasings), edge))
-        edges[edge] = [*edges.get(edge, ()), *parties]
+            identity = f"pistol-{edge}-{len(edges.setdefault(edge, [])):02d}"
+            edges[edge].append(QA(identity, question, answer, subject, rephrasings, edge, parties=parties))
     # a question that names one party only still belongs to an edge of two: every row gets both
-    both = {edge: tuple(dict.fromkeys(parties)) for edge, parties in edges.items()}
-    return tuple(dataclasses.replace(row, parties=both[row.group]) for row in rows), origin
+    both = {edge: tuple(dict.fromkeys(p for row in rows for p in row.parties)) for edge, rows in edges.items()}
+    return tuple(dataclasses.replace(row, parties=both[row.group]) for rows in edges.values() for row in rows), origin
 
 
 def own_rows(path: Path) -> tuple[QA, ...]:
     """Your own questions; ``id, subject, rephrasings, group`` are read where they are given."""
     rows: dict[str, QA] = {}
     for place, row in _table(path):
-        question, answer = _question_and_answer(place, row)
-        texts = row.get("rephrasings") or ()
+        row = {name: value for name, value in row.items() if value not in (None, "")}
+        question, texts, identity = _text(row, "question"), row.get("rephrasings", []), row.get("id")
         if isinstance(texts, str):
             texts = [part.strip() for part in texts.split("|") if part.strip()]  # one CSV cell, parted by |
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DatasetError(f"{place}, field 'rephrasings': a list of texts is needed.")
-        for name, kinds in (("subject", str), ("group", str), ("id", str | int | float)):
-            if not isinstance(row.get(name), kinds | None):
-                kind = "a text" if kinds is str else "a text or a number"
-                raise DatasetError(f"{place}, field {name!r}: {kind} is needed, not {reprlib.repr(row[name])}.")
-        for name, text in [("rephrasings", text) for text in texts] + [
-            (n, row.get(n)) for n in ("subject", "group", "id")
-        ]:
-            check_text(f"{place}, field {name!r}", str(text))
-        identity = str(row.get("id") if row.get("id") is not None else "")
-        identity = identity or hashlib.sha256(question.encode()).hexdigest()[:12]
-        if identity in rows:
-            raise DatasetError(f"{place}, field 'id': {identity!r} stands in an earlier row too.")
-        subject, group = row.get("subject") or None, row.get("group") or None
-        try:
-            rows[identity] = QA(identity, question, answer, subject, tuple(texts), group)
-        except EditUnlearnError as error:
-            raise DatasetError(f"{place}, field 'subject': {error}") from error
+        with _at(place):
+            if not isinstance(identity, str | int | float | None):
+                raise ValueError(f"the field 'id' needs a text or a number, not {reprlib.repr(identity)}.")
+            if identity is None:
+                identity = hashlib.sha256(question.encode(errors="replace")).hexdigest()[:12]
+            if str(identity) in rows:
+                raise ValueError(f"the field 'id', {str(identity)!r}, stands in an earlier row too.")
+            if not isinstance(texts, list):
+                raise ValueError(f"the field 'rephrasings' needs a list of texts, not {reprlib.repr(texts)}.")
+            qa = QA(str(identity), question, _text(row, "answer"), row.get("subject"), tuple(texts), row.get("group"))
+        rows[qa.id] = qa
     return tuple(rows.values())
+
+
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+    """An error about a row names its file and number."""
+    try:
+        yield
+    except ValueError as error:
+        what = re.sub(r"^QA '.*?': ", "", str(error))  # the place says which
+        raise DatasetError(f"{place}: {what}") from error
+
+
+def _text(row: dict, name: str) -> str:
+    """A field, stripped; empty where it is none or no text, which a `QA` refuses."""
+    return row[name].strip() if isinstance(row.get(name), str) else ""
 
 
 def _official_tables(dataset: str, source: str | Path | None) -> tuple[list[Table], str]:
@@ -137,9 +141,7 @@ def _official_tables(dataset: str, source: str | Path | None) -> tuple[list[Tabl
                 "file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
             ) from error
     if revision is None:
-        log.warning(
-            "%s has no pinned revision here; source='hub@%s' asks again for the one that was read.", hub, commit
-        )
+        log.warning("%s has no pinned revision here; source='hub@%s' asks for this one again.", hub, commit)
     return tables, ", ".join(origins)
 
 
@@ -172,11 +174,3 @@ def _table(path: Path) -> Table:
     if not rows:
         raise DatasetError(f"{path}: the file holds no rows.")
     return table
-
-
-def _question_and_answer(place: str, row: dict) -> list[str]:
-    for name in ("question", "answer"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise DatasetError(f"{place}: the field {name!r} is missing or empty.")
-        check_text(f"{place}, field {name!r}", row[name])
-    return [row["question"].strip(), row["answer"].strip()]

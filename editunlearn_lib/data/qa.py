@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from dataclasses import dataclass, field
 
 from ..errors import DatasetError
-
-
-def check_text(where: str, text: str) -> None:
-    """Half a surrogate pair, which JSON can write, is no text: no tokenizer and no file takes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DatasetError(
-            f"{where}: character {error.start + 1} is half a surrogate pair (\\u{ord(text[error.start]):04x}), which is "
-            "no text. Write the whole character, in UTF-8."
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -38,16 +28,24 @@ class QA:
     parties: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("question", "answer"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
-                raise DatasetError(f"QA {self.id!r}: the field {name!r} is empty.")
-            check_text(f"QA {self.id!r}, field {name!r}", getattr(self, name))
-        if self.subject is not None and not isinstance(self.subject, str):
-            raise DatasetError(f"QA {self.id!r}: the subject is a text or None, not {reprlib.repr(self.subject)}.")
-        if self.subject is not None and (not self.subject or self.subject not in self.question):
+        texts = [("question", self.question), ("answer", self.answer), ("subject", self.subject), ("group", self.group)]
+        for name, text in (*texts, *(("rephrasings", text) for text in self.rephrasings), ("id", str(self.id))):
+            if text is None and name in ("subject", "group"):
+                continue
+            if not isinstance(text, str) or not text.strip():
+                what = (
+                    "is missing or empty" if not text or isinstance(text, str) else f"is no text: {reprlib.repr(text)}"
+                )
+                raise DatasetError(f"QA {self.id!r}: the field {name!r} {what}.")
+            if broken := re.search("[\ud800-\udfff]", text):  # JSON can write it; no tokenizer and no file takes it
+                raise DatasetError(
+                    f"QA {self.id!r}: in the field {name!r} character {broken.start() + 1} is half a surrogate pair "
+                    f"(\\u{ord(broken[0]):04x}), which is no text. Write the whole character, in UTF-8."
+                )
+        if self.subject is not None and self.subject not in self.question:
             raise DatasetError(
-                f"QA {self.id!r}: the subject {self.subject!r} is not in the question {self.question!r}. "
-                "Give a substring of the question, or None to edit at the question's last token."
+                f"QA {self.id!r}: the field 'subject' is {self.subject!r}, which is not in the question "
+                f"{self.question!r}. Give a substring of the question, or None to edit at the question's last token."
             )
 
     def rephrased(self) -> tuple[QA, ...]:

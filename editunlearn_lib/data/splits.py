@@ -68,9 +68,7 @@ def load_split(
             check_name(f"group of {name}", group, groups)
         order = [row for group in dict.fromkeys(forget_groups) for row in rows if row.group == group]
         if len(order) < n_forget:
-            raise DatasetError(
-                f"n_forget={n_forget}, but the groups {list(forget_groups)} have {len(order)} rows together."
-            )
+            raise DatasetError(f"n_forget={n_forget}, but {list(forget_groups)} have {len(order)} rows together.")
     elif name in ("contracts", "pistol"):
         order = [row for group in rng.sample(groups, len(groups)) for row in rows if row.group == group]
     else:

@@ -1,4 +1,4 @@
-"""What the pocket adds to the rooms below it, on import: its corpus as a covariance, the retrained model as a reference."""
+"""What the pocket adds to the rooms below, on import: its corpus as covariance, the retrained model as reference."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ..data import covariance_facts, factual
 from ..errors import RequestError
 from ..methods.registry import Request
 from ..study.cell import register_reference
-from .corpus import document
-from .train import retrained, unknown_contracts
+from .corpus import document, unknown_contracts
+from .train import retrained
 
 
 def corpus_source(model, tokenizer, n: int) -> CovarianceSource:
