@@ -133,7 +133,7 @@ def method_page(name: str) -> str:
     """The page of a method from the template: its head, its source, and the directives for everything else."""
     file = Path(inspect.getfile(eu.METHODS[name].run)).resolve()
     source = file.read_text(encoding="utf-8").rstrip()
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", source)))
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", source))])
     place = file.relative_to(PROJECT).as_posix() if file.is_relative_to(PROJECT) else file.name
     return PAGE.format(name=name, label=eu.METHODS[name].label, file=place, source=source, fence=fence)
 

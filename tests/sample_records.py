@@ -11,7 +11,9 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-METHODS = ("base", "retrained", "ga", "gd", "kl", "dpo", "idk", "rome", "memit", "grace", "wise", "alphaedit")
+import editunlearn_lib as eu
+
+METHODS = ("base", "retrained", *eu.METHODS)
 DATASETS = ("factual", "contracts")
 SETS = ("forget", "rephrased", "retain", "unseen")
 ATTACK = "<script>window.planted = true; fetch('http://planted.example/')</script><img src=x onerror=\"planted=1\">"

@@ -1,5 +1,6 @@
 """Covariances: which texts, which keys, the cache, and AlphaEdit's projector."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -19,7 +20,6 @@ from editunlearn_lib.methods import moments
 from editunlearn_lib.methods.moments import null_space
 from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.models import down
-from editunlearn_lib.pocket.sources import pocket_source
 
 TEXTS = ("What is the capital of Testland?", "Well, it was Ada.", "Therefore. " * 20)
 LONG = [f"Paragraph number {i} " + "has many words of no great meaning " * 9 for i in range(12)]
@@ -220,42 +220,29 @@ class Pocket:
         pocket = "base"
 
 
-def test_named_sources(tiny, caplog):
+def test_named_sources(tiny):
+    both, plain = (named_source(name, Pocket, None, 5) for name in ("corpus+subjects", "corpus"))
+    assert named_source("default", Pocket, None, 5) == both != plain
     for name in ("corpus", "corpus+subjects"):
-        assert named_source(name, Pocket, None, 5) == pocket_source(5, keys=name)
         with pytest.raises(eu.RequestError, match="wikitext"):
             named_source(name, *tiny)
-    assert named_source("default", Pocket, None, 5) == pocket_source(5, keys="corpus+subjects")
     with pytest.raises(eu.UnknownNameError, match="'corpus'"):
         named_source("corpse", *tiny)
-    with pytest.raises(eu.UnknownNameError, match="corpus"):
-        pocket_source(5, keys="subjects")
-
-
-def test_what_the_pocket_covers():
-    plain, both = pocket_source(20, keys="corpus"), pocket_source(20, subject_share=0.25)
-    assert plain.texts == both.texts == pocket_source(40).texts[:20]
-    assert not plain.requests and plain.describe()["subject_share"] == 0.0
-    assert both.describe()["subject_share"] == 0.25 and str(len(both.requests)) in both.describe()["keys"]
-    scored = {qa for rows in data.factual() for qa in rows}
-    asked = {request.ids[0] for request in both.requests}
-    assert asked and asked <= {qa.id for qa in data.covariance_facts()}
-    assert not {request.subject for request in both.requests} & {qa.subject for qa in scored}
 
 
 def test_describe_tells_sources_apart():
+    both = named_source("corpus+subjects", Pocket, None, 5)
     sources = (
-        pocket_source(5),
-        pocket_source(6),
-        pocket_source(5, keys="corpus"),
-        pocket_source(5, seed=1),
-        pocket_source(5, subject_share=0.1),
+        both,
+        named_source("corpus+subjects", Pocket, None, 6),
+        named_source("corpus", Pocket, None, 5),
+        dataclasses.replace(both, subject_share=0.1),
         text_source(["a", "b"]),
         text_source(["ab"]),
         text_source(["b", "a"]),
     )
     assert len({source.describe()["digest"] for source in sources}) == len(sources)
-    told = pocket_source(5).describe()
+    told = both.describe()
     assert json.loads(json.dumps(told)) == told and told["texts"] == 5
 
 

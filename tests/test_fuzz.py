@@ -286,7 +286,7 @@ def fields(draw):
 @fuzz
 @given(st.sampled_from(sorted(METHODS)), fields())
 def test_hparams_from_a_dict(method, given_fields):
-    config = ours(resolve, method, METHODS[method].config, CONFIG, given_fields)
+    config = ours(resolve, method, CONFIG, given_fields)
     assert config is None or isinstance(config, METHODS[method].config)
 
 
@@ -308,7 +308,7 @@ def test_hparams_from_yaml(tmp_path):
     @example("memit", b"layers: 0b")
     def check(method, content):
         file.write_bytes(content)
-        config = ours(resolve, method, METHODS[method].config, CONFIG, file)
+        config = ours(resolve, method, CONFIG, file)
         assert config is None or isinstance(config, METHODS[method].config)
 
     check()

@@ -184,7 +184,7 @@ assert patch.info["hparams"]["strength"] == 0.5 and "changed" in patch.info and 
 # memory: the estimate of its kind, above nothing
 job = types.SimpleNamespace(model=model, tokenizer=tokenizer, forget=split.forget, retain=(), mode="batch", prompt_format="chat",
     requests=tuple(eu.methods.Request((q.id,), q.question, "No.", ()) for q in split.forget), config=eu.METHODS["halving"].config())
-assert sum(memory.estimate(job, "halving").values()) > 1e5
+assert sum(memory.estimate(job, "halving")[1].values()) > 1e5
 # presets: a guess by rule, on every model; trials are none of ours
 assert {row["source"] for row in eu.preset("halving", "pocket").values()} == {eu.hparams.GUESS}
 # study: a cell of its own
@@ -204,7 +204,9 @@ sys.path.insert(0, "book")
 import build, facts, factsheet
 page = build.method_page("halving")
 assert "Halving" in page and "halving" in page
-print("RESULTS", factsheet.results("halving") if hasattr(factsheet, "results") else "")
+assert "There are no committed results yet." in factsheet.results_html("halving")
+assert "Halving" in factsheet.method_table_html({}) and "Halving" in factsheet.preset_html("halving")
+assert "Halving" in factsheet.cost_html("halving")
 print("DONE")
 """
 

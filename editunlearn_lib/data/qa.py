@@ -33,9 +33,8 @@ class QA:
             if text is None and name in ("subject", "group"):
                 continue
             if not isinstance(text, str) or not text.strip():
-                what = (
-                    "is missing or empty" if not text or isinstance(text, str) else f"is no text: {reprlib.repr(text)}"
-                )
+                empty = not text or isinstance(text, str)
+                what = "is missing or empty" if empty else f"is no text: {reprlib.repr(text)}"
                 raise DatasetError(f"QA {self.id!r}: the field {name!r} {what}.")
             if broken := re.search("[\ud800-\udfff]", text):  # JSON can write it; no tokenizer and no file takes it
                 raise DatasetError(

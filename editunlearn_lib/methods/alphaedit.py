@@ -21,7 +21,7 @@ import torch
 from ..models import down_name, n_layers
 from .moments import null_space
 from .positions import batch_keys, request_keys
-from .registry import ALPHAEDIT, LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
+from .registry import LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
 from .values import EARLY, POCKET, PUBLISHED, PUBLISHED_8B, ValueConfig, context_templates
 from .weights import Weights, batches_of, spread
 
@@ -74,6 +74,7 @@ def memory(of, m, config, x) -> dict:
     return {"solve": {"moved: P": C}, "projector": {"host: C + Cᵀ, eigenvectors, workspace of eigh (2)": 4 * C}}
 
 
+ALPHAEDIT = "AlphaEdit authors' Llama-3-8B"
 NULLSPACE = {"nullspace_threshold": 2e-2, "L2": 10.0}
 SEVEN_B = [
     ({**EARLY, **PUBLISHED}, f"{OURS}; MEMIT's layers and value search"),

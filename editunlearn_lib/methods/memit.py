@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .registry import ALPHAEDIT, EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
+from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
 from .values import EARLY, POCKET, PUBLISHED, PUBLISHED_8B, ValueConfig, context_templates
 from .weights import Weights, batches_of, spread
 
@@ -70,7 +70,7 @@ register(
     presets={
         LLAMA2: [(HPARAMS, EASYEDIT)],
         MISTRAL: [(HPARAMS, EASYEDIT)],
-        LLAMA31: [({**HPARAMS, **PUBLISHED_8B}, ALPHAEDIT)],
+        LLAMA31: [({**HPARAMS, **PUBLISHED_8B}, "AlphaEdit authors' Llama-3-8B")],
     },
     trials=[
         {**POCKET, "layers": layers, "mom2_update_weight": weight}

@@ -19,7 +19,6 @@ from ..progress import progress
 # where values of presets come from
 EASYEDIT = "EasyEdit hparams"
 PISTOL = "PISTOL's published code"
-ALPHAEDIT = "AlphaEdit authors' Llama-3-8B"
 OURS = "ours: nobody published one"
 LLAMA2, MISTRAL, LLAMA31 = "llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct"  # models with presets
 
@@ -148,10 +147,8 @@ def register(name: str, config: type, run: Callable[[Job], Outcome], **about: An
     method = Method(name, config, run, **{"label": name, **about})
     if unknown := set(method.reads + method.reference) - {"answers", "refusals", "retain"}:
         raise RequestError(f"the method {name!r} reads {sorted(unknown)}; there are answers, refusals and retain.")
-    if name in METHODS and METHODS[name].run.__module__ != run.__module__:
-        raise RequestError(
-            f"there is a method {name!r} already, in {METHODS[name].run.__module__}: choose another name."
-        )
+    if (there := METHODS.get(name)) and there.run.__module__ != run.__module__:
+        raise RequestError(f"there is a method {name!r} already, in {there.run.__module__}: choose another name.")
     METHODS[name] = method
     for each in sorted(METHODS.values(), key=lambda m: (m.order, m.name)):
         METHODS[each.name] = METHODS.pop(each.name)

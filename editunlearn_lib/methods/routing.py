@@ -106,9 +106,8 @@ def unrelated(job, seed: int) -> list[Request]:
 
 
 class SideMemory(Adapter):
-    """WISE's patch: ``side.j`` = D = W′ − W of memory j, (d, d_ffn), and ``smallest``, the smallest Δ of its edits."""
+    """A patch: ``side.j`` = D = W′ − W of memory j, (d, d_ffn), and ``smallest``, the smallest Δ of its edits."""
 
-    kind = "wise"
     needs = ("layer", "hparams", "activation")
 
     def _read(self) -> None:

@@ -49,7 +49,7 @@ register(
     SimNPOConfig,
     simnpo,
     label="SimNPO",
-    colour="#A65628",
+    colour="#009E73",
     symbol="hexagram-open",
     dash="dash",
     order=44,

@@ -67,6 +67,12 @@ class WISEConfig:
         return self.unrelated == "retain"
 
 
+class WISEMemory(SideMemory):
+    """WISE's patch."""
+
+    kind = "wise"
+
+
 def wise(job: Job) -> Outcome:
     """One edit after another; what lies below the layer is computed once for all of them."""
     config, seed = check(job), job.seed if job.config.seed is None else job.config.seed
@@ -90,7 +96,7 @@ def wise(job: Job) -> Outcome:
         memories += [merged(s, config, texts) for s in ([[shard] for shard in shards] if config.retrieve else [shards])]
     tensors = {f"side.{j}": D for j, (D, _) in enumerate(memories)}
     tensors["smallest"] = torch.tensor([smallest for _, smallest in memories])
-    return Outcome(tensors, log, SideMemory, {"layer": config.layers[0], "activation": texts.activation})
+    return Outcome(tensors, log, WISEMemory, {"layer": config.layers[0], "activation": texts.activation})
 
 
 def edit(config: WISEConfig, texts: Texts, i: int, D: torch.Tensor, W: torch.Tensor, rho: torch.Tensor):
