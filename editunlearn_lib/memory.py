@@ -141,7 +141,7 @@ def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covarianc
     weights lie beside those of ``EDITING``; ``report`` is the patch alone.
     """
     about = METHODS[method]
-    own: dict[str, Any] = dict(about.memory(Shape, m, config, x)) if about.memory else {}
+    own: dict[str, Any] = dict(about.memory(m, config, x)) if about.memory else {}
     if not about.edits:
         return training(m, config, [x[name] for name in about.reads or ("answers", "refusals")], own.get("logits"))
     W, edited = m.d * m.d_ffn, len(layers_of(config))
