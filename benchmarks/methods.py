@@ -107,7 +107,7 @@ def floor_ops(job: Job, log: list[dict]) -> float | None:
         return None
     layer, steps = max(config.layers), steps_of(log)
     forward, backward = torch.zeros(len(steps), dtype=torch.double), torch.zeros(len(steps), dtype=torch.double)
-    for template in context_templates(model, job.tokenizer, config, job.seed):
+    for template in context_templates(job):
         one, other = pass_ops(model, layer, *texts(job.requests, template, config.fact_token, targets=True))
         forward, backward = forward + one, backward + other
     if config.kl_factor:  # the text ends at its subject; one token, whose whole distribution is scored
@@ -130,11 +130,7 @@ def steps_of(log: list[dict]) -> torch.Tensor:
 
 def shared_values(job: Job, requests) -> torch.Tensor:
     """z = h₀ + δ of the methods that search values in batches, (n, d)."""
-    model, tokenizer, config = job.model, job.tokenizer, job.config
-    templates = context_templates(model, tokenizer, config, job.seed)
-    values = find_values(
-        model, tokenizer, requests, max(config.layers), config, templates, job.prompt_format, show=False
-    )
+    values = find_values(job, requests, max(job.config.layers), context_templates(job))
     return values.h0 + values.delta
 
 

@@ -8,7 +8,7 @@ import importlib
 import pytest
 import torch
 from conftest import SIZES, make_model, make_tokenizer, qas, same, weights
-from test_methods import CONFIG, TEMPLATES, SlowMemit, apart, covariances
+from test_methods import CONFIG, TEMPLATES, SlowMemit, apart, covariances, job_of
 
 import editunlearn_lib as eu
 from editunlearn_lib.methods import METHODS, positions, values
@@ -415,8 +415,7 @@ def test_all_keys_of_the_tail():
 @pytest.mark.parametrize("at", ["block", "mlp"])
 def test_steps_touch_only_what_is_above(tiny, at):
     """Construction calls every block at most twice; a step calls each block above once and none below."""
-    model, tokenizer = tiny
-    layer = 1
+    model, layer = tiny[0], 1
     requests = [
         Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(ROWS, TARGETS, strict=True)
     ]
@@ -431,7 +430,7 @@ def test_steps_touch_only_what_is_above(tiny, at):
                     counts[i] += 1
 
                 stack.callback(block(model, i).register_forward_pre_hook(count).remove)
-            found = values.find_values(model, tokenizer, requests, layer, config, TEMPLATES, "chat", at=at, show=False)
+            found = values.find_values(job_of(tiny, config), requests, layer, TEMPLATES, at=at)
         assert max(row["steps"] for row in found.log) == steps - 1
         return counts
 

@@ -18,7 +18,7 @@ from editunlearn_lib.evaluation import answer_logits
 from editunlearn_lib.methods import METHODS, positions, training, values
 from editunlearn_lib.methods.memit import MEMITConfig
 from editunlearn_lib.methods.positions import lookup
-from editunlearn_lib.methods.registry import Request
+from editunlearn_lib.methods.registry import Job, Request
 from editunlearn_lib.models import FAMILIES, block, down, down_name
 from editunlearn_lib.text import end_of_turn, prompt_text
 
@@ -696,6 +696,11 @@ class SlowMemit:
         }
 
 
+def job_of(tiny, config, prompt_format="chat", seed=0) -> Job:
+    """A job that searches values only: its requests and templates are handed over with it."""
+    return Job(*tiny, (), (), (), config, "batch", dict, prompt_format, seed, False)
+
+
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     """Relative difference of two changes."""
     return float((a.double() - b.double()).norm() / b.double().norm())
@@ -751,23 +756,19 @@ def test_memit_stops_where_the_loss_is_small(tiny):
     requests = [
         Request((), qa.question, t, (qa.subject,) if qa.subject else ()) for qa, t in zip(rows, targets, strict=True)
     ]
-    found = values.find_values(model, tokenizer, requests, 2, MEMITConfig(**config), TEMPLATES, "raw", show=False)
+    found = values.find_values(job_of(tiny, MEMITConfig(**config), "raw"), requests, 2, TEMPLATES)
     assert apart((found.h0 + found.delta)[0], z) <= 1e-4
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "raw"])
 def test_values_in_a_batch_equal_one_at_a_time(tiny, prompt_format):
-    model, tokenizer = tiny
-    config = MEMITConfig(**CONFIG)
     requests = [
         Request((qa.id,), qa.question, target, (qa.subject,) if qa.subject else ())
         for qa, target in zip(qas(8), ["No.", "I don't know anything about that, I'm sorry."] * 4, strict=True)
     ]
-    layer = LAYERS[-1]
-    found = values.find_values(model, tokenizer, requests, layer, config, TEMPLATES, prompt_format, show=False)
-    parts = [
-        values.find_values(model, tokenizer, [r], layer, config, TEMPLATES, prompt_format, show=False) for r in requests
-    ]
+    job, layer = job_of(tiny, MEMITConfig(**CONFIG), prompt_format), LAYERS[-1]
+    found = values.find_values(job, requests, layer, TEMPLATES)
+    parts = [values.find_values(job, [request], layer, TEMPLATES) for request in requests]
     together, alone = found.h0 + found.delta, torch.cat([part.h0 + part.delta for part in parts])
     worst = ((together - alone).norm(dim=1) / alone.norm(dim=1)).max()
     print(f"{prompt_format}: values in a batch and alone differ by {worst:.1e} at most")
@@ -783,7 +784,7 @@ def test_memit_writes_the_values(tiny, split):
     targets = ["No idea."] * 4
     patch = eu.unlearn(model, tokenizer, split.forget, "memit", targets=targets, hparams=config, covariance=C)
     requests = [Request((qa.id,), qa.question, "No idea.", (qa.subject,)) for qa in split.forget]
-    found = values.find_values(model, tokenizer, requests, 2, MEMITConfig(**config), ("{}",), "chat", show=False)
+    found = values.find_values(job_of(tiny, MEMITConfig(**config)), requests, 2, ("{}",))
     z = found.h0 + found.delta
     bare = lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
     before = positions.vectors_at(model, block(model, 2), bare, inputs=False)
@@ -828,8 +829,8 @@ def test_an_edit_that_did_not_take_is_logged_and_warned_about(tiny, split, caplo
 
 def test_written_contexts_are_a_function_of_the_seed(tiny):
     config = MEMITConfig(context_length=4)
-    one, two = (values.context_templates(*tiny, config, seed) for seed in (1, 2))
-    assert one == values.context_templates(*tiny, config, 1) != two
+    one, two, again = (values.context_templates(job_of(tiny, config, seed=seed)) for seed in (1, 2, 1))
+    assert one == again != two
     assert one[0] == "{}" and len(one) == 6 and all(template.count("{}") == 1 for template in one)
     assert all(template.count("{") == template.count("}") == 1 for template in one)
 

@@ -40,9 +40,8 @@ class AlphaEditConfig(ValueConfig):
 
 def alphaedit(job: Job) -> Outcome:
     """All requests in one batch, or chunk by chunk; each chunk spares the keys of those before it."""
-    model, config = job.model, job.config
+    model, config, templates = job.model, job.config, context_templates(job)
     layers = sorted(config.layers)
-    templates = context_templates(model, job.tokenizer, config, job.seed)
     P = {layer: null_space(C, config.nullspace_threshold) for layer, C in job.covariance(layers).items()}
     earlier = job.previous.tensors() if job.previous else {}
     stored = {i: earlier.get(down_name(model, i) + KEYS) for i in range(n_layers(model))}

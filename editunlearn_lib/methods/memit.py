@@ -29,8 +29,7 @@ class MEMITConfig(ValueConfig):
 
 def memit(job: Job) -> Outcome:
     """All requests in one batch, or chunk by chunk; each chunk sees the weights that the last one left."""
-    templates = context_templates(job.model, job.tokenizer, job.config, job.seed)
-    layers, lam = job.config.layers, job.config.mom2_update_weight
+    layers, lam, templates = job.config.layers, job.config.mom2_update_weight, context_templates(job)
     C = job.covariance(sorted(layers))  # {layer: (d_ffn, d_ffn)}
 
     def solve(layer, K, R):

@@ -28,16 +28,14 @@ class ROMEConfig(ValueConfig):
 
 def rome(job: Job) -> Outcome:
     """One edit after another: each sees the weights that the last one left."""
-    model, config = job.model, job.config
-    templates = context_templates(model, job.tokenizer, config, job.seed)
+    config, templates = job.config, context_templates(job)
     C = job.covariance(config.layers) if config.mom2_adjustment else {}
     factor = {layer: torch.linalg.cholesky(M.double()) for layer, M in C.items()}  # once for all edits
     log = []
-    with Weights(model, config.layers, job.previous) as W:
+    with Weights(job.model, config.layers, job.previous) as W:
         for request in job.bar(job.requests, "ROME"):
             for layer in config.layers:
-                where = (layer, config, templates, job.prompt_format)
-                values = find_values(model, job.tokenizer, [request], *where, at="mlp", show=False)
+                values = find_values(job, [request], layer, templates, at="mlp")
                 k = values.keys[:, 0].double()  # (templates, d_ffn)
                 k_star, k_bar = k[0], k.mean(0)
                 u = torch.cholesky_solve(k_bar[:, None], factor[layer].to(k))[:, 0] if factor else k_bar

@@ -24,7 +24,7 @@ from ..models import head
 from ..progress import progress
 from ..text import encode
 from .positions import CHUNK_TOKENS, joined, lookup
-from .registry import Request
+from .registry import Job, Request
 from .tail import Tail
 
 VALUE_BYTES = 8e9  # of activations while values are searched: 7B in bf16 stays within a card of 24 GB
@@ -57,12 +57,13 @@ POCKET = {"v_lr": 15.0, "v_num_grad_steps": 20, "context_templates": ["{}", "Now
 # fmt: on
 
 
-def context_templates(model, tokenizer, config: ValueConfig, seed: int) -> tuple[str, ...]:
+def context_templates(job: Job) -> tuple[str, ...]:
     """The bare ``{}`` first, then prefixes that the model writes itself behind five words (top-k 5, seeded)."""
+    model, tokenizer, config = job.model, job.tokenizer, job.config
     if config.context_templates is not None:
         return tuple(config.context_templates)
     starts = encode(tokenizer, ["The", "Therefore", "Because", "I", "You"]).to(model.device)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(job.seed)
     ids, mask = starts["input_ids"], starts["attention_mask"]
     with torch.no_grad():
         for _ in range(config.context_length):
@@ -85,18 +86,15 @@ class Values:
     log: list[dict]
 
 
-def find_values(
-    model, tokenizer, requests: Sequence[Request], layer, config, templates, prompt_format, *, at="block", show=True
-) -> Values:
+def find_values(job: Job, requests: Sequence[Request], layer: int, templates: Sequence[str], at="block") -> Values:
     """h₀ and δ of every request at the output of a block, or of its MLP (``at="mlp"``).
 
     Requests do not touch each other: Adam works by element, so all of them in one batch is the same as one at a time.
     """
-    size = batch_of(requests, templates, model.config, layer, model.dtype.itemsize)
+    size = batch_of(requests, templates, job.model.config, layer, job.model.dtype.itemsize)
     parts = [requests[i : i + size] for i in range(0, len(requests), size)]
-    results = []
-    for part in progress(parts, desc="values", enabled=show and len(parts) > 1):
-        results.append(Search(model, tokenizer, part, layer, config, templates, prompt_format, at).run())
+    bar = progress(parts, desc="values", enabled=job.progress and len(parts) > 1)
+    results = [Search(job, part, layer, templates, at).run() for part in bar]
     h0, delta, keys = (torch.cat([getattr(v, name) for v in results], -2) for name in ("h0", "delta", "keys"))
     return Values(h0, delta, keys, [row for v in results for row in v.log])
 
@@ -115,18 +113,19 @@ class Search:
     change at the layer can reach is run (`Tail`): S columns from the edited position on, in the blocks above.
     """
 
-    def __init__(self, model, tokenizer, requests, layer, config, templates, prompt_format, at):
-        self.model, self.config, self.at = model, config, at
+    def __init__(self, job: Job, requests: Sequence[Request], layer: int, templates: Sequence[str], at: str):
+        self.model, self.config, self.at = job.model, job.config, at
         self.n, self.m = len(requests), len(templates) * len(requests)
-        how = (prompt_format, config.fact_token)
-        texts = [lookup(tokenizer, requests, t, *how, targets=True, end=config.train_end) for t in templates]
-        subjects = [(i, subject) for i, r in enumerate(requests) for subject in r.subjects if config.kl_factor]
+        how = {"targets": True, "end": job.config.train_end}
+        where = (job.prompt_format, job.config.fact_token)
+        texts = [lookup(job.tokenizer, requests, template, *where, **how) for template in templates]
+        subjects = [(i, subject) for i, r in enumerate(requests) for subject in r.subjects if self.config.kl_factor]
         if subjects:
             essence = [Request((), f"{subject} is a", "", (subject,)) for _, subject in subjects]
-            texts.append(lookup(tokenizer, essence, "{}", "raw", "subject_last", targets=False))
+            texts.append(lookup(job.tokenizer, essence, "{}", "raw", "subject_last", targets=False))
             after = torch.arange(texts[-1].ids.shape[1]) > texts[-1].position[:, None]
             texts[-1].mask[after] = 0  # the KL is taken at the subject's last token: what follows cannot matter
-        self.tail = Tail(model, layer, joined(texts))
+        self.tail = Tail(job.model, layer, joined(texts))
         self.h0 = (self.tail.value if at == "mlp" else self.tail.out)[: self.n, 0]  # the bare texts' (templates[0])
         each = torch.arange(self.n, device=self.h0.device)
         self.owner = torch.tensor([i for i, _ in subjects], dtype=torch.long, device=each.device)  # of the KL texts

@@ -79,7 +79,7 @@ def spread(job: Job, requests: Sequence[Request], templates: Sequence[str], W: W
     float64; it is written before the next layer's keys are read. Returns the log.
     """
     model, config, form, layers = job.model, job.config, job.prompt_format, sorted(job.config.layers)
-    values = find_values(model, job.tokenizer, requests, layers[-1], config, templates, form, show=job.progress)
+    values = find_values(job, requests, layers[-1], templates)
     Z = (values.h0 + values.delta).T.double()  # (d, n)
     bare = lookup(job.tokenizer, requests, "{}", form, config.fact_token, targets=False)
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
