@@ -85,17 +85,16 @@ def grace(job: Job) -> Outcome:
             keys, radii, labels = [*keys, k], [*radii, radius], [*labels, request.target]
             values.append(torch.rand(tail.value.shape[-1], generator=generator))  # uniform in [0, 1)
         entries.append(i)
-    V, rows = torch.stack(values).to(tail.key.device), {}
-    left = list(range(len(entries)))
+    V, rows, left = torch.stack(values).to(tail.key.device), {}, list(range(len(entries)))
     while left:  # of every entry the first request that is left
-        first = list({entries[i]: i for i in reversed(left)}.values())
-        own = torch.tensor([entries[i] for i in first])
-        V[own], log = train_values(job, tail, torch.tensor(first, device=V.device), V[own])
-        rows |= dict(zip(first, log, strict=True))
-        left = [i for i in left if i not in first]
-    log = [{**rows[n], "entry": i, "radius": radii[i]} for n, i in enumerate(entries)]
+        first = list({entries[n]: n for n in reversed(left)}.values())
+        own = torch.tensor([entries[n] for n in first])
+        V[own], reports = train_values(job, tail, torch.tensor(first, device=V.device), V[own])
+        rows |= dict(zip(first, reports, strict=True))
+        left = [n for n in left if n not in first]
+    rows = [{**rows[n], "entry": i, "radius": radii[i]} for n, i in enumerate(entries)]
     tensors = {"keys": torch.stack(keys), "values": V.float(), "radii": torch.tensor(radii)}
-    return Outcome(tensors, log, Codebook, {"layer": layer, "labels": labels})
+    return Outcome(tensors, rows, Codebook, {"layer": layer, "labels": labels})
 
 
 def train_values(job: Job, tail: Tail, rows: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, list[dict]]:
@@ -169,8 +168,7 @@ register(
     modes=("sequential",), edits=True, continues=True, ours=("replacement", "seed"), memory=memory,
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: LIKE_LLAMA2, LLAMA31: LIKE_LLAMA2},
     # keys of two questions at the pocket's last prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5
-    trials=[
-        {"layers": [layer], "eps": eps, "train_end": True}
-        for layer, eps in ((2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0))
-    ],
+    trials=[{"layers": [layer], "eps": eps, "train_end": True} for layer, eps in (
+        (2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0),
+    )],
 )

@@ -55,10 +55,7 @@ register(
     "memit", MEMITConfig, memit, label="MEMIT", colour="#56B4E9", symbol="triangle-down", order=60,
     modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True, memory=memory,
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, "AlphaEdit authors' Llama-3-8B")]},
-    trials=[
-        {**POCKET, "layers": layers, "mom2_update_weight": weight}
-        for layers, weight in (
-            ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4),
-        )
-    ],
+    trials=[{**POCKET, "layers": layers, "mom2_update_weight": weight} for layers, weight in (
+        ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4),
+    )],
 )

@@ -52,17 +52,16 @@ class Tail:
         ids = torch.where(real, ids.gather(1, position), 0)
 
         cache = DynamicCache() if P else None
-        stored = {}
+
+        def run(first: int, stop: int) -> None:
+            where = {"attention_mask": real[:, :stop].long(), "position_ids": position[:, first:stop]}
+            model.base_model(input_ids=ids[:, first:stop], past_key_values=cache, use_cache=bool(P), **where)
+
+        self.prefix = None
         if P:
-            model.base_model(
-                input_ids=ids[:, :P],
-                attention_mask=real[:, :P].long(),
-                position_ids=position[:, :P],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            stored = {i: (cache.layers[i].keys, cache.layers[i].values) for i in range(layer + 1, n_layers(model))}
-        self.prefix = Prefix(stored) if P else None
+            run(0, P)
+            layers = range(layer + 1, n_layers(model))
+            self.prefix = Prefix({i: (cache.layers[i].keys, cache.layers[i].values) for i in layers})
         self.above: list[tuple[Any, list, dict]] = []  # the blocks above, with what the model called them with
 
         def instead(entry):  # the prefix in place of the cache, so that the rest of the cache is let go
@@ -85,17 +84,11 @@ class Tail:
             for i in range(layer + 1, n_layers(model)):
                 handle = block(model, i).register_forward_pre_hook(called, with_kwargs=True)
                 stack.callback(handle.remove)
-            model.base_model(
-                input_ids=ids[:, P:],
-                attention_mask=real.long(),
-                position_ids=position[:, P:],
-                past_key_values=cache,
-                use_cache=bool(P),
-            )
+            run(P, P + S)
         self.mask = real[:, P:].to(self.out.device)
         labels = texts.labels.to(position.device).gather(1, position[:, P:])
         self.labels = labels.to(self.out.device).masked_fill(~self.mask, -100)
-        self._now: tuple[torch.Tensor | None, list] = (None, [])
+        self.rows, self.calls = None, []  # the blocks above, as they are called for some of the rows
 
     def add(self, rows: torch.Tensor, delta: torch.Tensor, at: str) -> torch.Tensor:
         """The block's output (R, S, d) of these rows with δ (R, d) added at s, to the block's or to the MLP's output."""
@@ -117,15 +110,11 @@ class Tail:
 
     def __call__(self, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """The last hidden state (R, S, d), normalised, of these rows if the block at l put out ``hidden`` (R, S, d)."""
-        before, calls = self._now
-        if before is None or not torch.equal(before, rows):
+        if self.rows is None or not torch.equal(self.rows, rows):
             seen: dict[int, Any] = {}  # what all blocks are called with is cut to these rows once
-            calls = [
-                (module, self._of(rows, args, seen), self._of(rows, own, seen)) for module, args, own in self.above
-            ]
-            self._now = rows, calls
+            self.rows, self.calls = rows, [(module, *self._of(rows, given, seen)) for module, *given in self.above]
         hidden = hidden.to(self.model.dtype)
-        for module, args, kwargs in calls:
+        for module, args, kwargs in self.calls:
             leaving = module(hidden, *args, **kwargs)
             hidden = leaving[0] if isinstance(leaving, tuple) else leaving
         return self.norm(hidden).to(self.out.device)  # on several devices, the last block lies elsewhere

@@ -5,7 +5,7 @@ from typing import Self
 
 import torch
 
-from ..models import block, down_name, down_weight, family_of, n_layers
+from ..models import block, down_name, family_of, n_layers
 from ..patch import LEFT, RIGHT, Patch
 from .positions import batch_keys, lookup, vectors_at
 from .registry import Job, Request
@@ -20,50 +20,41 @@ class Weights:
     """
 
     def __init__(self, model, layers: Sequence[int], previous: Patch | None = None):
-        self.model, self.factors = model, {}
-        earlier = previous.tensors() if previous else {}
-        changed = [layer for layer in range(n_layers(model)) if down_name(model, layer) + LEFT in earlier]
-        self.original = {layer: down_weight(model, layer).detach().clone() for layer in {*layers, *changed}}
-        for layer in changed:
-            factors = [earlier[down_name(model, layer) + end].double() for end in (LEFT, RIGHT)]
-            self.factors[layer] = [factor.to(self.original[layer].device) for factor in self._turned(*factors)]
-
-    def _turned(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors of (d, d_ffn) as the model stores the matrix, or the other way: some families have the transpose."""
-        return (right.T, left.T) if family_of(self.model).transposed else (left, right)
+        self.model, self.factors = model, {}  # {parameter: (left, right)}, both as the model stores it
+        tensors, every = previous.tensors() if previous else {}, [down_name(model, i) for i in range(n_layers(model))]
+        self.earlier = {name: (tensors[name + LEFT], tensors[name + RIGHT]) for name in every if name + LEFT in tensors}
+        names = {*self.earlier, *(down_name(model, layer) for layer in layers)}
+        self.original = {name: model.get_parameter(name).detach().clone() for name in names}
 
     def __enter__(self) -> Self:
-        for layer in self.factors:
-            self._write(layer)
+        for name, (left, right) in self.earlier.items():
+            self._add(name, left.double(), right.double())
         return self
 
     def add(self, layer: int, left: torch.Tensor, right: torch.Tensor) -> None:
         """W += left @ right, (d, r) @ (r, d_ffn), float64, computed where the layer lies."""
-        left, right = (factor.to(self.original[layer].device) for factor in (left, right))
-        if layer in self.factors:
-            before_left, before_right = self.factors[layer]
-            left, right = torch.cat([before_left, left], 1), torch.cat([before_right, right], 0)
-        self.factors[layer] = left, right
-        self._write(layer)
+        turned = (right.T, left.T) if family_of(self.model).transposed else (left, right)
+        self._add(down_name(self.model, layer), *turned)
 
     @torch.no_grad()
-    def _write(self, layer: int) -> None:
-        left, right = self.factors[layer]
-        W = down_weight(self.model, layer)
-        W.copy_((self.original[layer].double() + left @ right).to(W.dtype))
+    def _add(self, name: str, left: torch.Tensor, right: torch.Tensor) -> None:
+        W = self.original[name]
+        left, right = left.to(W.device), right.to(W.device)
+        if name in self.factors:
+            before_left, before_right = self.factors[name]
+            left, right = torch.cat([before_left, left], 1), torch.cat([before_right, right], 0)
+        self.factors[name] = left, right
+        self.model.get_parameter(name).copy_((W.double() + left @ right).to(W.dtype))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The change as tensors of a patch, in the orientation in which each parameter is stored."""
-        tensors = {}
-        for layer, factors in self.factors.items():
-            for end, factor in zip((LEFT, RIGHT), self._turned(*factors), strict=True):
-                tensors[down_name(self.model, layer) + end] = factor.float().contiguous()
-        return tensors
+        """The change as tensors of a patch."""
+        factors = {name + end: pair[i] for name, pair in self.factors.items() for i, end in enumerate((LEFT, RIGHT))}
+        return {name: factor.float().contiguous() for name, factor in factors.items()}
 
     @torch.no_grad()
     def __exit__(self, *_) -> None:
-        for layer, W in self.original.items():  # the base model is left as it was, bit for bit
-            down_weight(self.model, layer).copy_(W)
+        for name, W in self.original.items():  # the base model is left as it was, bit for bit
+            self.model.get_parameter(name).copy_(W)
 
 
 def batches_of(job: Job, what: str):

@@ -180,11 +180,8 @@ register(
     modes=("sequential",), edits=True, continues=True, memory=memory,
     ours=("context_templates", "distance_activation", "routing", "seed", "unrelated"),
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, EASYEDIT)]},
-    trials=[
-        {"layers": [layer], "edit_lr": lr, "act_margin": [scale * m for m in (5.0, 20.0, 10.0)], "n_iter": n, "train_end": True}
-        for layer, lr, scale, n in (
-            (3, 1.0, 30.0, 150), (4, 0.3, 30.0, 150), (4, 1.0, 100.0, 100),
-            (5, 0.03, 100.0, 100), (5, 0.05, 150.0, 150), (5, 0.1, 200.0, 100),
-        )
-    ],
+    trials=[{"layers": [layer], "edit_lr": lr, "act_margin": list(margin), "n_iter": n, "train_end": True} for layer, lr, margin, n in (
+        (3, 1.0, (150.0, 600.0, 300.0), 150), (4, 0.3, (150.0, 600.0, 300.0), 150), (4, 1.0, (500.0, 2000.0, 1000.0), 100),
+        (5, 0.03, (500.0, 2000.0, 1000.0), 100), (5, 0.05, (750.0, 3000.0, 1500.0), 150), (5, 0.1, (1000.0, 4000.0, 2000.0), 100),
+    )],
 )
