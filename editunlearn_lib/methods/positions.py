@@ -43,23 +43,20 @@ def lookup(
 ) -> Lookup:
     """Encode ``template ∘ question`` of every request, with the target (and the end token) behind it if asked for."""
     check_name("fact_token", fact_token, FACT_TOKENS)
-    prompts, texts, characters = [], [], []
-    start = question_start(tokenizer, prompt_format)
+    start, prompts, characters = question_start(tokenizer, prompt_format), [], []
     for request in requests:
         wrapped = template.replace("{}", request.question).strip()
-        prompt = prompt_text(tokenizer, wrapped, prompt_format)
-        if fact_token == "prompt_last":
-            characters.append(len(prompt) - 1)
-        elif fact_token == "subject_last" and request.subject:
+        prompts.append(prompt_text(tokenizer, wrapped, prompt_format))
+        stop = len(wrapped)
+        if fact_token == "subject_last" and request.subject:
             first = wrapped.rfind(request.subject)
             if first < 0:
                 raise RequestError(f"the subject {request.subject!r} is not in the question {request.question!r}.")
-            characters.append(start + first + len(request.subject) - 1)
-        else:
-            characters.append(start + len(wrapped) - 1)
-        text = with_target(prompt, request.target) if targets else prompt
-        prompts.append(prompt)
-        texts.append(text + end_of_turn(tokenizer, prompt_format) if targets and end else text)
+            stop = first + len(request.subject)
+        characters.append((len(prompts[-1]) if fact_token == "prompt_last" else start + stop) - 1)
+    texts, last = prompts, end_of_turn(tokenizer, prompt_format) if end else ""
+    if targets:
+        texts = [with_target(p, request.target) + last for p, request in zip(prompts, requests, strict=True)]
     encoded = encode(tokenizer, texts, side="right", offsets=True)
     ids, mask, real = encoded["input_ids"], encoded["attention_mask"], encoded["attention_mask"].bool()
     starts, stops = encoded["offset_mapping"].unbind(-1)  # characters, (N, T)

@@ -3,6 +3,7 @@
 Defaults as PISTOL published them. Rows are padded to the longest of their batch.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -68,41 +69,39 @@ def encode_answers(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_
     return Rows(ids.to(device), mask.to(device), labels.to(device))
 
 
-@dataclass
 class Batch:
     """Some forget questions with their answers, their refusals, and as many retained questions; encoded when read."""
 
-    job: Job
-    qas: Sequence[QA]
-    targets: Sequence[str]
-    retain_qas: Sequence[QA]
+    def __init__(self, job: Job, qas: Sequence[QA], targets: Sequence[str], retain_qas: Sequence[QA]):
+        self.job, self.qas, self.targets, self.retain_qas = job, qas, targets, retain_qas
 
-    def _rows(self, qas: Sequence[QA], answers: Sequence[str]) -> Rows:
+    def _rows(self, qas: Sequence[QA], answers: Sequence[str] | None = None) -> Rows:
+        answers = [qa.answer for qa in qas] if answers is None else answers
         return encode_answers(self.job.tokenizer, qas, answers, self.job.prompt_format, self.job.model.device)
 
-    @functools.cached_property
-    def answers(self) -> Rows:
-        return self._rows(self.qas, [qa.answer for qa in self.qas])
-
-    @functools.cached_property
-    def refusals(self) -> Rows:
-        return self._rows(self.qas, self.targets)
-
-    @functools.cached_property
-    def retain(self) -> Rows:
-        return self._rows(self.retain_qas, [qa.answer for qa in self.retain_qas])
+    answers = functools.cached_property(lambda self: self._rows(self.qas))
+    refusals = functools.cached_property(lambda self: self._rows(self.qas, self.targets))
+    retain = functools.cached_property(lambda self: self._rows(self.retain_qas))
 
 
 class Trainee:
-    """The model in training: ``logits`` now, ``reference_logits`` before. One copy of the model in memory."""
+    """The model in training: ``logits`` now, ``reference_logits`` before. One copy of the model in memory.
+
+    ``undo()`` leaves the model as it was, bit for bit.
+    """
 
     def __init__(self, job: Job):
-        self.job, self.full = job, job.config.full
-        self.flags = {n: p.requires_grad for n, p in job.model.named_parameters()}
-        self.modes = {n: m.training for n, m in job.model.named_modules()}
+        self.job, self.model, self.full, stack = job, job.model, job.config.full, contextlib.ExitStack()
+        self.undo = stack.close
+        for module in job.model.modules():
+            stack.callback(setattr, module, "training", module.training)
+        for parameter in job.model.parameters():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+            stack.callback(setattr, parameter, "grad", None)
         if self.full:
-            self.model = job.model
             self.original = {n: p.detach().clone() for n, p in job.model.named_parameters()}  # needed to undo, too
+            for name, parameter in job.model.named_parameters():
+                stack.callback(parameter.data.copy_, self.original[name])
             job.model.requires_grad_(True)
             if job.model.dtype.itemsize < 4:
                 log.warning(
@@ -118,8 +117,10 @@ class Trainee:
             lora = peft.LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **sizes)
             with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft's, about transformers
                 self.model = peft.get_peft_model(job.model, lora)  # factors are float32 whatever the model's dtype is
+            stack.callback(self.model.unload)
         if job.config.gradient_checkpointing:
             self._checkpointing("enable", {"use_reentrant": False})
+            stack.callback(self._checkpointing, "disable")
 
     def _checkpointing(self, verb: str, *options) -> None:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # it is renamed in later transformers
@@ -159,22 +160,6 @@ class Trainee:
                     left, right = right.T.contiguous(), left.T.contiguous()
                 factors[name + ".weight"] = (left, right)
         return Outcome.of_factors(factors, log, Beside if self.job.model.dtype.itemsize < 4 else Patch)
-
-    def undo(self) -> None:
-        """Leave the model as it was, bit for bit."""
-        if self.job.config.gradient_checkpointing:
-            self._checkpointing("disable")
-        if self.full:
-            with torch.no_grad():
-                for name, parameter in self.job.model.named_parameters():
-                    parameter.copy_(self.original[name])
-        else:
-            self.model.unload()
-        for name, parameter in self.job.model.named_parameters():
-            parameter.requires_grad_(self.flags[name])
-            parameter.grad = None
-        for name, module in self.job.model.named_modules():
-            module.training = self.modes[name]
 
 
 def train(job: Job, loss: Callable[[Trainee, Batch], torch.Tensor]) -> Outcome:

@@ -48,13 +48,11 @@ class ValueConfig:
     train_end: bool = False  # whether the end token belongs to the target
 
 
-# fmt: off
 PUBLISHED = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
 PUBLISHED_8B = {**PUBLISHED, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
 EARLY = {"layers": (4, 5, 6, 7, 8)}  # of 32
 # The pocket's scales are its own: at the edited token a block's output is 500 to 900 long, an MLP's 30 to 500.
 POCKET = {"v_lr": 15.0, "v_num_grad_steps": 20, "context_templates": ["{}", "Now something else. {}", "Thank you. {}"]}
-# fmt: on
 
 
 def context_templates(job: Job) -> tuple[str, ...]:
