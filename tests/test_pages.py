@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import plotly.offline
 import pytest
 from browsing import CONTRASTS, DESKTOP, EXPLORERS, OTHER, PAGE, PHONE, PLAIN, ROOT, html_pages, needs_browser
-from sample_records import ATTACK, summary
+from sample_records import ATTACK, METHODS, summary
 
 pytestmark = needs_browser
 
