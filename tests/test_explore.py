@@ -249,7 +249,10 @@ def library_loss(name, zf, zr, zf0, zr0):
     if name == "dpo":
         return losses.dpo(*forget, sequence(zf), labels(1), sequence(zf0), sequence(zf0), beta=0.1)
     if name in ("npo", "simnpo"):  # the function that the method trains on, with its published β and γ
-        answers, retain = SimpleNamespace(logits=sequence(zf), labels=labels(0)), SimpleNamespace(logits=sequence(zr), labels=labels(2))
+        answers, retain = (
+            SimpleNamespace(logits=sequence(zf), labels=labels(0)),
+            SimpleNamespace(logits=sequence(zr), labels=labels(2)),
+        )
         model = SimpleNamespace(logits=lambda rows: rows.logits, reference_logits=lambda rows: sequence(zf0))
         module = importlib.import_module(f"editunlearn_lib.methods.{name}")
         with mock.patch.object(module, "train", lambda job, loss: loss):
