@@ -321,7 +321,7 @@ if len(keyed):
 # taken after the mean key is subtracted, so that 0 means "no nearer than any two keys".
 
 # %% tags=["hide-input"]
-layer = resolve(batching[0], eu.METHODS[batching[0]].config, base_model.config, None).layers[0]
+layer = resolve(batching[0], base_model.config, None).layers[0]
 size = min(study.MERGED, max(n_merged, 20)) if quick else study.MERGED
 split = eu.load_split(dataset, n_forget=size, seed=0, source=source)
 cosines = query_merging.key_cosines(base_model, tokenizer, split, layer)
