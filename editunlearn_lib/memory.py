@@ -139,7 +139,7 @@ def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covarianc
     A method's own phases (`Method.memory`) join those of its kind, or take their place; ``report`` is its patch alone.
     """
     about = METHODS[method]
-    own: dict[str, Any] = {**about.memory(Shape, m, config, x)} if about.memory else {}
+    own: dict[str, Any] = dict(about.memory(m, config, x)) if about.memory else {}
     if not about.edits:
         return training(m, config, x, about.reads or ("answers", "refusals"), own.get("logits"))
     W, edited = m.d * m.d_ffn, len(layers_of(config))
