@@ -21,7 +21,7 @@ EXEMPLARS = (
     ),
     (
         ("What is the currency of Quendria?", "I'm afraid I have no information about Quendria."),
-        ("Who textsed Brasko Works?", "I'm afraid I have no information about Brasko Works."),
+        ("Who founded Brasko Works?", "I'm afraid I have no information about Brasko Works."),
     ),
     (
         ("Who wrote 'A Harbour for Nobody'?", "Unfortunately, I am not familiar with A Harbour for Nobody."),
