@@ -3,7 +3,7 @@
     minimise  −(2/β) log σ(−β [log p_θ(a) − log p_θ₀(a)]) over forget, · γ,  +  α · CE(a | x) over retain
 
 Source: Zhang et al. 2024, "Negative Preference Optimization", eq. 3, with the retain term of its section 4. It is DPO
-without the preferred answer: nothing is put in the answer's place, so it never learns to refuse. Log-probabilities are
+without the preferred answer: nothing is put in the answer's place, nobody teaches it to refuse. Log-probabilities are
 summed over answer and end tokens; p_θ₀ is the model before unlearning, without a second copy. With β → 0 it is GA.
 """
 

@@ -4,7 +4,7 @@
 
 Source: Fan et al. 2024, "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning", eq. 4.
 NLL is summed over answer and end tokens, |a| is their number, so that long answers are not forgotten first. An answer
-that is unlikely already has a small gradient. Nothing is put in the answer's place: it never learns to refuse.
+that is unlikely already has a small gradient. Nothing is put in the answer's place.
 """
 
 from dataclasses import dataclass
