@@ -1,7 +1,6 @@
 """The methods: each takes a model and a forget set and gives a change of the model. One file is one method.
 
-Importing this package registers every method of this folder. Importing the library registers those, too, that installed
-packages name under the entry point ``editunlearn.methods``.
+Importing this package registers every method of this folder; `load_plugins`, which the library calls, those of others.
 """
 
 import importlib
@@ -18,7 +17,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def load_plugins() -> None:
-    """Import what installed packages name under ``editunlearn.methods``; one that cannot be is left out, with a warning."""
+    """Import what installed packages name under the entry point ``editunlearn.methods``; what fails is left out, and said."""
     for plugin in importlib.metadata.entry_points(group="editunlearn.methods"):
         try:
             plugin.load()

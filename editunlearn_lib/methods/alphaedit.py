@@ -73,13 +73,14 @@ def memory(m, config, x) -> dict:
 # fmt: off
 AUTHORS = "AlphaEdit authors' Llama-3-8B"
 NULLSPACE = {"nullspace_threshold": 2e-2, "L2": 10.0}
-SEVEN_B = [({**EARLY, **PUBLISHED}, f"{OURS}; MEMIT's layers and value search"), (NULLSPACE, f"{OURS}; that of {AUTHORS}")]
+SEARCH = {**EARLY, **PUBLISHED}
+SEVEN_B = [(SEARCH, f"{OURS}; MEMIT's layers and value search"), (NULLSPACE, f"{OURS}; that of {AUTHORS}")]
 TRIED = {**POCKET, "clamp_norm_factor": 4.0, "v_weight_decay": 1e-3}
 register(
     "alphaedit", AlphaEditConfig, alphaedit, label="AlphaEdit", colour="#D55E00", symbol="circle", order=90,
     modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True, memory=memory,
     presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [({**EARLY, **PUBLISHED_8B, **NULLSPACE}, AUTHORS)]},
     trials=[{**TRIED, "layers": layers, "nullspace_threshold": threshold, "L2": L2} for layers, threshold, L2 in (
-        ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1000.0), ([1], 0.1, 1.0), ([2], 0.5, 1.0),
+        ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1e3), ([1], 0.1, 1.0), ([2], 0.5, 1.0),
     )],
 )

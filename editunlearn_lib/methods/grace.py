@@ -12,7 +12,7 @@ Source: Hartvigsen et al. 2023, "Aging with GRACE", algorithm 1. Letters:
       the same target      ε_i = max(ε_i, d); its value is trained on
       another target       a new key with radius d/2, and ε_i = d/2 − 1e-5
 
-Of keys at the same distance the newest counts, and a radius below 0 (the same question with another target) ends its key.
+Of keys at the same distance the newest counts, and a radius below 0 (the same question, another target) ends its key.
 EasyEdit prepends the labels while it appends the keys, so that its third case looks at the wrong label; this follows
 the original, which appends both.
 """

@@ -26,6 +26,6 @@ def idk(job: Job) -> Outcome:
 
 # fmt: off
 register(
-    "idk", IDKConfig, idk, label="IDK fine-tuning", colour="#E69F00", symbol="triangle-down-open", dash="dash", order=100,
-    reads=("refusals",), presets=PUBLISHED, trials=TRIALS,
+    "idk", IDKConfig, idk, label="IDK fine-tuning", colour="#E69F00", symbol="triangle-down-open", dash="dash",
+    order=100, reads=("refusals",), presets=PUBLISHED, trials=TRIALS,
 )

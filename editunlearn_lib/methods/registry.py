@@ -14,13 +14,9 @@ from ..errors import RequestError
 from ..patch import DENSE, LEFT, RIGHT, Patch
 from ..progress import progress
 
-# where values of presets come from
-EASYEDIT = "EasyEdit hparams"
-PISTOL = "PISTOL's published code"
-OURS = "ours: nobody published one"
-LLAMA2, MISTRAL, LLAMA31 = "llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct"  # models with presets
-
-Sourced = Sequence[tuple[Mapping[str, Any], str]]  # values and their source; a later entry overrides an earlier one
+# models with presets, and where their values come from
+LLAMA2, MISTRAL, LLAMA31 = "llama-2-7b-chat", "mistral-7b-instruct", "llama-3.1-8b-instruct"
+EASYEDIT, PISTOL, OURS = "EasyEdit hparams", "PISTOL's published code", "ours: nobody published one"
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class Method:
     covariance: bool = False  # reads a covariance of keys
     reads: tuple[str, ...] = ()  # what the loss of a training reads: "answers", "refusals", "retain"
     reference: tuple[str, ...] = ()  # of which of these it asks the model before unlearning, too
-    presets: Mapping[str, Sourced] = field(default_factory=dict)  # published hyperparameters, by model
+    presets: Mapping[str, Sequence[tuple[Mapping, str]]] = field(default_factory=dict)  # by model: values, source; …
     ours: tuple[str, ...] = ()  # fields of the config whose default is a choice of this library
     trials: Sequence[Mapping[str, Any]] = ()  # tried on the pocket model when hyperparameters are chosen there
     memory: Callable | None = None  # its own part of the memory estimate; None: that of its kind (`memory`)

@@ -75,9 +75,11 @@ class Texts:
 
 def unrelated(job, seed: int) -> list[Request]:
     """A question for each edit that has nothing to do with it: from built-in facts never scored, or the retain set."""
-    pool = [qa.question for qa in (job.retain if job.config.unrelated == "retain" else covariance_facts())]
-    forgotten = {qa.question for qa in job.forget}
-    pool = [question for question in pool if question not in forgotten]
+    pool, forgotten = (
+        job.retain if job.config.unrelated == "retain" else covariance_facts(),
+        {qa.question for qa in job.forget},
+    )
+    pool = [qa.question for qa in pool if qa.question not in forgotten]
     random.Random(f"unrelated {seed}").shuffle(pool)
     return [Request((), question, "", ()) for question in itertools.islice(itertools.cycle(pool), len(job.requests))]
 
@@ -92,9 +94,7 @@ class SideMemory(Adapter):
         smallest, n = self._tensors.get("smallest"), len(self._tensors) - 1
         sides = [self._tensors.get(f"side.{j}") for j in range(n)]
         if smallest is None or smallest.shape != (n,) or not n or any(D is None for D in sides):
-            raise PatchError(
-                "a side memory has side.0, side.1, … and as many numbers in 'smallest': the patch is corrupt."
-            )
+            raise PatchError("a side memory has side.0, … and as many numbers in 'smallest': the patch is corrupt.")
         if sides[0].ndim != 2 or len({D.shape for D in sides}) != 1:
             raise PatchError("the memories side.0, side.1, … are no matrices of one shape: the patch is corrupt.")
 
@@ -121,8 +121,8 @@ class SideMemory(Adapter):
             if by_token:  # behind the prompt every token decides for itself
                 behind = torch.arange(norm.shape[-1], device=norm.device) >= now.end(norm.shape[-1])
                 delta = torch.where(behind, norm, delta)
-            smallest = torch.tensor([smallest for _, smallest in memories], device=delta.device)
-            excess, route = (delta - config["act_ratio"] * smallest[:, None, None]).max(0)  # (B, T)
+            least = torch.tensor([smallest for _, smallest in memories], device=delta.device)[:, None, None]
+            excess, route = (delta - config["act_ratio"] * least).max(0)  # (B, T)
             route = torch.where(excess > 0, route, -1)  # -1: the main memory
             now.decided = route[:, :1]
         else:

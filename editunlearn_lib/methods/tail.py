@@ -7,7 +7,7 @@ No weight needs a gradient. This is exact.
 """
 
 import contextlib
-from typing import Any, Self
+from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache
@@ -27,16 +27,13 @@ class Prefix:
         before_keys, before_values = self.stored[layer]
         return torch.cat([before_keys, keys], -2), torch.cat([before_values, values], -2)
 
-    def rows(self, rows: torch.Tensor) -> Self:
-        return Prefix({layer: (k[rows.to(k.device)], v[rows.to(v.device)]) for layer, (k, v) in self.stored.items()})
-
 
 class Tail:
     """The texts from position s on, above layer l: column t - s of the tail belongs to token t, of S columns.
 
     s is the position of each text (`Lookup`), or 0 if they are to be there as a ``whole``. Afterwards, on the layer's
-    own device: ``mask`` and ``labels`` (N, S); ``out`` the block's output and ``value`` the MLP's output, both (N, S, d)
-    float32; ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone.
+    own device: ``mask`` and ``labels`` (N, S); ``out`` the block's and ``value`` the MLP's output, both (N, S, d) float32;
+    ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone.
     """
 
     @torch.no_grad()
@@ -86,12 +83,12 @@ class Tail:
                 stack.callback(handle.remove)
             run(P, P + S)
         self.mask = real[:, P:].to(self.out.device)
-        labels = texts.labels.to(position.device).gather(1, position[:, P:])
-        self.labels = labels.to(self.out.device).masked_fill(~self.mask, -100)
+        labels = texts.labels.gather(1, position[:, P:].to(texts.labels.device)).to(self.out.device)
+        self.labels = labels.masked_fill(~self.mask, -100)
         self.rows, self.calls = None, []  # the blocks above, as they are called for some of the rows
 
     def add(self, rows: torch.Tensor, delta: torch.Tensor, at: str) -> torch.Tensor:
-        """The block's output (R, S, d) of these rows with δ (R, d) added at s, to the block's or to the MLP's output."""
+        """The block's output (R, S, d) of these rows with δ (R, d) added at s, to it or (``at="mlp"``) to the MLP's."""
         if at == "mlp" and self.post is not None:
             return self.replace(rows, self.value[rows, 0] + delta)
         hidden = self.out[rows].clone()
@@ -137,7 +134,7 @@ class Tail:
         if id(entry) not in seen:
             n, seen[id(entry)] = len(self.mask), entry
             if isinstance(entry, Prefix):
-                seen[id(entry)] = entry.rows(rows)
+                seen[id(entry)] = Prefix(self._of(rows, entry.stored, seen))
             elif isinstance(entry, torch.Tensor) and entry.ndim and entry.shape[0] == n and n > 1:
                 seen[id(entry)] = entry[rows.to(entry.device)]
         return seen[id(entry)]

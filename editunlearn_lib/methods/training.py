@@ -42,7 +42,8 @@ class TrainConfig:
 
 
 # fmt: off
-LORA = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, "rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}
+LORA = {"rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}
+LORA = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, **LORA}
 PUBLISHED = {model: [(LORA, PISTOL)] for model in (LLAMA2, MISTRAL, LLAMA31)}
 TRIALS = [{"lr": lr, "num_epochs": 10} for lr in (4e-5, 7e-5, 1.2e-4, 3e-4, 1e-3, 2.5e-3)]  # on the pocket
 # fmt: on
@@ -105,8 +106,8 @@ class Trainee:
             job.model.requires_grad_(True)
             if job.model.dtype.itemsize < 4:
                 log.warning(
-                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model "
-                    "with dtype='float32', or train LoRA factors (full: false), which are float32.",
+                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model with "
+                    "dtype='float32', or train LoRA factors (full: false), which are float32.",
                     str(job.model.dtype)[6:],
                     2 / torch.finfo(job.model.dtype).eps,
                 )

@@ -9,12 +9,12 @@ Source: Wang et al. 2024, "WISE: Rethinking the Knowledge Memory for Lifelong Mo
 
     minimise  CE(r | x) + [Δ_loc − α]₊ + [β − Δ_edit]₊ + [γ − (Δ_edit − Δ_loc)]₊      α, β, γ = act_margin
 
-by plain SGD on a random fraction ρ of the entries of W′ (a shard), one edit after another; each bracket is averaged over
-its positive entries. After every ``save_freq`` edits a new shard begins, after every ``merge_freq`` the shards become one
-memory by TIES. At inference a question with Δ > act_ratio · (the smallest Δ_edit of a memory) goes through that memory,
-with several through the one where it exceeds by most. The published 500 and 1000 never merge at 100 edits or fewer.
-Δ, CE, TIES and the routing stand in routing.py. EasyEdit's weight decay also moves entries outside of the shard, and it divides
-CE by one token too many: not here.
+by plain SGD on a random fraction ρ of the entries of W′ (a shard), one edit after another; each bracket is averaged
+over its positive entries. After every ``save_freq`` edits a new shard begins, after every ``merge_freq`` the shards
+become one memory by TIES. At inference a question with Δ > act_ratio · (the smallest Δ_edit of a memory) goes through
+that memory, with several through the one where it exceeds by most. The published 500 and 1000 never merge at 100 edits
+or fewer. Δ, CE, TIES and the routing stand in routing.py. EasyEdit's weight decay also moves entries outside of the
+shard, and it divides CE by one token too many: not here.
 """
 
 from dataclasses import dataclass
@@ -26,12 +26,6 @@ from ..models import down_weight
 from .positions import one_layer
 from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
 from .routing import SideMemory, Texts, ties
-
-# fmt: off
-CHOICES = {
-    "routing": ("prompt", "token"), "distance": ("mean", "max"), "unrelated": ("texts", "retain"), "merge_alg": ("ties",)
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -90,8 +84,8 @@ def wise(job: Job) -> Outcome:
             memories, shards = [*memories, merged(shards, config, texts)], []
     for rest in [[shard] for shard in shards] if config.retrieve else [shards]:
         memories.append(merged(rest, config, texts))
-    tensors = {f"side.{j}": D for j, (D, _) in enumerate(memories)}
-    tensors["smallest"] = torch.tensor([smallest for _, smallest in memories])
+    sides, smallest = zip(*memories, strict=True)
+    tensors = {f"side.{j}": D for j, D in enumerate(sides)} | {"smallest": torch.tensor(smallest)}
     return Outcome(tensors, log, WISEMemory, {"layer": config.layers[0], "activation": texts.activation})
 
 
@@ -132,8 +126,10 @@ def check(job: Job) -> WISEConfig:
     """The config; `RequestError` names a field that cannot be meant."""
     config = job.config
     one_layer(job)
-    for name, known in CHOICES.items():
-        check_name(name, getattr(config, name), known)
+    check_name("merge_alg", config.merge_alg, ("ties",))
+    check_name("routing", config.routing, ("prompt", "token"))
+    check_name("distance", config.distance, ("mean", "max"))
+    check_name("unrelated", config.unrelated, ("texts", "retain"))
     if len(config.act_margin) != 3:
         raise RequestError(f"act_margin must be three numbers (α, β, γ), not {config.act_margin}.")
     if job.previous and not config.retrieve:
@@ -141,28 +137,24 @@ def check(job: Job) -> WISEConfig:
     for name in ("n_iter", "save_freq", "merge_freq"):
         if getattr(config, name) < 1:
             raise RequestError(f"{name} must be at least 1, not {getattr(config, name)}.")
-    for name in ("distance", "distance_activation"):
-        if job.previous and job.previous.info["hparams"][name] != getattr(config, name):
-            raise RequestError(f"{name} must be {job.previous.info['hparams'][name]!r}, as in the earlier patch.")
+    for name in ("distance", "distance_activation") if job.previous else ():
+        if (earlier := job.previous.info["hparams"][name]) != getattr(config, name):
+            raise RequestError(f"{name} must be {earlier!r}, as in the earlier patch.")
     return config
 
 
 def memory(m, config, x) -> dict:
     """All tokens' keys, W and the side memory in float32, and one edit's steps."""
-    tokens = (x["templates"] + 1) * x["T"]  # of one edit
-    W, every, above = 4 * m.d * m.d_ffn, x["n"] * tokens, m.layers - config.layers[0] - 1
-    texts = {"all keys; MLP and block output, float32": every * (m.d_ffn + 2 * m.d) * 4}
-    own = {"W in float32": 0 if m.bytes == 4 else W}
-    side = {**texts, **own, "the caller's D, the mask": 5 / 4 * W}
+    W, tokens = 4 * m.d * m.d_ffn, (x["templates"] + 1) * x["T"]  # of one edit
+    texts = {"all keys; MLP and block output, float32": x["n"] * tokens * (m.d_ffn + 2 * m.d) * 4}
+    both = {**texts, "W in float32": 0 if m.bytes == 4 else W}
+    side = {**both, "the caller's D, the mask": 5 / 4 * W}
+    graph = tokens * (m.activations() + 2 * m.q * m.bytes) * (m.layers - config.layers[0])
+    logits = m.scores(x["templates"] * x["scored"])
     return {
-        "once": {**texts, "one pass": m.forward(every)},
-        "mask": {**texts, **own, "D and the random numbers": 2 * W},
-        "steps": {
-            **side,
-            "D, its gradient, and three terms of a step": 5 * W,
-            "activations": tokens * (m.activations() + 2 * m.q * m.bytes) * (above + 1),
-            "logits": m.scores(x["templates"] * x["scored"]),
-        },
+        "once": {**texts, "one pass": m.forward(x["n"] * tokens)},
+        "mask": {**both, "D and the random numbers": 2 * W},
+        "steps": {**side, "D, its gradient, three terms of a step": 5 * W, "activations": graph, "logits": logits},
         "smallest Δ": {**side, "keys and outputs of all edits": x["n"] * x["T"] * (m.d_ffn + 4 * m.d) * 4},
         "report": {"the patch on": W},
     }
@@ -170,9 +162,9 @@ def memory(m, config, x) -> dict:
 
 # fmt: off
 HPARAMS = {
-    "layers": (27,), "edit_lr": 1.0, "n_iter": 70, "weight_decay": 1e-5, "act_margin": (5.0, 20.0, 10.0), "act_ratio": 0.88,
-    "mask_ratio": 0.2, "norm_constraint": 1.0, "save_freq": 500, "merge_freq": 1000, "merge_alg": "ties", "densities": 0.53,
-    "weights": 1.0, "retrieve": True,
+    "layers": (27,), "edit_lr": 1.0, "n_iter": 70, "weight_decay": 1e-5, "act_margin": (5.0, 20.0, 10.0),
+    "act_ratio": 0.88, "mask_ratio": 0.2, "norm_constraint": 1.0, "save_freq": 500, "merge_freq": 1000,
+    "merge_alg": "ties", "densities": 0.53, "weights": 1.0, "retrieve": True,
 }
 HPARAMS_8B = {**HPARAMS, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}
 register(
@@ -180,8 +172,9 @@ register(
     modes=("sequential",), edits=True, continues=True, memory=memory,
     ours=("context_templates", "distance_activation", "routing", "seed", "unrelated"),
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, EASYEDIT)]},
-    trials=[{"layers": [layer], "edit_lr": lr, "act_margin": list(margin), "n_iter": n, "train_end": True} for layer, lr, margin, n in (
-        (3, 1.0, (150.0, 600.0, 300.0), 150), (4, 0.3, (150.0, 600.0, 300.0), 150), (4, 1.0, (500.0, 2000.0, 1000.0), 100),
-        (5, 0.03, (500.0, 2000.0, 1000.0), 100), (5, 0.05, (750.0, 3000.0, 1500.0), 150), (5, 0.1, (1000.0, 4000.0, 2000.0), 100),
+    trials=[{"layers": [i], "edit_lr": lr, "act_margin": margin, "n_iter": n, "train_end": True} for i, lr, margin, n in (
+        (3, 1.0, [150.0, 600.0, 300.0], 150), (4, 0.3, [150.0, 600.0, 300.0], 150),
+        (4, 1.0, [500.0, 2000.0, 1000.0], 100), (5, 0.03, [500.0, 2000.0, 1000.0], 100),
+        (5, 0.05, [750.0, 3000.0, 1500.0], 150), (5, 0.1, [1000.0, 4000.0, 2000.0], 100),
     )],
 )
