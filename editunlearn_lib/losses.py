@@ -82,11 +82,11 @@ def kl(
         raise ValueError(f"retain_mask {tuple(retain_mask.shape)} must be (B, T) = {shape[:2]}.")
     if kl_over not in ("real", "all"):
         raise ValueError(f"kl_over must be 'real' or 'all', not {kl_over!r}.")
-    positions = torch.ones_like(retain_mask, dtype=torch.bool) if kl_over == "all" else retain_mask.bool()  # (B, T)
-    if not positions.any():
+    chosen = torch.ones_like(retain_mask, dtype=torch.bool) if kl_over == "all" else retain_mask.bool()  # (B, T)
+    if not chosen.any():
         raise ValueError("retain_mask marks no real token: the KL term would be a mean over nothing.")
-    new = _full(retain_logits[positions]).log_softmax(-1)  # (N, V)
-    old = _full(retain_reference_logits[positions]).detach().log_softmax(-1)  # (N, V)
+    new = _full(retain_logits[chosen]).log_softmax(-1)  # (N, V)
+    old = _full(retain_reference_logits[chosen]).detach().log_softmax(-1)  # (N, V)
     divergence = F.kl_div(new, old, reduction="batchmean", log_target=True)  # KL(old ‖ new), mean over N
     return -forget + retain_weight * divergence
 
