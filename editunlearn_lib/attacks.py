@@ -114,7 +114,7 @@ def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
     return render_chat(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
 
 
-class _Forced(LogitsProcessor):
+class _Beginning(LogitsProcessor):
     """The first steps of a generation say these tokens. They are decoding steps: the prompt ends where it ended."""
 
     def __init__(self, tokens: Sequence[list[int]]):
@@ -142,8 +142,8 @@ def _prefill(model, tokenizer, forget: Sequence[QA], max_new_tokens: int) -> lis
             start = text[len(prompt) : int(ends[half[-1]])].strip()
             cases.append((qa, prompt, start, encoded["input_ids"][i, half].tolist()))
 
-    def begin(batch: list[int]) -> _Forced:
-        return _Forced([cases[i][3] for i in batch])
+    def begin(batch: list[int]) -> _Beginning:
+        return _Beginning([cases[i][3] for i in batch])
 
     outputs = continuations(model, tokenizer, [case[1] for case in cases], max_new_tokens, processor=begin)
     results = zip(cases, outputs, strict=True)

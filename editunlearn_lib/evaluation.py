@@ -26,7 +26,7 @@ from .text import encode, prompt_text, with_target
 
 MAX_NEW_TOKENS = 32  # part of the protocol: recall rewards rambling
 TOKENS_AT_ONCE = 8192  # of one batch, padding included
-FORCED_AT_ONCE = 64  # teacher-forced rows of a batch, by length of answer: the longest prompt and answer both pad
+ROWS_AT_ONCE = 64  # teacher-forced rows of a batch, by length of answer: the longest prompt and answer both pad
 TOP = 100  # the paper's m for the hit rate
 METRICS = (
     "rouge1_recall",
@@ -113,7 +113,7 @@ def answer_scores(
     model, tokenizer, prompts: Sequence[str], answers: Sequence[str]
 ) -> Iterator[tuple[int, AnswerLogits]]:
     """(index, `answer_logits`) of every prompt, in batches of answers of like length: not in their order."""
-    for part in batches([len(answer) for answer in answers], FORCED_AT_ONCE):
+    for part in batches([len(answer) for answer in answers], ROWS_AT_ONCE):
         rows = answer_logits(model, tokenizer, [prompts[i] for i in part], [answers[i] for i in part])
         yield from zip(part, rows, strict=True)
 

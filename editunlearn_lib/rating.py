@@ -65,8 +65,8 @@ def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 2
     if rows.empty:
         raise RatingError("the records have no forgotten questions of a patched model: there is nothing to rate.")
     ids = sorted(set(rows["id"]))
-    items, drawn = [], random.Random(0).sample(ids, min(per_method, len(ids)))
-    for row in rows[rows["id"].isin(drawn)].to_dict("records"):
+    items, sample = [], random.Random(0).sample(ids, min(per_method, len(ids)))
+    for row in rows[rows["id"].isin(sample)].to_dict("records"):
         text = json.dumps([row["method"], row["targets"], row.get("seed"), row["id"], row["output"]])
         row["item"] = hashlib.sha256(text.encode()).hexdigest()[:12]
         items.append({name: str(row[name]) for name in ITEM})

@@ -49,7 +49,7 @@ def test_the_forced_beginning_is_a_decoding_step(pocket, split):
     model, tokenizer = pocket
     seen = []
 
-    class Watch(attacks._Forced):
+    class Watch(attacks._Beginning):
         def __call__(self, input_ids, scores):
             seen.append(input_ids.shape[1])
             return super().__call__(input_ids, scores)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import DatasetError
-from .files import file_rows, hub_file
+import datasets
+
+from ..errors import DatasetError, first_line
+from .files import file_rows
 
 WIKITEXT = (  # hub id, revision, the one file that is read
     "Salesforce/wikitext",
@@ -22,17 +24,26 @@ def paragraphs(source: str | Path | None, min_words: int) -> tuple[str, list[str
     ``source``: None for WikiText-2, or a ``.parquet`` or ``.jsonl`` file with the field ``text``, a ``.txt`` file with a
     paragraph a line, or a folder of such files, read in the order of their names.
     """
-    if source is None:
-        hub, revision, file = WIKITEXT
-        files = [hub_file(hub, file, revision, "pass eu.covariance.hub_source(source='path/to/file').")]
-        name = f"hub:{hub}/{file}@{revision[:7]}"
-    else:
-        path = Path(source)
-        name, files = str(path), [path]
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix in KINDS)
-        if not files:
-            raise DatasetError(f"{path}: no {', '.join(KINDS)} file in this folder.")
+    name, lines = _wikitext() if source is None else (str(source), _local(Path(source)))
+    return name, [untokenised(line) for line in lines if len(line.split()) >= min_words]
+
+
+def _wikitext() -> tuple[str, list[str]]:
+    hub, revision, file = WIKITEXT
+    try:
+        table = datasets.load_dataset(hub, revision=revision, data_files=file, split="train")
+        return f"hub:{hub}/{file}@{revision[:7]}", list(table["text"])
+    except Exception as error:
+        raise DatasetError(
+            f"the hub could not give {hub}/{file} ({type(error).__name__}: {first_line(error)}). "
+            "Download the file and pass eu.covariance.hub_source(source='path/to/file')."
+        ) from error
+
+
+def _local(path: Path) -> list[str]:
+    files = sorted(file for file in path.rglob("*") if file.suffix in KINDS) if path.is_dir() else [path]
+    if not files:
+        raise DatasetError(f"{path}: no {', '.join(KINDS)} file in this folder.")
     lines = []
     for file in files:
         if file.suffix not in KINDS:
@@ -41,7 +52,7 @@ def paragraphs(source: str | Path | None, min_words: int) -> tuple[str, list[str
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise DatasetError(f"{place}: the field 'text' is missing or no text.")
             lines.append(row["text"])
-    return name, [untokenised(line) for line in lines if len(line.split()) >= min_words]
+    return lines
 
 
 def untokenised(text: str) -> str:

@@ -49,9 +49,9 @@ def key_cosines(
     n, ids = len(split.forget), [qa.id for qa in split.forget]
     alone = keys(split.forget)
     pairs = {"another forgotten question": (alone, alone.roll(1, 0))}
-    if reworded := [qa for qa in split.rephrased if qa.variant == 1]:
-        same = alone[[ids.index(qa.id) for qa in reworded]]
-        pairs = {"the same question in other words": (same, keys(reworded)), **pairs}
+    if first := [qa for qa in split.rephrased if qa.variant == 1]:
+        same = alone[[ids.index(qa.id) for qa in first]]
+        pairs = {"the same question in other words": (same, keys(first)), **pairs}
     for m in sizes:
         merged = keys(split.forget, m)
         last = [min(start + m, n) - 1 for start in range(0, n, m)]
