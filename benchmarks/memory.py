@@ -30,10 +30,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import editunlearn_lib as eu
 from editunlearn_lib import memory
-from editunlearn_lib.covariance import text_source
+from editunlearn_lib.covariance import BATCH_TOKENS, text_source
 from editunlearn_lib.hparams import resolve
 from editunlearn_lib.methods import METHODS
-from editunlearn_lib.methods.moments import BATCH_TOKENS
 from editunlearn_lib.methods.training import TrainConfig
 from editunlearn_lib.methods.values import ValueConfig
 from editunlearn_lib.models import weight_bytes

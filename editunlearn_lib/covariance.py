@@ -11,11 +11,12 @@ Matrices are stored once per (weights, layer, texts, dtype).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ from .data.facts import facts
 from .data.texts import paragraphs
 from .errors import DatasetError, RequestError, check_name
 from .methods import moments
-from .methods.moments import key_moments, store_matrix, stored_matrix
+from .methods.hooks import hooked
+from .methods.moments import store_matrix, stored_matrix
 from .methods.positions import request_keys
 from .methods.registry import Request
-from .models import down_weight, fingerprint
+from .models import down, down_weight, fingerprint
+from .progress import progress
 from .text import encode, template_hash
 
 log = logging.getLogger(__name__)
+BATCH_TOKENS = 4_096  # of keys held in float64 at once: 0.5 GB with 14,336 dimensions
 
 
 def hexdigest(parts: Sequence[str]) -> str:
@@ -42,6 +46,45 @@ def hexdigest(parts: Sequence[str]) -> str:
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+class _Enough(Exception):
+    """Raised at the last layer that is read: the blocks above it need not run."""
+
+
+@torch.no_grad()
+def key_moments(model, tokenizer, texts: Sequence[str], layers: Sequence[int], show: bool) -> dict:
+    """``{layer: (Σ k kᵀ in float64, the number of tokens)}`` in one pass over the texts; no key is kept."""
+    weights = {layer: down_weight(model, layer) for layer in layers}
+    sums = {i: W.new_zeros(W.shape[1], W.shape[1], dtype=torch.float64) for i, W in weights.items()}  # where it lies
+    longest, n = getattr(model.config, "max_position_embeddings", None) or BATCH_TOKENS, 0
+
+    def add(layer, real, entering, _):
+        k = entering[real.to(entering.device)].double()  # (tokens, d_ffn)
+        sums[layer].addmm_(k.T, k)
+        if layer == max(layers):
+            raise _Enough
+
+    for batch in progress(list(_batches(texts)), desc="covariance", enabled=show):
+        encoded = encode(tokenizer, batch, side="right").to(model.device)
+        ids, mask = encoded["input_ids"][:, :longest], encoded["attention_mask"][:, :longest]
+        n += int(mask.sum())
+        with contextlib.suppress(_Enough), contextlib.ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(hooked(down(model, layer), functools.partial(add, layer, mask.bool())))
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    return {layer: (total.cpu(), n) for layer, total in sums.items()}
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts of like length together, each batch of about ``BATCH_TOKENS`` tokens with its padding."""
+    batch: list[str] = []
+    for text in sorted(filter(str.strip, texts), key=len):
+        if batch and (len(batch) + 1) * (len(text) // 3 + 8) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 import torch
 
+from .covariance import BATCH_TOKENS
 from .errors import OutOfMemoryError, first_line
 from .evaluation import MAX_NEW_TOKENS, TOKENS_AT_ONCE
 from .methods import METHODS, Job
-from .methods.moments import BATCH_TOKENS
 from .methods.positions import CHUNK_TOKENS, lookup
 from .methods.training import TrainConfig, encode_answers
 from .methods.values import ValueConfig, batch_of

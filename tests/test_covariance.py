@@ -50,8 +50,8 @@ def by_hand(model, tokenizer, texts, layer):
 def test_batches_do_not_change_the_matrix(cache, monkeypatch, family):
     model, tokenizer = make_model(family), make_tokenizer()
     for tokens in (1, 60, 4_096):  # one text a batch, some, all
-        monkeypatch.setattr(moments, "BATCH_TOKENS", tokens)
-        found = moments.key_moments(model, tokenizer, ("", *TEXTS), [2, 1], False)
+        monkeypatch.setattr(covariance, "BATCH_TOKENS", tokens)
+        found = covariance.key_moments(model, tokenizer, ("", *TEXTS), [2, 1], False)
         for layer, (total, n) in found.items():
             assert total.dtype == torch.float64
             C = by_hand(model, tokenizer, TEXTS, layer)
@@ -60,9 +60,9 @@ def test_batches_do_not_change_the_matrix(cache, monkeypatch, family):
 
 
 def test_batches_stay_near_their_size(monkeypatch):
-    monkeypatch.setattr(moments, "BATCH_TOKENS", 100)
+    monkeypatch.setattr(covariance, "BATCH_TOKENS", 100)
     texts = ["a" * length for length in (3, 300, 30, 9, 60, 900)]
-    batches = list(moments._batches(texts))
+    batches = list(covariance._batches(texts))
     assert sorted(sum(batches, [])) == sorted(texts)
     assert all(len(b) == 1 or len(b) * (len(b[-1]) // 3 + 8) <= 100 for b in batches)
     assert len(batches[0]) > 1

@@ -1,14 +1,9 @@
-"""Second moments of keys over texts, C = E[k kᵀ] uncentred, and the null space of C; both are stored on disk.
-
-Sources: Meng et al. 2022, eq. 2; Fang et al. 2025, eq. 5-7.
-"""
+"""The null space of the keys' second moments C = E[k kᵀ], and how it and C are stored. Source: Fang et al. 2025, eq. 5-7."""
 
 import contextlib
-import functools
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,53 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import RequestError
 from ..files import whole
-from ..models import down, down_weight
-from ..progress import progress
-from ..text import encode
-from .hooks import hooked
 
 log = logging.getLogger(__name__)
 CACHE = Path(os.environ.get("EDITUNLEARN_CACHE", Path.home() / ".cache" / "editunlearn"))
-BATCH_TOKENS = 4_096  # of keys held in float64 at once: 0.5 GB with 14,336 dimensions
-
-
-class _Enough(Exception):
-    """Raised at the last layer that is read: the blocks above it need not run."""
-
-
-@torch.no_grad()
-def key_moments(model, tokenizer, texts: Sequence[str], layers: Sequence[int], show: bool) -> dict:
-    """``{layer: (Σ k kᵀ in float64, the number of tokens)}`` in one pass over the texts; no key is kept."""
-    weights = {layer: down_weight(model, layer) for layer in layers}
-    sums = {i: W.new_zeros(W.shape[1], W.shape[1], dtype=torch.float64) for i, W in weights.items()}  # where it lies
-    longest, n = getattr(model.config, "max_position_embeddings", None) or BATCH_TOKENS, 0
-
-    def add(layer, real, entering, _):
-        k = entering[real.to(entering.device)].double()  # (tokens, d_ffn)
-        sums[layer].addmm_(k.T, k)
-        if layer == max(layers):
-            raise _Enough
-
-    for batch in progress(list(_batches(texts)), desc="covariance", enabled=show):
-        encoded = encode(tokenizer, batch, side="right").to(model.device)
-        ids, mask = encoded["input_ids"][:, :longest], encoded["attention_mask"][:, :longest]
-        n += int(mask.sum())
-        with contextlib.suppress(_Enough), contextlib.ExitStack() as stack:
-            for layer in layers:
-                stack.enter_context(hooked(down(model, layer), functools.partial(add, layer, mask.bool())))
-            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    return {layer: (total.cpu(), n) for layer, total in sums.items()}
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts of like length together, each batch of about ``BATCH_TOKENS`` tokens with its padding."""
-    batch: list[str] = []
-    for text in sorted(filter(str.strip, texts), key=len):
-        if batch and (len(batch) + 1) * (len(text) // 3 + 8) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(text)
-    yield batch
 
 
 def null_space(C: torch.Tensor, threshold: float) -> torch.Tensor:
