@@ -17,7 +17,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def load_plugins() -> None:
-    """Import what installed packages name under the entry point ``editunlearn.methods``; what fails is left out, and said."""
+    """Import what installed packages name under ``editunlearn.methods``; what fails is left out, with a warning."""
     for plugin in importlib.metadata.entry_points(group="editunlearn.methods"):
         try:
             plugin.load()

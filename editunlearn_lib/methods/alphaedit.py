@@ -64,12 +64,6 @@ def alphaedit(job: Job) -> Outcome:
         return Outcome(W.tensors() | cache, log)
 
 
-def memory(m, config, x) -> dict:
-    """Beside the value search: the projectors, and what making one takes."""
-    C = m.square()
-    return {"solve": {"moved: P": C}, "projector": {"host: C + Cᵀ, eigenvectors, workspace of eigh (2)": 4 * C}}
-
-
 # fmt: off
 AUTHORS = "AlphaEdit authors' Llama-3-8B"
 NULLSPACE = {"nullspace_threshold": 2e-2, "L2": 10.0}
@@ -78,7 +72,11 @@ SEVEN_B = [(SEARCH, f"{OURS}; MEMIT's layers and value search"), (NULLSPACE, f"{
 TRIED = {**POCKET, "clamp_norm_factor": 4.0, "v_weight_decay": 1e-3}
 register(
     "alphaedit", AlphaEditConfig, alphaedit, label="AlphaEdit", colour="#D55E00", symbol="circle", order=90,
-    modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True, memory=memory,
+    modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True,
+    memory=lambda m, config, x: {
+        "solve": {"moved: P": m.square()},
+        "projector": {"host: C + Cᵀ, eigenvectors, workspace of eigh (2)": 4 * m.square()},
+    },
     presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [({**EARLY, **PUBLISHED_8B, **NULLSPACE}, AUTHORS)]},
     trials=[{**TRIED, "layers": layers, "nullspace_threshold": threshold, "L2": L2} for layers, threshold, L2 in (
         ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1e3), ([1], 0.1, 1.0), ([2], 0.5, 1.0),

@@ -155,17 +155,14 @@ class Codebook(Adapter):
         return changed
 
 
-def memory(m, config, x) -> dict:
-    """The values of all requests are trained together; the codebook is small."""
-    return {"report": {"the patch on": 4 * x["n"] * (m.d_ffn + m.d)}}
-
-
 # fmt: off
 HPARAMS = {"layers": (27,), "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
 LIKE_LLAMA2 = [(HPARAMS, f"{OURS}; that of Llama-2-7B")]
 register(
     "grace", GRACEConfig, grace, label="GRACE", colour="#CC79A7", symbol="diamond", order=70,
-    modes=("sequential",), edits=True, continues=True, ours=("replacement", "seed"), memory=memory,
+    modes=("sequential",), edits=True, continues=True, ours=("replacement", "seed"),
+    # the values of all requests are trained together; the codebook is small
+    memory=lambda m, config, x: {"report": {"the patch on": 4 * x["n"] * (m.d_ffn + m.d)}},
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: LIKE_LLAMA2, LLAMA31: LIKE_LLAMA2},
     # keys of two questions at the pocket's last prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5
     trials=[{"layers": [layer], "eps": eps, "train_end": True} for layer, eps in (

@@ -43,17 +43,13 @@ def memit(job: Job) -> Outcome:
         return Outcome(W.tensors(), log)
 
 
-def memory(m, config, x) -> dict:
-    """Beside the value search: λC, K Kᵀ and their sum, then its LU, in float64."""
-    return {"solve": {"λC, K Kᵀ and their sum, then its LU": 3 * m.square()}}
-
-
 # fmt: off
 HPARAMS = {**EARLY, **PUBLISHED, "mom2_update_weight": 15000.0}
 HPARAMS_8B, AUTHORS = {**HPARAMS, **PUBLISHED_8B}, "AlphaEdit authors' Llama-3-8B"
 register(
     "memit", MEMITConfig, memit, label="MEMIT", colour="#56B4E9", symbol="triangle-down", order=60,
-    modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True, memory=memory,
+    modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True,
+    memory=lambda m, config, x: {"solve": {"λC, K Kᵀ and their sum, then its LU": 3 * m.square()}},
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, AUTHORS)]},
     trials=[{**POCKET, "layers": layers, "mom2_update_weight": weight} for layers, weight in (
         ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4),

@@ -1,4 +1,4 @@
-"""The null space of the keys' second moments C = E[k kᵀ], and how it and C are stored. Source: Fang et al. 2025, eq. 5-7."""
+"""The null space of C = E[k kᵀ], and how it and C are stored. Source: Fang et al. 2025, eq. 5-7."""
 
 import contextlib
 import hashlib

@@ -61,13 +61,13 @@ def lookup(
     ids, mask, real = encoded["input_ids"], encoded["attention_mask"], encoded["attention_mask"].bool()
     starts, stops = encoded["offset_mapping"].unbind(-1)  # characters, (N, T)
     at = torch.tensor(characters)[:, None]
+    behind = (stops > torch.tensor([len(prompt) for prompt in prompts])[:, None]) & real
     covers = (starts <= at) & (at < stops) & real  # (N, T)
+    if fact_token == "prompt_last":  # a prompt's last space may belong to the target's first token
+        covers = real & ~behind
     if not covers.any(1).all():
         row = int((~covers.any(1)).nonzero()[0])
         raise RequestError(f"no token covers the end of the subject in {texts[row]!r}.")
-    behind = (stops > torch.tensor([len(prompt) for prompt in prompts])[:, None]) & real
-    if fact_token == "prompt_last":  # a prompt's last space may belong to the target's first token
-        covers = real & ~behind
     position = torch.where(covers, torch.arange(ids.shape[1]), -1).max(1).values  # the last of these tokens
     labels = torch.full_like(ids, -100)
     labels[:, :-1] = torch.where(behind[:, 1:], ids[:, 1:], -100)

@@ -32,8 +32,8 @@ class Tail:
     """The texts from position s on, above layer l: column t - s of the tail belongs to token t, of S columns.
 
     s is the position of each text (`Lookup`), or 0 if they are to be there as a ``whole``. Afterwards, on the layer's
-    own device: ``mask`` and ``labels`` (N, S); ``out`` the block's and ``value`` the MLP's output, both (N, S, d) float32;
-    ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone.
+    own device: ``mask`` and ``labels`` (N, S); ``out`` the block's and ``value`` the MLP's output, both (N, S, d)
+    float32; ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone.
     """
 
     @torch.no_grad()

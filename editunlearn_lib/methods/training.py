@@ -19,8 +19,8 @@ from ..adapter import Beside
 from ..data import QA
 from ..errors import TrainingError
 from ..patch import Patch
-from ..text import encode, end_of_turn, prompt_text, with_target
-from .registry import LLAMA2, LLAMA31, MISTRAL, PISTOL, Job, Outcome
+from .positions import lookup
+from .registry import LLAMA2, LLAMA31, MISTRAL, PISTOL, Job, Outcome, Request
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,10 @@ class TrainConfig:
     gradient_checkpointing: bool = False  # blocks run again in the backward pass: less memory, a third more time
 
 
-# fmt: off
-LORA = {"rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}
-LORA = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, **LORA}
+SIZES = {"rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}
+LORA = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, **SIZES}
 PUBLISHED = {model: [(LORA, PISTOL)] for model in (LLAMA2, MISTRAL, LLAMA31)}
 TRIALS = [{"lr": lr, "num_epochs": 10} for lr in (4e-5, 7e-5, 1.2e-4, 3e-4, 1e-3, 2.5e-3)]  # on the pocket
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,11 @@ class Rows:
 
 def encode_answers(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: str, device) -> Rows:
     """Questions with answers; labels are answer tokens and (in a chat) the end token."""
-    end = end_of_turn(tokenizer, prompt_format) if prompt_format == "chat" else ""
-    prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
-    texts = [with_target(p, a) + end for p, a in zip(prompts, answers, strict=True)]
-    encoded = encode(tokenizer, texts, side="right", offsets=True)
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    behind = encoded["offset_mapping"][..., 1] > torch.tensor([len(p) for p in prompts])[:, None]
-    labels = torch.where(behind & mask.bool(), ids, -100)
-    return Rows(ids.to(device), mask.to(device), labels.to(device))
+    requests = [Request((), qa.question, answer, ()) for qa, answer in zip(qas, answers, strict=True)]
+    end = prompt_format == "chat"
+    texts = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=True, end=end)
+    labels = texts.labels.roll(1, 1)  # each at its token, not at the one before
+    return Rows(texts.ids.to(device), texts.mask.to(device), labels.to(device))
 
 
 class Batch:
@@ -106,8 +101,8 @@ class Trainee:
             job.model.requires_grad_(True)
             if job.model.dtype.itemsize < 4:
                 log.warning(
-                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model with "
-                    "dtype='float32', or train LoRA factors (full: false), which are float32.",
+                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model "
+                    "with dtype='float32', or train LoRA factors (full: false), which are float32.",
                     str(job.model.dtype)[6:],
                     2 / torch.finfo(job.model.dtype).eps,
                 )

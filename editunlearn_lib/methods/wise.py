@@ -172,7 +172,7 @@ register(
     modes=("sequential",), edits=True, continues=True, memory=memory,
     ours=("context_templates", "distance_activation", "routing", "seed", "unrelated"),
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, EASYEDIT)]},
-    trials=[{"layers": [i], "edit_lr": lr, "act_margin": margin, "n_iter": n, "train_end": True} for i, lr, margin, n in (
+    trials=[{"layers": [i], "edit_lr": lr, "act_margin": abc, "n_iter": n, "train_end": True} for i, lr, abc, n in (
         (3, 1.0, [150.0, 600.0, 300.0], 150), (4, 0.3, [150.0, 600.0, 300.0], 150),
         (4, 1.0, [500.0, 2000.0, 1000.0], 100), (5, 0.03, [500.0, 2000.0, 1000.0], 100),
         (5, 0.05, [750.0, 3000.0, 1500.0], 150), (5, 0.1, [1000.0, 4000.0, 2000.0], 100),
