@@ -73,7 +73,7 @@ def better(which: str) -> str:
 # other boxes; the interactive figures (the frame, then what their script makes).
 CLASSES = """
 figure plot title reading note provenance controls keys tickbox question
-table scroll many text paper ours edits miss facts words repro view
+table scroll many text paper ours edits miss facts words claims repro view
 sbs count case answer outcome output
 linked pair chosen stops stop shown bars bar track score gone kept span tick cost asked
 rating said ask small raises head house
@@ -115,10 +115,14 @@ def words(html: str) -> str:
 
 
 class Html:
-    """What a notebook displays: `html`, and its words, or a better `text`, for terminals and screen logs."""
+    """What a notebook displays: `html`, and its words for terminals and screen logs."""
 
-    def __init__(self, html: str, text: str = ""):
-        self.html, self.text = str(html), text or words(html)
+    def __init__(self, html: str):
+        self.html = str(html)
+
+    @property
+    def text(self) -> str:
+        return words(self.html)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.text}

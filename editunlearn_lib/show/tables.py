@@ -87,10 +87,6 @@ class Table(Html):
         css = f"{Css.eu} {Css.table} {self.css}".strip()
         return str(el("div", *parts, page.note(self.provenance, csv, self.name), css=css))
 
-    @property
-    def text(self) -> str:
-        return page.words(self.html)
-
     def bare(self, caption: str | Raw = "") -> Raw:
         """The table alone, in a box that scrolls, without the note: to stand in other HTML. Empty without rows."""
         if not self.rows:
