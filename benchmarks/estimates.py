@@ -124,9 +124,9 @@ def hours(model_or_config: Any, method: str, *, questions: int, **options: Any) 
     total = 0.0
     if not base:
         total += (editing if edits else training)(m, METHODS[name], job.config, x, passes)
-        questions += 3 * x["n"] if edits else 0  # the report: before, after, and the target scored
-    T = x["prompt"] if edits else max(x["answers"], x["refusals"]) / x["B"]
-    at_once = max(1, min(questions, int(TOKENS_AT_ONCE // (T + MAX_NEW_TOKENS))))
+        questions += (3 if edits else 2) * x["n"]  # the report: before, after, and the target of an edit scored
+    T = x["prompt"]
+    at_once = max(1, min(questions, TOKENS_AT_ONCE // (T + MAX_NEW_TOKENS)))
     batches = -(-questions // at_once)
     total += passes(2 * batches, at_once * T) + passes(batches * MAX_NEW_TOKENS, at_once)  # scored and answered
     return total / 3600

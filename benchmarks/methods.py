@@ -140,13 +140,10 @@ def shared_values(job: Job, requests) -> torch.Tensor:
 
 def grace_values(job: Job, requests, V: torch.Tensor) -> torch.Tensor:
     """The trained values of GRACE, (n, d), from these first values; every request has its own."""
-    texts = lookup(
-        job.tokenizer, requests, "{}", job.prompt_format, "prompt_last", targets=True, end=job.config.train_end
-    )
-    tail = Tail(job.model, job.config.layers[0], texts.ids, texts.mask, texts.position)
-    V, rows = V.clone().to(job.model.device), torch.arange(len(requests))
-    grace.train_values(job, tail, texts, rows.to(V.device), V, rows, [{} for _ in requests])
-    return V
+    how = (job.prompt_format, "prompt_last")
+    texts = lookup(job.tokenizer, requests, "{}", *how, targets=True, end=job.config.train_end)
+    tail, rows = Tail(job.model, job.config.layers[0], texts), torch.arange(len(requests), device=job.model.device)
+    return grace.train_values(job, tail, rows, V.to(rows.device))[0]
 
 
 def batch_and_single(job: Job):

@@ -20,7 +20,7 @@ from transformers import LogitsProcessor
 from . import losses, metrics
 from .data import QA, ForgetSplit
 from .errors import RequestError, check_name
-from .evaluation import MAX_NEW_TOKENS, batches, greedy_tokens
+from .evaluation import MAX_NEW_TOKENS, continuations
 from .methods.registry import Job
 from .methods.training import TrainConfig, Trainee, encode_answers
 from .models import devices
@@ -51,12 +51,11 @@ def attack(
     seed: int = 0,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> pd.DataFrame:
-    """One row per attack and question: ``set, attack, id, variant, question, answer, output, rouge1_recall, declined,
-    outcome``.
+    """One row per attack and question, with these columns:
 
-    ``relearn`` trains on one half of the forget set and asks the other, then the halves change places. ``prefill``
-    leaves out answers of a single token. Raises `UnknownNameError`, and `RequestError` where an attack needs more
-    questions than there are.
+    ``set, attack, id, variant, question, answer, output, rouge1_recall, declined, outcome``. ``relearn`` trains on one
+    half of the forget set and asks the other, then the halves change places. ``prefill`` leaves out answers of a single
+    token. Raises `UnknownNameError`, and `RequestError` where an attack needs more questions than there are.
     """
     for name in names:
         check_name("attack", name, ATTACKS)
@@ -69,7 +68,7 @@ def attack(
 
     def ask(name: str, qas: Sequence[QA], prompts: Sequence[str] = ()) -> list[dict]:
         prompts = prompts or [prompt_text(tokenizer, qa.question) for qa in qas]
-        outputs = _outputs(model, tokenizer, prompts, max_new_tokens)
+        outputs = continuations(model, tokenizer, prompts, max_new_tokens)
         return [_row(name, qa, output) for qa, output in zip(qas, outputs, strict=True)]
 
     records: list[dict] = []
@@ -102,19 +101,8 @@ def _row(name: str, qa: QA, output: str, recall: float | None = None) -> dict:
     about = {field: getattr(qa, field) for field in ("id", "variant", "question", "answer")}
     recall = metrics.rouge1_recall(output, qa.answer) if recall is None else recall
     rules = {"declined": metrics.declined(output), "outcome": metrics.outcome(output, qa.answer)}
-    which = "rephrased" if qa.variant else "forget"
-    return {"set": which, "attack": name, **about, "output": output, "rouge1_recall": recall, **rules}
-
-
-def _outputs(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, begin: Sequence = ()) -> list[str]:
-    """The greedy text behind each prompt; ``begin``: tokens that each has to begin with."""
-    outputs = [""] * len(prompts)
-    for batch in batches([len(p) // 3 for p in prompts], "auto", max_new_tokens):
-        processor = _Forced([begin[i] for i in batch]) if begin else None
-        tokens = greedy_tokens(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, processor)
-        for i, ids in zip(batch, tokens, strict=True):
-            outputs[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return outputs
+    name_of_set = "rephrased" if qa.variant else "forget"
+    return {"set": name_of_set, "attack": name, **about, "output": output, "rouge1_recall": recall, **rules}
 
 
 def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
@@ -126,7 +114,7 @@ def _chat(tokenizer, earlier: Sequence[QA], qa: QA) -> str:
     return render_chat(tokenizer, [*messages, {"role": "user", "content": qa.question}], add_generation_prompt=True)
 
 
-class _Forced(LogitsProcessor):
+class _Beginning(LogitsProcessor):
     """The first steps of a generation say these tokens. They are decoding steps: the prompt ends where it ended."""
 
     def __init__(self, tokens: Sequence[list[int]]):
@@ -145,17 +133,21 @@ def _prefill(model, tokenizer, forget: Sequence[QA], max_new_tokens: int) -> lis
     prompts = [prompt_text(tokenizer, qa.question) for qa in forget]
     texts = [with_target(p, qa.answer) for p, qa in zip(prompts, forget, strict=True)]
     encoded = encode(tokenizer, texts, side="right", offsets=True)
-    cases, begin = [], []
-    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+    cases = []
+    for i, (qa, prompt, text) in enumerate(zip(forget, prompts, texts, strict=True)):
         ends = encoded["offset_mapping"][i, :, 1]
         behind = ((ends > len(prompt)) & encoded["attention_mask"][i].bool()).nonzero().flatten()
         half = behind[: len(behind) // 2]
         if len(half):
-            cases.append((forget[i], prompt, text[len(prompt) : int(ends[half[-1]])].strip()))
-            begin.append(encoded["input_ids"][i, half].tolist())
-    outputs = _outputs(model, tokenizer, [prompt for _, prompt, _ in cases], max_new_tokens, begin)
-    recalls = [rest_recall(out, qa.answer, start) for out, (qa, _, start) in zip(outputs, cases, strict=True)]
-    return [_row("prefill", qa, *result) for (qa, *_), *result in zip(cases, outputs, recalls, strict=True)]
+            start = text[len(prompt) : int(ends[half[-1]])].strip()
+            cases.append((qa, prompt, start, encoded["input_ids"][i, half].tolist()))
+
+    def begin(batch: list[int]) -> _Beginning:
+        return _Beginning([cases[i][3] for i in batch])
+
+    outputs = continuations(model, tokenizer, [case[1] for case in cases], max_new_tokens, processor=begin)
+    results = zip(cases, outputs, strict=True)
+    return [_row("prefill", qa, output, rest_recall(output, qa.answer, start)) for (qa, _, start, _), output in results]
 
 
 def rest_recall(output: str, answer: str, beginning: str) -> float:
@@ -164,9 +156,6 @@ def rest_recall(output: str, answer: str, beginning: str) -> float:
     if whole and not answer[len(beginning) :].startswith(" ") and len(beginning) < len(answer):
         whole -= 1  # the last word was only begun
     return metrics.rouge1_recall(" ".join(output.split()[whole:]), " ".join(answer.split()[whole:]))
-
-
-# ---------------------------------------------------------------- other weights
 
 
 @contextlib.contextmanager

@@ -2,8 +2,7 @@
 
 Computed is what the code keeps at its fullest moment, read off the code: parts in bytes, in each of a method's phases.
 Nothing is fitted to measurements; ``benchmarks/memory.py`` sets them beside each other. Not in it: what the framework
-itself takes (a GPU's context, about 0.5 GB) and the allocator's waste. A method without a formula of its own
-(`Method.memory`) gets that of its kind.
+itself takes (a GPU's context, about 0.5 GB) and the allocator's waste.
 
     m            sizes of the model (`Shape`)
     x            lengths of the texts in tokens (`lengths`)
@@ -16,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from .models import block, devices, down_weight, n_layers, weight_bytes
 log = logging.getLogger(__name__)
 
 CLEARLY = 1.25  # an estimate above this share of what is free is an error, one above it all a warning
-EDITING = ("once", "prefix", "steps", "keys", "solve", "writing")  # phases in which weights are edited
+EDITING = ("once", "prefix", "steps", "keys", "solve", "writing")  # phases with the original weights beside them
 Phases = dict[str, dict[str, float]]  # bytes, by phase and part
 
 
@@ -53,6 +52,7 @@ class Shape:
     parameters: int
     entering: int  # of all linear maps of the blocks: the sum of their inputs, and of their outputs
     leaving: int
+    linear: int  # their weights
     bytes: int  # of one weight
     gpu: bool
 
@@ -63,9 +63,9 @@ class Shape:
         size = getattr(config, "head_dim", None) or d // config.num_attention_heads
         q, kv = config.num_attention_heads * size, (getattr(config, "num_key_value_heads", None) or 0) * size
         maps = [parameter.shape for parameter in block(model, 0).parameters() if parameter.ndim == 2]
-        entering, leaving = (layers * sum(shape[i] for shape in maps) for i in (1, 0))
+        entering, leaving, linear = (layers * sum(n) for n in zip(*((b, a, a * b) for a, b in maps), strict=True))
         sizes = d, d_ffn, layers, q, kv or q, config.vocab_size, weight_bytes(model) // model.dtype.itemsize
-        return cls(*sizes, entering, leaving, model.dtype.itemsize, gpu)
+        return cls(*sizes, entering, leaving, linear, model.dtype.itemsize, gpu)
 
     def square(self) -> float:
         """A matrix (d_ffn, d_ffn) in float64."""
@@ -88,8 +88,8 @@ class Shape:
 def layers_of(config: Any) -> tuple[int, ...]:
     """The layers that a config names; the first, behind which most is to be run, where it names none."""
     layers = getattr(config, "layers", ())
-    layers = layers if isinstance(layers, (tuple, list)) else (layers,)
-    return tuple(layer for layer in layers if isinstance(layer, int)) or (0,)
+    each = layers if isinstance(layers, (tuple, list)) else (layers,)
+    return tuple(layer for layer in each if isinstance(layer, int)) or (0,)
 
 
 def batch_size(config: Any, n: int) -> int:
@@ -107,8 +107,10 @@ def lengths(job: Job, method: str) -> dict[str, float]:
     config, requests, form, edits = job.config, job.requests, job.prompt_format, METHODS[method].edits
     n = len(requests if edits else job.forget)
     batch = min(batch_size(config, n), n)
+    prompts = lookup(job.tokenizer, requests if edits else job.forget, "{}", form, "prompt_last", targets=False)
+    x: dict[str, float] = {"n": n, "prompt": prompts.ids.shape[1]}
     if not edits:
-        x: dict[str, float] = {"n": n, "B": batch}
+        x["B"] = batch
         for name, rows, texts in (
             ("answers", job.forget, [qa.answer for qa in job.forget]),
             ("refusals", requests, [request.target for request in requests]),
@@ -119,31 +121,27 @@ def lengths(job: Job, method: str) -> dict[str, float]:
         return x
     prefix = " ".join(["the"] * getattr(config, "context_length", 0))  # the model writes it: only its length counts
     templates = getattr(config, "context_templates", ("{}",)) or ("{}", *[f"The {prefix}. {{}}"] * 5)
-    position = getattr(config, "fact_token", "prompt_last")
-    options = {"targets": True, "end": getattr(config, "train_end", False)}
-    texts = [lookup(job.tokenizer, requests, text, form, position, **options) for text in dict.fromkeys(templates)]
-    prompts = lookup(job.tokenizer, requests, "{}", form, "prompt_last", targets=False)
+    at = {"fact_token": getattr(config, "fact_token", "prompt_last"), "end": getattr(config, "train_end", False)}
+    texts = [lookup(job.tokenizer, requests, t, form, targets=True, **at) for t in dict.fromkeys(templates)]
     start, stop = (torch.cat(part) for part in zip(*((t.position, t.mask.sum(1)) for t in texts), strict=True))
-    chunk = n
+    x |= {"P": int(start.max()), "S": int((stop - start).max()), "T": int(stop.max()), "templates": len(templates)}
+    x |= {"scored": float((texts[0].labels != -100).sum(1).float().mean()), "chunk": n}
     if isinstance(config, ValueConfig):
         last, itemsize = min(max(layers_of(config)), n_layers(job.model) - 1), job.model.dtype.itemsize
         most = batch_of(requests, templates, job.model.config, last, itemsize)
-        chunk = 1 if job.mode == "sequential" else min(batch, most)
-    x = {"n": n, "chunk": chunk, "templates": len(templates), "prompt": prompts.ids.shape[1]}
-    x |= {"P": int(start.max()), "S": int((stop - start).max()), "T": int(stop.max())}
-    return x | {"scored": float((texts[0].labels != -100).sum(1).float().mean())}
+        x["chunk"] = 1 if job.mode == "sequential" else min(batch, most)
+    return x
 
 
 def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covariance: bool = True) -> Phases:
     """Bytes beside the weights, part by part, in every phase of a method; ``covariance``: C is not there yet.
 
-    A phase of a method's own (`Method.memory`) is joined to those of its kind, or takes the place of one. The original
-    weights lie beside those of ``EDITING``; ``report`` is the patch alone.
+    A method's own phases (`Method.memory`) join those of its kind, or take their place; ``report`` is its patch alone.
     """
     about = METHODS[method]
-    own: dict[str, Any] = dict(about.memory(Shape, m, config, x)) if about.memory else {}
+    own: dict[str, Any] = dict(about.memory(m, config, x)) if about.memory else {}
     if not about.edits:
-        return training(m, config, [x[name] for name in about.reads or ("answers", "refusals")], own.get("logits"))
+        return training(m, config, x, about.reads or ("answers", "refusals"), own.get("logits"))
     W, edited = m.d * m.d_ffn, len(layers_of(config))
     summed = 3 * W * 4 + (0 if m.gpu else edited * W * m.bytes)  # in float32; the original in main memory
     on = own.pop("report", {"the patch on": summed})
@@ -157,15 +155,17 @@ def phases(m: Shape, method: str, config: Any, x: dict[str, float], *, covarianc
         phase = {name: (weights if name in EDITING else {}) | C | parts for name, parts in phase.items()}
         if C and covariance:
             phase |= moments(m, edited)
-    kv, prompts, T = 2 * m.kv * m.bytes, x["n"] * x["prompt"], x["prompt"] + MAX_NEW_TOKENS  # kv: a token in a layer
+    return phase | report(m, x, on)
+
+
+def report(m: Shape, x: dict[str, float], on: dict[str, float]) -> Phases:
+    """The questions are answered with the patch on: at the end of a batch, and in its first pass."""
+    kv, T = 2 * m.kv * m.bytes, x["prompt"] + MAX_NEW_TOKENS  # kv: a token in a layer
     at_once = min(x["n"], max(1, TOKENS_AT_ONCE // T))
-    phase["report"] = on | {
-        "keys and values of the generation, and one layer's growing": (m.layers + 1) * kv * at_once * T,
-        "one pass": m.forward(at_once),
-        "logits of a step": 4 * 4 * at_once * m.vocab,
-    }
-    first = {"keys and values": kv * prompts * m.layers, "one pass": m.forward(prompts)}
-    return phase | {"report, first pass": on | first}
+    first = {"keys and values": kv * at_once * x["prompt"] * m.layers, "one pass": m.forward(at_once * x["prompt"])}
+    cache = {"keys and values of the generation, and one layer's growing": (m.layers + 1) * kv * at_once * T}
+    step = {"one pass": m.forward(at_once), "logits of a step": 4 * 4 * at_once * m.vocab}
+    return {"report": cache | step | on, "report, first pass": first | on}
 
 
 def values(m: Shape, config: Any, x: dict[str, float]) -> Phases:
@@ -191,27 +191,30 @@ def values(m: Shape, config: Any, x: dict[str, float]) -> Phases:
     }
 
 
-def training(m: Shape, config: Any, tokens: list[float], logits: float | None) -> Phases:
+def training(m: Shape, config: Any, x: dict[str, float], reads: Sequence[str], logits: float | None) -> Phases:
     """LoRA on every linear map, or every weight: batches with their graphs, logits, gradients and Adam.
 
-    tokens: of a batch of each kind of text; logits: bytes a word, if not those of a cross-entropy. A config that is no
+    reads: the texts of the loss; logits: bytes a word, if not those of a cross-entropy. A config that is no
     `TrainConfig` says nothing of all this: its defaults are taken.
     """
-    b, config, every = m.bytes, config if isinstance(config, TrainConfig) else TrainConfig(), sum(tokens) * m.layers
+    b, config, tokens = m.bytes, config if isinstance(config, TrainConfig) else TrainConfig(), [x[i] for i in reads]
+    every = sum(tokens) * m.layers
     if config.full:
         weight, state = 2 * m.d * 4 + 5 * m.d * b + 4 * m.d_ffn * b + 3 * m.q * b, m.parameters * b
         states = {"original weights": state, "gradients": state, "Adam": 2 * state}
         last = {"change": {"original weights": state, "Adam": 2 * state, "host: change, float32": 4 * m.parameters}}
+        on = {"host: original weights": state, "host: the patch": 4 * m.parameters}
     else:
         dropout = (4 + 1) if m.gpu else (4 + 4)  # output in float32, mask as bytes on a GPU
         entering = dropout * m.entering / m.layers if config.lora_dropout else 4 * (2 * m.d + m.q + m.d_ffn)
         weight = m.activations() + 2 * m.q * b + entering + 4 * config.rank * 7
         state, last = 4 * config.rank * (m.entering + m.leaving), {}
+        on = {"the patch on": state, "host: original weights": m.linear * b if b >= 4 else 0}  # else it acts beside
         states = {"factors, gradients, Adam": 4 * state}
     graph = every * m.d * b + max(tokens) * weight if config.gradient_checkpointing else every * weight
     words = (12 * sum(tokens) if logits is None else logits) * m.vocab
     steps = {**states, "graphs": graph, "logits": words, "a block's gradients": 4 * max(tokens) * m.d_ffn * 4}
-    return {"steps": steps, "optimiser": {**states, "its temporaries": state if m.gpu else 0}, **last}
+    return {"steps": steps, "optimiser": {**states, "its temporaries": state * m.gpu}} | last | report(m, x, on)
 
 
 def moments(m: Shape, layers: int, tokens: int = BATCH_TOKENS) -> Phases:
@@ -236,8 +239,7 @@ def estimate(job: Job, method: str, *, covariance=True, gpu: bool | None = None)
 
 
 def free(model: torch.nn.Module) -> float:
-    """Bytes that are still to be had: on all the GPUs that a model lies on together, or of main memory (in a container
-    of what its control group, version 2, allows)."""
+    """Bytes still to be had: on all the GPUs of a model together, or of main memory (in a container: of its limit)."""
     gpus = [device for device in devices(model) if device.type == "cuda"]
     if gpus:
         cached = sum(torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu) for gpu in gpus)
@@ -247,7 +249,7 @@ def free(model: torch.nn.Module) -> float:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return min(available, limit - used + int(stat["inactive_file"]))  # files that were read are let go first
-    except (OSError, ValueError, KeyError):  # no such group, or "max": no limit
+    except (OSError, ValueError, KeyError):  # no control group of version 2, or "max": no limit
         return available
 
 

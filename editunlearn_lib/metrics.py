@@ -21,8 +21,6 @@ from torch import Tensor
 
 OUTCOMES = ("correct", "refusal", "other answer", "garbled")
 
-# ---------------------------------------------------------------- tokens
-
 
 def mrr(logits: Tensor, target_ids: Tensor | Sequence[int]) -> float:
     """Mean reciprocal rank, ``1/T Σ_t 1 / rank_t`` (paper, appendix B.3; PISTOL).
@@ -64,8 +62,7 @@ def pistol_confidence(logits: Tensor, n_answer_tokens: int) -> float:
         raise ValueError(f"logits must be (T, V), not {tuple(logits.shape)}; where T is 0 the prompt is empty.")
     if n_answer_tokens < 1:
         raise ValueError(f"n_answer_tokens must be at least 1, not {n_answer_tokens}.")
-    first = logits[: n_answer_tokens + 1].double()  # (v, V)
-    return first.softmax(-1).amax(-1).nan_to_num(nan=0.0).mean().item()
+    return logits[: n_answer_tokens + 1].double().softmax(-1).amax(-1).nan_to_num(nan=0.0).mean().item()
 
 
 def score(forget: float, retain: float) -> float:
@@ -102,9 +99,6 @@ def _aligned(logits: Tensor, target_ids: Tensor | Sequence[int]) -> tuple[Tensor
     return torch.nn.functional.pad(rows, (0, 0, 0, len(targets) - len(rows)), value=torch.nan), targets
 
 
-# ---------------------------------------------------------------- words
-
-
 def rouge1_recall(prediction: str, truth: str) -> float:
     """``Σ_w min(count_pred(w), count_truth(w)) / Σ_w count_truth(w)`` over stemmed words w (Lin 2004; TOFU, PISTOL).
 
@@ -138,8 +132,6 @@ def _name_words(text: str) -> list[str]:
     letters = (c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     return re.findall(r"\w+", "".join(letters))
 
-
-# ---------------------------------------------------------------- refusals, outcomes
 
 # The patterns read lower-case text whose contractions are written out ("can't", "cannot" -> "can not"), so that the
 # words in capitals are free to stand for the parts below.
@@ -208,10 +200,8 @@ _CONTRACTIONS = {
 def declined(output: str) -> bool:
     """Whether the output says that it does not, cannot or will not answer.
 
-    True if any pattern of ``_REFUSALS`` occurs: "I" with a denied verb of knowing or telling (I don't know, I have no
-    information, I never learned, I lack, I would rather not), "my knowledge ... not", "unknown to me", "not something I
-    know", "beyond what I know". English only. An apology alone is no refusal, and a refusal followed by the answer is
-    still one here: `outcome` looks at the answer first.
+    True if any pattern of ``_REFUSALS`` occurs. English only. An apology alone is no refusal, and a refusal followed by
+    the answer is still one here: `outcome` looks at the answer first.
     """
     text = output.strip().lower()
     for pattern, full in _CONTRACTIONS.items():

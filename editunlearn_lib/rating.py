@@ -52,7 +52,7 @@ ITEM = ("item", "method", "targets", "id", "question", "answer", "output")  # al
 COLUMNS = ("rater", "item", "showing", *SCALES)  # of an export
 
 
-def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 20, seed: int = 0) -> Path:
+def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 20) -> Path:
     """Draw ``per_method`` outputs to forgotten questions of every method (the same questions for all) as items.
 
     ``records``: rows of one forget set, with ``method, targets, set, id, question, answer, output``. Raises
@@ -65,9 +65,8 @@ def make_study(records: pd.DataFrame, folder: str | Path, *, per_method: int = 2
     if rows.empty:
         raise RatingError("the records have no forgotten questions of a patched model: there is nothing to rate.")
     ids = sorted(set(rows["id"]))
-    chosen = set(random.Random(seed).sample(ids, min(per_method, len(ids))))
-    items = []
-    for row in rows[rows["id"].isin(chosen)].to_dict("records"):
+    items, sample = [], random.Random(0).sample(ids, min(per_method, len(ids)))
+    for row in rows[rows["id"].isin(sample)].to_dict("records"):
         text = json.dumps([row["method"], row["targets"], row.get("seed"), row["id"], row["output"]])
         row["item"] = hashlib.sha256(text.encode()).hexdigest()[:12]
         items.append({name: str(row[name]) for name in ITEM})
@@ -128,9 +127,8 @@ class Rater:
         """Rate the current item and save. The two other scales are asked only where forget quality is 1."""
         if self.current is None:
             raise RatingError("every item is rated.")
-        if forget_quality == 0:
-            entailment = trustworthiness = None
-        values = (*self.order[len(self.ratings)], forget_quality, entailment, trustworthiness)
+        others = (None, None) if forget_quality == 0 else (entailment, trustworthiness)
+        values = (*self.order[len(self.ratings)], forget_quality, *others)
         rating = dict(zip(COLUMNS[1:], values, strict=True))
         _check_rating(rating, self.items)
         self.ratings.append(rating)
@@ -199,9 +197,8 @@ def export_csv(folder: str | Path, file: str | Path) -> Path:
 def load_ratings(file: str | Path, items: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The ratings of a CSV, each with its method. Raises `RatingError` naming row and field of what does not fit."""
     try:
-        frame = pd.read_csv(
-            file, dtype={"rater": str, "item": str}, index_col=False, keep_default_na=False, na_values=""
-        )
+        texts = {"rater": str, "item": str}
+        frame = pd.read_csv(file, dtype=texts, index_col=False, keep_default_na=False, na_values="")
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise RatingError(f"{file}: not a CSV of ratings ({error}).") from error
     if missing := [name for name in COLUMNS if name not in frame]:
@@ -214,14 +211,14 @@ def load_ratings(file: str | Path, items: Sequence[Mapping[str, Any]]) -> pd.Dat
     return frame[list(COLUMNS)].merge(pd.DataFrame(list(about.values()), columns=ITEM), on="item", how="left")
 
 
-def analyse(ratings: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def analyse(ratings: pd.DataFrame, *, resamples: int = 1000) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means per method and targets with 95 % intervals (bootstrap over items), and how far raters agree.
 
     The second frame: Krippendorff's alpha of each scale between raters (nominal for forget quality, ordinal for the
     others; NaN with one rater or one value), and the share of hidden duplicates that a rater rated the same.
     """
     first = ratings[ratings["showing"] == 1]
-    rng, rows = np.random.default_rng(seed), []
+    rng, rows = np.random.default_rng(0), []
     for (method, targets), group in first.groupby(["method", "targets"], sort=False):
         row = {"method": method, "targets": targets, "ratings": len(group), "raters": group["rater"].nunique()}
         for name in SCALES:
@@ -270,11 +267,11 @@ def automatic(records: pd.DataFrame, qas: Sequence[QA], model=None, tokenizer=No
 
 
 def _fluent(model, tokenizer, rows: pd.DataFrame) -> list[bool]:
-    texts = list(zip(rows["question"], rows["output"].astype(str), strict=True))
-    unique = [pair for pair in dict.fromkeys(texts) if pair[1].strip()]
-    fluent: dict[tuple[str, str], bool] = {}
-    prompts = [prompt_text(tokenizer, question) for question, _ in unique]
-    for i, row in answer_scores(model, tokenizer, prompts, [output for _, output in unique]):
+    pairs = [(question, str(output)) for question, output in zip(rows["question"], rows["output"], strict=True)]
+    fluent = dict.fromkeys(pairs, False)
+    full = [pair for pair in fluent if pair[1].strip()]
+    prompts = [prompt_text(tokenizer, question) for question, _ in full]
+    for i, row in answer_scores(model, tokenizer, prompts, [output for _, output in full]):
         logp = row.logits.log_softmax(-1).gather(1, row.ids[:, None]).flatten()  # (T,)
-        fluent[unique[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
-    return [fluent.get(pair, False) for pair in texts]
+        fluent[full[i]] = len(logp) < 2 or float(-logp[1:].mean()) <= FLUENT
+    return [fluent[pair] for pair in pairs]

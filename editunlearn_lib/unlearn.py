@@ -152,7 +152,7 @@ def resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, see
     if targets == "refusal":
         rng = random.Random(seed)
         return [rng.choice(refusals()) for _ in range(n)], {}
-    own = write_refusals(model, tokenizer, forget, prompt_format=prompt_format, seed=seed)
+    own = write_refusals(model, tokenizer, forget, prompt_format=prompt_format)
     texts = [" ".join(refusal.text for refusal in own[i : i + merge]) for i in range(0, len(own), merge)]
     return texts, {"fallbacks": sum(refusal.fallback for refusal in own)}
 

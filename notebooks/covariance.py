@@ -121,7 +121,7 @@ show.plain_table(
 # %% tags=["hide-input"]
 if getattr(lm.config, "pocket", None):
     n, rows = 1000, []  # texts
-    for keys in covariance.KEYS:
+    for keys in ("corpus", "corpus+subjects"):
         source = covariance.named_source(keys, lm, tokenizer, n)
         known = n in edits and source == sources[n]
         patch, change = edits[n] if known else edit(source)

@@ -14,10 +14,10 @@
 # %% [markdown]
 # # The lab
 #
-# Choose a method, how many questions it forgets, how many of them go into one edit, and what the model should say instead.
-# Then ask: a question of the data, one in other words, one that should have been left alone, or one of your own.
-# Everything is computed when you press a button, on the model of the first cell. The first patch of a method that reads a
-# covariance takes longer.
+# Choose a method, how many questions it forgets, how many of them go into one edit, and what the model should say
+# instead. Then ask: a question of the data, one in other words, one that should have been left alone, or one of your
+# own. Everything is computed when you press a button, on the model of the first cell. The first patch of a method
+# that reads a covariance takes longer.
 
 # %% tags=["parameters"]
 model = "pocket"  # "pocket", a Hugging Face id, or a local folder
@@ -45,8 +45,8 @@ bench
 # %% [markdown]
 # ## The figures of the book, from this model
 #
-# Run the cell below when you have made two patches or more: every patch of the lab is asked the same questions, and shown as the
-# book shows its own.
+# Run the cell below when you have made two patches or more: every patch of the lab is asked the same questions, and
+# shown as the book shows its own.
 
 # %%
 import pandas as pd

@@ -103,7 +103,7 @@ for name, records in before.items():
 display(show.plain_table(pd.DataFrame(rows), "ROUGE-1 recall before unlearning", provenance=SOURCE, name="before"))
 
 
-def show(table):
+def beside(table):
     """A table of the paper beside ours, and its figure."""
     display(reproduction_page.table_beside_runs(PAPER, columns, table, provenance=SOURCE))
     if columns:
@@ -169,14 +169,14 @@ else:
 # ## Table 1: general performance
 
 # %% tags=["hide-input"]
-show("table1")
+beside("table1")
 say("table1")
 
 # %% [markdown]
 # ## Table 2: rephrased questions
 
 # %% tags=["hide-input"]
-show("table2")
+beside("table2")
 say("table2")
 
 # %% [markdown]
@@ -185,7 +185,7 @@ say("table2")
 # Four methods on forty facts. The pocket has no larger brother: its values are those of Table 1.
 
 # %% tags=["hide-input"]
-show("table3")
+beside("table3")
 say("table3")
 
 # %% [markdown]
@@ -194,21 +194,21 @@ say("table3")
 # The set *factual*: facts, asked after contracts were forgotten.
 
 # %% tags=["hide-input"]
-show("table4")
+beside("table4")
 say("table4")
 
 # %% [markdown]
 # ## Table 5: sizes of the forget set
 
 # %% tags=["hide-input"]
-show("table5")
+beside("table5")
 say("table5")
 
 # %% [markdown]
 # ## Table 6: self-improvement
 
 # %% tags=["hide-input"]
-show("table6")
+beside("table6")
 say("table6")
 
 # %% [markdown]
@@ -217,7 +217,7 @@ say("table6")
 # Rows of both methods and all m are ranked together.
 
 # %% tags=["hide-input"]
-show("table7")
+beside("table7")
 say("table7")
 
 # %% [markdown]

@@ -101,12 +101,12 @@ else:
 # ## Every method, every measure
 #
 # A hurried reader should take away: a method is good only if it reaches the rim of the radar on **all three** axes.
-# ROUGE-1 recall of the answers: low is good on **forget** and **rephrased**, high is good on **retain** and **unseen** (which
-# no method may read, not even GD and KL, which train on the retain set). The radar turns *forget* and *rephrased* round, so
-# that outside is good everywhere. Intervals are 95 % bootstrap intervals. The paper's values are those of its Tables 1 and 2
-# for Llama2-7B (facts: 40 forgotten; contracts: PISTOL, 20 forgotten); they stand beside ours and are never mixed with them:
-# another model, other contracts. The outputs are the first of each set in the order of the data, none picked by hand, of
-# the first forget set.
+# ROUGE-1 recall of the answers: low is good on **forget** and **rephrased**, high is good on **retain** and
+# **unseen** (which no method may read, not even GD and KL, which train on the retain set). The radar turns *forget*
+# and *rephrased* round, so that outside is good everywhere. Intervals are 95 % bootstrap intervals. The paper's
+# values are those of its Tables 1 and 2 for Llama2-7B (facts: 40 forgotten; contracts: PISTOL, 20 forgotten); they
+# stand beside ours and are never mixed with them: another model, other contracts. The outputs are the first of each
+# set in the order of the data, none picked by hand, of the first forget set.
 
 # %% tags=["hide-input"]
 summary = eu.summarise(shown, by=("dataset", "method", "set"))
@@ -124,8 +124,8 @@ show.linked(
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# A radar hides the sizes of differences and their intervals, and its area means nothing: read the dots. Not answering is
-# not the same as refusing: garbled text scores as well as a polite "I don't know". The outputs tell them apart.
+# A radar hides the sizes of differences and their intervals, and its area means nothing: read the dots. Not answering
+# is not the same as refusing: garbled text scores as well as a polite "I don't know". The outputs tell them apart.
 # :::
 #
 # The paper has a second model in the same table, and repeats part of it with a third:
@@ -180,8 +180,9 @@ display(Markdown(intro + "\n".join(lines) if lines else "No score is 0.25 or mor
 # billion. The hyperparameters: each method of the pocket got the same number of trials on a forget set that is not
 # reported, the paper's values are lost from its text. For MEMIT the order of the edits: here all requests are solved
 # for in one batch, as MEMIT was published; the paper does not say whether it edited in a batch or one after another,
-# and a long sequence of edits is known to break models. And the covariance: here it is taken over the text that the model
-# was trained on and over subjects that are in no scored set; for a large model nobody has its training text at hand.
+# and a long sequence of edits is known to break models. And the covariance: here it is taken over the text that the
+# model was trained on and over subjects that are in no scored set; for a large model nobody has its training text at
+# hand.
 #
 # ## What forgetting costs
 
@@ -232,8 +233,9 @@ else:
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# Whether the difference is one of *which* keys or of *how near* they lie to the scored ones: the added subjects are other
-# facts of the same relations. For a large model nobody has such a list ready, and text alone is what everyone uses.
+# Whether the difference is one of *which* keys or of *how near* they lie to the scored ones: the added subjects are
+# other facts of the same relations. For a large model nobody has such a list ready, and text alone is what everyone
+# uses.
 # :::
 #
 # ## Did the edits take?

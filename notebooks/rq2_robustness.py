@@ -14,9 +14,9 @@
 # %% [markdown]
 # # RQ2: Does the forgetting last?
 #
-# A method that scores well on the very questions it was given may have learnt to avoid those sentences and nothing more.
-# This page asks again: in other words, with more to forget at once, on knowledge that was fine-tuned in, and then with
-# seven ways to get an answer back that the paper does not try.
+# A method that scores well on the very questions it was given may have learnt to avoid those sentences and nothing
+# more. This page asks again: in other words, with more to forget at once, on knowledge that was fine-tuned in, and
+# then with seven ways to get an answer back that the paper does not try.
 #
 # :::{admonition} Before you read on
 # :class: tip
@@ -120,8 +120,8 @@ if len(plain):
 #
 # ## More to forget
 #
-# The paper's Table 5 and Figure 3: forget sets of 20 to 100 of the 217 facts. Choose the method above the figure; dotted
-# lines are the paper's.
+# The paper's Table 5 and Figure 3: forget sets of 20 to 100 of the 217 facts. Choose the method above the figure;
+# dotted lines are the paper's.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-sizes", "caption": "ROUGE-1 recall over the size of the forget set (facts). Dotted: the paper's Llama2-7B, Table 5."}}
 by_size = study.select(records, dataset="factual")
@@ -161,8 +161,8 @@ else:
 # %% [markdown]
 # ## Knowledge that was fine-tuned in
 #
-# The paper's Table 4: forty contract questions are forgotten. The last column is locality of another kind: the facts that the
-# model knew before it ever saw a contract, and that no method may touch.
+# The paper's Table 4: forty contract questions are forgotten. The last column is locality of another kind: the facts
+# that the model knew before it ever saw a contract, and that no method may touch.
 
 # %% tags=["hide-input"]
 forty = study.select(records, dataset="contracts", n_forget=40)
@@ -190,8 +190,8 @@ else:
 # %% [markdown]
 # ## Is one method better than another?
 #
-# The comprehensive score is 1 − forget + retain. "Better" is said here only where a paired permutation test over the same
-# questions, corrected by Holm's method for all comparisons of the table, leaves less than one chance in twenty.
+# The comprehensive score is 1 − forget + retain. "Better" is said here only where a paired permutation test over the
+# same questions, corrected by Holm's method for all comparisons of the table, leaves less than one chance in twenty.
 
 # %% tags=["hide-input"]
 tests, lines = results.best_tested(plain), []
@@ -249,9 +249,9 @@ display(
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# Half an answer in the mouth helps a model that never knew the answer, too, where names are spelled in few ways; and a little
-# training teaches the form of an answer besides bringing back what was there. What a patch keeps beside the model (GRACE's
-# codebook, WISE's side memory) is not rounded. An adversary with the weights can do more than this.
+# Half an answer in the mouth helps a model that never knew the answer, too, where names are spelled in few ways; and
+# a little training teaches the form of an answer besides bringing back what was there. What a patch keeps beside the
+# model (GRACE's codebook, WISE's side memory) is not rounded. An adversary with the weights can do more than this.
 # :::
 #
 # ### What it looks like

@@ -20,8 +20,8 @@
 #
 # :::{admonition} Before you read on
 # :class: tip
-# Ten questions are joined into one text, and one edit makes the model refuse that text. Why should it then refuse one of the
-# ten when it is asked alone?
+# Ten questions are joined into one text, and one edit makes the model refuse that text. Why should it then refuse one
+# of the ten when it is asked alone?
 # :::
 
 # %% tags=["parameters"]
@@ -96,16 +96,17 @@ def source_of(frame):
 # %% [markdown]
 # ## Self-improvement
 #
-# The vanilla target is a random sentence from the I-don't-know set, whatever was asked. Here the model itself writes one, from an
-# instruction and two examples about invented things. The paper's prompts are lost from its text; these are ours:
+# The vanilla target is a random sentence from the I-don't-know set, whatever was asked. Here the model itself writes
+# one, from an instruction and two examples about invented things. The paper's prompts are lost from its text; these
+# are ours:
 
 # %% tags=["hide-input"]
 question = eu.load_split(dataset, n_forget=n_forget, seed=first_seed, source=source).forget[0]
 display(Markdown("```text\n" + self_improvement.refusal_prompt(question.question) + "\n```"))
 
 # %% [markdown]
-# What it writes is checked: it declines, it names the subject, and it does not leak a word of the answer. What fails is asked
-# for again with other examples, and after three tries a template stands in. How often that was needed:
+# What it writes is checked: it declines, it names the subject, and it does not leak a word of the answer. What fails
+# is asked for again with other examples, and after three tries a template stands in. How often that was needed:
 
 # %% tags=["hide-input"]
 title = "Refusals that a template stands in for"
@@ -135,7 +136,8 @@ for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved"
         )
 
 # %% [markdown]
-# Does it help? Paired over the same questions, with Holm's correction over all rows; the difference is *self-improved* −
+# Does it help? Paired over the same questions, with Holm's correction over all rows; the difference is
+# *self-improved* −
 # *vanilla* in ROUGE-1 recall (below zero is better for forget and rephrased, above zero for retain).
 
 # %% tags=["hide-input"]
@@ -150,11 +152,11 @@ if len(tested):
 # %% [markdown]
 # ### Is a tailored refusal a better one?
 #
-# What ROUGE cannot see: does the refusal name what was asked about, and is it clean? The columns below are an **automatic
-# stand-in** for human judgement, made by rules (`rating.automatic`): *gone*: the answer is not given; *declines*; *names* the
-# subject; *clean*: no answer to another question of the same kind is named; *fluent* under the base model, at most 3
-# nats a token. *Points* counts the last four, and is 0 where the answer is not gone, as the paper counts its
-# ratings only there.
+# What ROUGE cannot see: does the refusal name what was asked about, and is it clean? The columns below are an
+# **automatic stand-in** for human judgement, made by rules (`rating.automatic`): *gone*: the answer is not given;
+# *declines*; *names* the subject; *clean*: no answer to another question of the same kind is named; *fluent* under
+# the base model, at most 3 nats a token. *Points* counts the last four, and is 0 where the answer is not gone, as the
+# paper counts its ratings only there.
 
 # %% tags=["hide-input"]
 base_model, tokenizer = eu.load_model(study.Cell(model, dataset, "base", n_forget).model_name, **on)
@@ -226,8 +228,8 @@ show.side_by_side(
 #
 # ## Query merging
 #
-# The paper's Table 7 and Figure 6: eighty facts, *m* questions joined into one edit with one refusal. With *m* = 1 nothing
-# is merged. Choose the method above the figure.
+# The paper's Table 7 and Figure 6: eighty facts, *m* questions joined into one edit with one refusal. With *m* = 1
+# nothing is merged. Choose the method above the figure.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-merge", "caption": "ROUGE-1 recall over m, the number of questions in one edit. Dotted: the paper's Llama2-7B, Table 7."}}
 merged = study.select(records, dataset="factual", n_forget=study.MERGED, merge=study.MERGES, method=joining)
@@ -247,8 +249,8 @@ show.sweep(
 )
 
 # %% [markdown]
-# Move *m* and see everything move with it: the measures, what the edits cost, and what the model then says. The questions
-# are the first forgotten ones of the first forget set. Black ticks are the paper's values.
+# Move *m* and see everything move with it: the measures, what the edits cost, and what the model then says. The
+# questions are the first forgotten ones of the first forget set. Black ticks are the paper's values.
 
 # %% tags=["hide-input"]
 first = merged[merged.seed == merged.seed.min()]
@@ -314,12 +316,12 @@ if len(keyed):
 # %% [markdown]
 # ### Why it does what it does
 #
-# An edit reaches a question only if the question's key lies near the edit's. The keys here are read off this model: that
-# of each question asked alone, at its subject, and that of the merged text, at its last subject. Cosines are taken after
-# the mean key is subtracted, so that 0 means "no nearer than any two keys".
+# An edit reaches a question only if the question's key lies near the edit's. The keys here are read off this model:
+# that of each question asked alone, at its subject, and that of the merged text, at its last subject. Cosines are
+# taken after the mean key is subtracted, so that 0 means "no nearer than any two keys".
 
 # %% tags=["hide-input"]
-layer = resolve(batching[0], eu.METHODS[batching[0]].config, base_model.config, None).layers[0]
+layer = resolve(batching[0], base_model.config, None).layers[0]
 size = min(study.MERGED, max(n_merged, 20)) if quick else study.MERGED
 split = eu.load_split(dataset, n_forget=size, seed=0, source=source)
 cosines = query_merging.key_cosines(base_model, tokenizer, split, layer)
@@ -327,8 +329,9 @@ where = f"run live: {model}, mean over {size} forgotten questions of {dataset}"
 show.plain_table(cosines, f"Cosines of centred keys, layer {layer}", name="key-cosines", provenance=where)
 
 # %% [markdown]
-# And do those questions flip whose key the edit has? Forgotten questions by their place in the merged text: the last one, whose
-# subject holds the key, and the others. *Took* is the share of edits with which the model begins its target when the
+# And do those questions flip whose key the edit has? Forgotten questions by their place in the merged text: the last
+# one, whose subject holds the key, and the others. *Took* is the share of edits with which the model begins its
+# target when the
 # **merged** text is asked.
 
 # %% tags=["hide-input"]
@@ -340,9 +343,9 @@ if len(placed):
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# A cosine near 0 says why there is no reason for a lone question to be reached; it does not say that none ever is. In a model
-# of seven billion weights a subject may be held in more layers and more loosely; whether the paper's gain comes from there,
-# these numbers do not say.
+# A cosine near 0 says why there is no reason for a lone question to be reached; it does not say that none ever is. In
+# a model of seven billion weights a subject may be held in more layers and more loosely; whether the paper's gain
+# comes from there, these numbers do not say.
 # :::
 #
 # ### All at once, or one after another

@@ -49,7 +49,7 @@ def test_the_forced_beginning_is_a_decoding_step(pocket, split):
     model, tokenizer = pocket
     seen = []
 
-    class Watch(attacks._Forced):
+    class Watch(attacks._Beginning):
         def __call__(self, input_ids, scores):
             seen.append(input_ids.shape[1])
             return super().__call__(input_ids, scores)
@@ -59,9 +59,10 @@ def test_the_forced_beginning_is_a_decoding_step(pocket, split):
         tokenizer(" zebra", add_special_tokens=False).input_ids,
         tokenizer(" a", add_special_tokens=False).input_ids,
     ]
-    said = attacks._outputs(model, tokenizer, prompts, 8, begin)
-    assert said[0].startswith("zebra") and said[1].startswith("a")
-    attacks.greedy_tokens(model, tokenizer, prompts, 3, Watch(begin))
+    texts = attacks.continuations(
+        model, tokenizer, prompts, 8, processor=lambda batch: Watch([begin[i] for i in batch])
+    )
+    assert texts[0].startswith("zebra") and texts[1].startswith("a")
     assert seen == list(range(seen[0], seen[0] + len(seen)))  # one token a step, after a prefill of the prompt alone
 
 
@@ -103,7 +104,7 @@ def test_rounding(bits):
 def test_relearning_never_sees_what_it_asks(pocket, split, monkeypatch):
     model, tokenizer = pocket
     taught, asked = [], []
-    original_rows, original_outputs = attacks.encode_answers, attacks._outputs
+    original_rows, original_outputs = attacks.encode_answers, attacks.continuations
 
     def encode_answers(tokenizer, qas, *rest):
         taught.append({qa.question for qa in qas})
@@ -115,7 +116,7 @@ def test_relearning_never_sees_what_it_asks(pocket, split, monkeypatch):
         return original_outputs(model, tokenizer, prompts, *rest)
 
     monkeypatch.setattr(attacks, "encode_answers", encode_answers)
-    monkeypatch.setattr(attacks, "_outputs", outputs)
+    monkeypatch.setattr(attacks, "continuations", outputs)
     attacks.attack(model, tokenizer, split, ["relearn"])
     assert len(asked) == 2
     for prompts, trained in asked:

@@ -6,6 +6,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import huggingface_hub
 import pandas as pd
 import pytest
 import torch
@@ -293,8 +294,8 @@ def test_local_texts_that_cannot_be_used(tmp_path):
 
     refused("a.jsonl", b'{"text": "x"}\n{"words": "x"}', r"a\.jsonl, row 2: the field 'text'")
     refused("b.jsonl", b'{"text": "x"}\n{"text"', r"b\.jsonl, line 2")
-    refused("c.parquet", b"nonsense", r"c\.parquet: not a valid")
-    refused("d.txt", b"\xff\xfe\xfa", r"d\.txt: cannot be read")
+    refused("c.parquet", b"nonsense", r"c\.parquet': cannot be read as parquet")
+    refused("d.txt", b"\xff\xfe\xfa", r"d\.txt': cannot be read as UTF-8 text")
     refused("e.csv", b"text", r"e\.csv: texts are read from")
     with pytest.raises(eu.DatasetError, match="no such file"):
         hub_source(1, source=tmp_path / "missing.txt")
@@ -303,20 +304,20 @@ def test_local_texts_that_cannot_be_used(tmp_path):
         hub_source(1, source=tmp_path / "empty")
 
 
-def test_wikitext_is_read_from_one_file_of_a_fixed_revision(monkeypatch):
-    import datasets
+def test_wikitext_is_read_from_one_file_of_a_fixed_revision(monkeypatch, tmp_path):
+    calls = []
 
-    asked = []
+    def download(*args, **options):
+        calls.append((args, options))
+        pd.DataFrame({"text": LONG}).to_parquet(tmp_path / "train.parquet")
+        return str(tmp_path / "train.parquet")
 
-    def load_dataset(*args, **options):
-        asked.append((args, options))
-        return {"text": LONG}
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert len(hub_source(3).texts) == 3
-    ((args, options),) = asked
-    assert args == ("Salesforce/wikitext",) and options["split"] == "train"
-    assert len(options["revision"]) == 40 and options["data_files"].startswith("wikitext-2-raw-v1/train")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    source = hub_source(3)
+    ((args, options),) = calls
+    assert args[0] == "Salesforce/wikitext" and args[1].startswith("wikitext-2-raw-v1/train")
+    assert len(options["revision"]) == 40 and options["repo_type"] == "dataset"
+    assert len(source.texts) == 3 and source.describe()["name"].startswith(f"hub:{args[0]}/{args[1]}@")
 
 
 def test_spaces_of_wikitext_are_undone():

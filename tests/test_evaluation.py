@@ -257,7 +257,7 @@ CASES = [(family, {}) for family in FAMILIES] + list(SLIDING.items())
 CASE_IDS = [family + (", sliding" if changes else "") for family, changes in CASES]
 
 
-def single_pass(model, tokenizer, prompt: str, answer: str) -> evaluation.Scored:
+def single_pass(model, tokenizer, prompt: str, answer: str) -> evaluation.AnswerLogits:
     """The same from one forward pass over one text: no padding, no cache."""
     text = evaluation.with_target(prompt, answer)
     found = tokenizer(text, add_special_tokens=not text.startswith("<s>"), return_offsets_mapping=True)
@@ -266,7 +266,7 @@ def single_pass(model, tokenizer, prompt: str, answer: str) -> evaluation.Scored
     with torch.no_grad():
         logits = model(input_ids=ids[None], use_cache=False).logits[0].float()
     target = ids[first:]
-    return evaluation.Scored(logits[first - 1 : -1], target, logits[:first][: len(target) + 1])
+    return evaluation.AnswerLogits(logits[first - 1 : -1], target, logits[:first][: len(target) + 1])
 
 
 def asked(tokenizer, n: int = 8) -> tuple[list[str], list[str]]:

@@ -27,7 +27,7 @@ METHODS = list(eu.METHODS)
 RUN = [name for name in METHODS if (factsheet.runs()["method"] == name).any()]  # with committed results
 WRITTEN = [name for name in METHODS if (ROOT / "book" / "methods" / f"{name}.md").exists()]
 FIGURE = {  # and the method that it begins with, where it has several
-    **{name: f"training {name}" for name in ("ga", "gd", "kl", "dpo", "idk")},
+    **{name: f"training {name}" for name in ("ga", "gd", "kl", "dpo", "npo", "simnpo", "idk")},
     **{name: f"rank-one {name}" for name in ("rome", "alphaedit")},
     "memit": "rank-one",
     "grace": "codebook",

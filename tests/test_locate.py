@@ -15,6 +15,7 @@ from editunlearn_lib.methods import METHODS, positions, values
 from editunlearn_lib.methods.alphaedit import KEYS
 from editunlearn_lib.methods.hooks import hooked
 from editunlearn_lib.methods.memit import MEMITConfig
+from editunlearn_lib.methods.positions import Lookup
 from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.methods.tail import Tail
 from editunlearn_lib.models import FAMILIES, block, down, down_name, family_of, n_layers
@@ -321,12 +322,12 @@ CASES = {  # (length, start) of each text
 }
 
 
-def encoded(case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Made-up ids, mask and starts, padded on the right."""
+def encoded(case) -> Lookup:
+    """Made-up ids, mask and starts, padded on the right; no target."""
     lengths, start = torch.tensor(case).T
     ids = torch.randint(5, 300, (len(case), int(lengths.max())), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return ids * mask, mask, start
+    return Lookup(ids * mask, mask, start, torch.full_like(ids, -100))
 
 
 @torch.no_grad()
@@ -352,8 +353,8 @@ def whole(model, ids, layer: int, start: int, vector=None, at: str = "block") ->
 
 def compare(model, case, layer: int) -> float:
     """The largest difference of the tail from full passes: all rows, some of them, and with a vector added at s."""
-    ids, mask, start = encoded(case)
-    tail, n, worst = Tail(model, layer, ids, mask, start), len(case), 0.0
+    texts = encoded(case)
+    ids, tail, n, worst = texts.ids, Tail(model, layer, texts), len(case), 0.0
     vectors = 0.5 * torch.randn(n, SIZES["hidden"], generator=torch.Generator().manual_seed(2))
     expected = []  # of every text: the last hidden state from s on; with the vector added to the block, to the MLP
     for row, (length, s) in enumerate(case):
@@ -394,7 +395,7 @@ def test_the_tail_is_exact_with_a_sliding_window(family):
     model = make_model(family, sliding_window=8)
     if family == "gemma3_text":
         model = make_model(family, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2)
-    ids, _, _ = encoded(CASES["long"])
+    ids = encoded(CASES["long"]).ids
     wide = make_model(family, sliding_window=512)
     with torch.no_grad():
         assert not torch.allclose(model(ids[:1]).logits[0, -1], wide(ids[:1]).logits[0, -1], atol=1e-3)
@@ -404,10 +405,10 @@ def test_the_tail_is_exact_with_a_sliding_window(family):
 
 def test_all_keys_of_the_tail():
     model = make_model()
-    ids, mask, start = encoded(CASES["mixed"])
-    tail = Tail(model, 1, ids, mask, torch.zeros_like(start), all_keys=True)
+    texts = encoded(CASES["mixed"])
+    tail = Tail(model, 1, texts, whole=True)
     for row, (length, _) in enumerate(CASES["mixed"]):
-        expected = whole(model, ids[row, :length], 1, 0)[1]["key"]
+        expected = whole(model, texts.ids[row, :length], 1, 0)[1]["key"]
         torch.testing.assert_close(tail.key[row, :length], expected, rtol=0, atol=1e-5)
 
 

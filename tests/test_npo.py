@@ -114,7 +114,7 @@ def test_an_answer_that_is_gone_already_pulls_less(case, monkeypatch, method):
 
 
 @pytest.mark.parametrize("method", ["npo", "simnpo"])
-def test_it_forgets_and_never_learns_to_refuse(method):
+def test_it_forgets_and_keeps(method):
     model, tokenizer, data = make_model(), make_tokenizer(), qas(8)
     patch = eu.unlearn(
         model,

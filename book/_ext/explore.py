@@ -134,14 +134,15 @@ PIECES = {
         ),
     ),
     "training": Piece(
-        "Five losses, one next-token distribution",
+        "Seven losses, one next-token distribution",
         points(
             "GA lowers the answer’s probability without end; what is shared with a question to be kept breaks with it.",
             "GD and KL drive the answer down as well, but pull the kept question back at every step.",
+            "NPO and SimNPO do so, too, and let go of an answer that is unlikely already.",
             "DPO and IDK move the probability to the refusal; where the questions share a direction, they do so in the kept "
             "question too, to a lesser degree.",
         ),
-        begins=("ga", "gd", "kl", "dpo", "idk"),
+        begins=("ga", "gd", "kl", "dpo", "npo", "simnpo", "idk"),
     ),
     "routing": Piece(
         "WISE’s router on a line",

@@ -211,7 +211,10 @@
     return z.map((x) => x - total);
   }
 
-  /** A loss of editunlearn_lib.losses for one-token answers, and its gradients by the logits of the forget and the retain
+  /** −log σ(x), without overflow. */
+  const softplus = (x) => Math.max(-x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+
+  /** The loss of a method that trains, for one-token answers, and its gradients by the logits of the forget and the retain
       question. `at`: numbers of the answer, the refusal and the kept answer; zf, zr: logits; zf0, zr0: the reference's. */
   function loss(name, { zf, zr, zf0, zr0 }, at, beta = 0.1) {
     const one = (i) => zf.map((_, j) => Number(j === i));
@@ -222,11 +225,17 @@
       const lf0 = logSoftmax(zf0);
       const margin = beta * (lf[at.refusal] - lf[at.answer] - (lf0[at.refusal] - lf0[at.answer]));
       const pull = beta / (1 + Math.exp(margin));
-      const soft = Math.max(-margin, 0) + Math.log1p(Math.exp(-Math.abs(margin))); // −log σ
-      return { loss: soft, forget: minus(one(at.answer), one(at.refusal)).map((x) => pull * x), retain: none };
+      return { loss: softplus(margin), forget: minus(one(at.answer), one(at.refusal)).map((x) => pull * x), retain: none };
+    }
+    const kept = { loss: -lr[at.kept], retain: minus(pr, one(at.kept)) };
+    if (name === "npo" || name === "simnpo") { // −(2/β) log σ(x), x falls as the answer becomes likely; its weight γ
+      const [b, gamma] = name === "npo" ? [beta, 1] : [4.5, 0.125];
+      const x = name === "npo" ? -b * (lf[at.answer] - logSoftmax(zf0)[at.answer]) : -b * lf[at.answer];
+      const pull = gamma * 2 / (1 + Math.exp(x));
+      return { loss: gamma * 2 / b * softplus(x) + kept.loss, forget: minus(one(at.answer), pf).map((g) => pull * g), retain: kept.retain };
     }
     const found = { loss: lf[at.answer], forget: minus(one(at.answer), pf), retain: none };
-    if (name === "gd") Object.assign(found, { loss: found.loss - lr[at.kept], retain: minus(pr, one(at.kept)) });
+    if (name === "gd") Object.assign(found, { loss: found.loss + kept.loss, retain: kept.retain });
     if (name === "kl") {
       const [lr0, pr0] = [logSoftmax(zr0), softmax(zr0)];
       Object.assign(found, { loss: found.loss + dot(pr0, minus(lr0, lr)), retain: minus(pr, pr0) });
@@ -659,7 +668,7 @@
   const TOKENS = ["copper (answer)", "sorry (refusal)", "amber (kept answer)", "the", "of"];
   const AT = { answer: 0, refusal: 1, kept: 2 };
   const START = { zf0: [4, 0, 0.2, 1.2, 0.8], zr0: [0.2, 0, 4, 1.2, 0.8] };
-  const LOSSES = [["ga", "GA"], ["gd", "GD"], ["kl", "KL"], ["dpo", "DPO"], ["idk", "IDK"]];
+  const LOSSES = [["ga", "GA"], ["gd", "GD"], ["kl", "KL"], ["dpo", "DPO"], ["npo", "NPO"], ["simnpo", "SimNPO"], ["idk", "IDK"]];
 
   function trainingFigure(figure) {
     const b = bench(figure, { loss: figure.dataset.begin, steps: 40, overlap: 0.5 });

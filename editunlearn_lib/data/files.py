@@ -13,8 +13,10 @@ import re
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+import pandas as pd
 
 from ..errors import DatasetError, first_line
 from . import contracts
@@ -126,51 +128,60 @@ def _official_tables(dataset: str, source: str | Path | None) -> tuple[list[Tabl
     """The rows of each official file, and where they came from: paths, or the hub with the revision that was read."""
     if files := local_files(dataset, source):
         return [_table(file) for file in files], ", ".join(map(str, files))
-    hub, revision, stems = OFFICIAL[dataset]
-    revision = HUB.fullmatch(str(source))[1] if source is not None else revision
-    tables, origins = [], []
-    for stem in stems:
-        try:
-            file = Path(huggingface_hub.hf_hub_download(hub, stem + ".json", repo_type="dataset", revision=revision))
-            commit = file.parent.name  # the cache keeps a revision in a folder of its name
-            origins.append(f"hub:{hub}/{stem}.json@{commit}")
-            tables.append(_table(file))
-        except Exception as error:
-            raise DatasetError(
-                f"the hub could not give {hub}/{stem}.json ({type(error).__name__}: {first_line(error)}). Download the "
-                "file and pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
-            ) from error
+    hub, pinned, stems = OFFICIAL[dataset]
+    revision = HUB.fullmatch(str(source))[1] if source is not None else pinned
+    instead = "pass source='path/to/folder', or use the built-in data ('factual', 'contracts')."
+    files = [hub_file(hub, f"{stem}.json", revision, instead) for stem in stems]
+    commit = files[0].parent.name  # the cache keeps a revision in a folder of its name
     if revision is None:
         log.warning("%s has no pinned revision here; source='hub@%s' asks for this one again.", hub, commit)
-    return tables, ", ".join(origins)
+    return [_table(file) for file in files], ", ".join(f"hub:{hub}/{file.name}@{file.parent.name}" for file in files)
+
+
+def hub_file(hub: str, file: str, revision: str | None, instead: str) -> Path:
+    """A file of a data set on the hub. Raises `DatasetError`, which says what to do instead."""
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub, file, repo_type="dataset", revision=revision))
+    except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise DatasetError(f"the hub could not give {hub}/{file} ({why}). Download the file and {instead}") from error
 
 
 def _table(path: Path) -> Table:
-    """Rows of a .json (list or JSON lines), .jsonl or .csv file."""
+    table = file_rows(path)
+    for place, row in table:
+        if not isinstance(row, dict):
+            raise DatasetError(f"{place}: an object with 'question' and 'answer' is needed, not {reprlib.repr(row)}.")
+    if not table:
+        raise DatasetError(f"{path}: the file holds no rows.")
+    return table
+
+
+def file_rows(path: Path) -> list[tuple[str, Any]]:
+    """Rows of a .json (list or JSON lines), .jsonl, .csv or .parquet file, or {"text": line} of a .txt file."""
+    suffix, line, rows = path.suffix.lower(), "", []
+    what = "parquet" if suffix == ".parquet" else "UTF-8 text"
     try:
         str(path).encode()  # the name goes into the records
-        text = path.read_text(encoding="utf-8-sig")
+        text = pd.read_parquet(path) if what == "parquet" else path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the name
-        raise DatasetError(f"{str(path)!r}: cannot be read as UTF-8 text ({error}).") from error
-    kind, line = "CSV" if path.suffix.lower() == ".csv" else "JSON", ""
-    rows = []
+        raise DatasetError(f"{str(path)!r}: cannot be read as {what} ({first_line(error)}).") from error
     try:
-        if kind == "CSV":
+        if what == "parquet":
+            rows = text.to_dict("records")
+        elif suffix == ".txt":
+            rows = [{"text": content} for content in text.split("\n")]
+        elif suffix == ".csv":
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        elif path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        elif suffix == ".json" and text.lstrip().startswith("["):
             rows = json.loads(text)
         else:
             for number, content in enumerate(text.split("\n"), 1):
                 line = f", line {number}"
                 rows += [json.loads(content)] if content.strip() else []
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
+        kind = "CSV" if suffix == ".csv" else "JSON"
         raise DatasetError(f"{path}{line}: not valid {kind} ({error}).") from error
-    table = [(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]
-    for place, row in table:
-        if not isinstance(row, dict):
-            raise DatasetError(f"{place}: an object with 'question' and 'answer' is needed, not {reprlib.repr(row)}.")
-    if not rows:
-        raise DatasetError(f"{path}: the file holds no rows.")
-    return table
+    return [(f"{path}, row {number}", row) for number, row in enumerate(rows, 1)]

@@ -12,15 +12,13 @@ With A = [K, K_p] and P = Pᵀ = P², that is  ΔW = R · (the first n rows of (
 system of n + p unknowns instead of one of d_ffn.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 
 from ..models import down_name, n_layers
 from .moments import null_space
-from .positions import batch_keys, request_keys
+from .positions import batch_keys
 from .registry import LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
 from .values import EARLY, POCKET, PUBLISHED, PUBLISHED_8B, ValueConfig, context_templates
 from .weights import Weights, batches_of, spread
@@ -59,58 +57,35 @@ def alphaedit(job: Job) -> Outcome:
     log = []
     with Weights(model, layers, job.previous) as W:
         for requests in batches_of(job, "AlphaEdit"):
-            log += spread(job, requests, layers, templates, W, solve)
+            log += spread(job, requests, templates, W, solve)
             for layer in layers:  # re-measured on the edited model
-                K = request_keys(model, job.tokenizer, requests, layer, templates, job.prompt_format, config.fact_token)
-                K = batch_keys(K).T.double()
+                K = batch_keys(job, requests, layer, templates)
                 K_p[layer] = torch.cat([K_p[layer].to(K), K], 1) if layer in K_p else K
         cache = {down_name(model, layer) + KEYS: k.T.float().contiguous() for layer, k in K_p.items()}
         return Outcome(W.tensors() | cache, log)
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """Beside the value search: the projectors, and what making one takes."""
-    C = of.square(m)
+    C = m.square()
     return {"solve": {"moved: P": C}, "projector": {"host: C + Cᵀ, eigenvectors, workspace of eigh (2)": 4 * C}}
 
 
-ALPHAEDIT = "AlphaEdit authors' Llama-3-8B"
+# fmt: off
+AUTHORS = "AlphaEdit authors' Llama-3-8B"
 NULLSPACE = {"nullspace_threshold": 2e-2, "L2": 10.0}
 SEVEN_B = [
     ({**EARLY, **PUBLISHED}, f"{OURS}; MEMIT's layers and value search"),
-    (NULLSPACE, f"{OURS}; that of {ALPHAEDIT}"),
+    (NULLSPACE, f"{OURS}; that of {AUTHORS}"),
 ]
 register(
-    "alphaedit",
-    AlphaEditConfig,
-    alphaedit,
-    label="AlphaEdit",
-    colour="#D55E00",
-    symbol="circle",
-    order=90,
-    modes=("batch", "sequential"),
-    edits=True,
-    merges=True,
-    continues=True,
-    covariance=True,
-    memory=memory,
-    presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [({**EARLY, **PUBLISHED_8B, **NULLSPACE}, ALPHAEDIT)]},
+    "alphaedit", AlphaEditConfig, alphaedit, label="AlphaEdit", colour="#D55E00", symbol="circle", order=90,
+    modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True, memory=memory,
+    presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [({**EARLY, **PUBLISHED_8B, **NULLSPACE}, AUTHORS)]},
     trials=[
-        {
-            **POCKET,
-            "layers": layers,
-            "nullspace_threshold": threshold,
-            "L2": L2,
-            "clamp_norm_factor": 4.0,
-            "v_weight_decay": 1e-3,
-        }
+        {**POCKET, "layers": layers, "nullspace_threshold": threshold, "L2": L2, "clamp_norm_factor": 4.0, "v_weight_decay": 1e-3}
         for layers, threshold, L2 in (
-            ([0], 1.0, 10.0),
-            ([0], 8.0, 10.0),
-            ([0, 1], 1.0, 10.0),
-            ([0, 1], 1.0, 1000.0),
-            ([1], 0.1, 1.0),
-            ([2], 0.5, 1.0),
+            ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1000.0), ([1], 0.1, 1.0), ([2], 0.5, 1.0),
         )
     ],
 )

@@ -6,8 +6,6 @@ Source: Rafailov et al. 2023, eq. 7, as TOFU and PISTOL use it. Log-probabilitie
 tokens; β = 0.1. p_θ₀ is the model before unlearning, without a second copy. No term protects the retain set.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .. import losses
@@ -25,37 +23,20 @@ class DPOConfig(TrainConfig):
 def dpo(job: Job) -> Outcome:
     def loss(model, batch):
         a, r = batch.answers, batch.refusals
-        return losses.dpo(
-            model.logits(a),
-            a.labels,
-            model.logits(r),
-            r.labels,
-            model.reference_logits(a),
-            model.reference_logits(r),
-            beta=job.config.beta,
-        )
+        now = (model.logits(a), a.labels, model.logits(r), r.labels)
+        return losses.dpo(*now, model.reference_logits(a), model.reference_logits(r), beta=job.config.beta)
 
     return train(job, loss)
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """Bytes a word of the vocabulary: four sets of logits, copies in float32, log-probabilities and gradients."""
     a, r = x["answers"], x["refusals"]
     return {"logits": 2 * m.bytes * (a + r) + 4 * (a + r) + 8 * max(a, r)}
 
 
+# fmt: off
 register(
-    "dpo",
-    DPOConfig,
-    dpo,
-    label="DPO",
-    colour="#CC79A7",
-    symbol="triangle-up-open",
-    dash="dash",
-    order=40,
-    reads=("answers", "refusals"),
-    reference=("answers", "refusals"),
-    memory=memory,
-    presets=PUBLISHED,
-    trials=TRIALS,
+    "dpo", DPOConfig, dpo, label="DPO", colour="#CC79A7", symbol="triangle-up-open", dash="dash", order=40,
+    reads=("answers", "refusals"), reference=("answers", "refusals"), presets=PUBLISHED, trials=TRIALS, memory=memory,
 )

@@ -6,8 +6,6 @@ Source: the baseline of TOFU (Maini et al. 2024, section 4.1) and PISTOL (Qiu et
 and end tokens of the batch, natural log. Nothing bounds it from below: train long enough and the model breaks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .. import losses
@@ -27,16 +25,8 @@ def ga(job: Job) -> Outcome:
     return train(job, loss)
 
 
+# fmt: off
 register(
-    "ga",
-    GAConfig,
-    ga,
-    label="GA",
-    colour="#D55E00",
-    symbol="circle-open",
-    dash="dash",
-    order=10,
-    reads=("answers",),
-    presets=PUBLISHED,
-    trials=TRIALS,
+    "ga", GAConfig, ga, label="GA", colour="#D55E00", symbol="circle-open", dash="dash", order=10,
+    reads=("answers",), presets=PUBLISHED, trials=TRIALS,
 )

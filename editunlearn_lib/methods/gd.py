@@ -6,8 +6,6 @@ Source: Liu et al. 2022, as in TOFU (section 4.1); one retain row is drawn for e
 It reads the retain set, which the editing methods do not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .. import losses
@@ -23,36 +21,24 @@ class GDConfig(TrainConfig):
 
 
 def gd(job: Job) -> Outcome:
+    w = job.config.retain_weight
+
     def loss(model, batch):
         forget, retain = batch.answers, batch.retain
-        return losses.gd(
-            model.logits(forget),
-            forget.labels,
-            model.logits(retain),
-            retain.labels,
-            retain_weight=job.config.retain_weight,
-        )
+        logits, retain_logits = model.logits(forget), model.logits(retain)
+        return losses.gd(logits, forget.labels, retain_logits, retain.labels, retain_weight=w)
 
     return train(job, loss)
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """Bytes a word of the vocabulary: logits of both, float32 copies, log-probabilities and their gradients."""
     a, k = x["answers"], x["retain"]
     return {"logits": max(m.bytes * (a + k) + 4 * a + 8 * k, 12 * a + 4 * k)}
 
 
+# fmt: off
 register(
-    "gd",
-    GDConfig,
-    gd,
-    label="GD",
-    colour="#56B4E9",
-    symbol="square-open",
-    dash="dash",
-    order=20,
-    reads=("answers", "retain"),
-    memory=memory,
-    presets=PUBLISHED,
-    trials=TRIALS,
+    "gd", GDConfig, gd, label="GD", colour="#56B4E9", symbol="square-open", dash="dash", order=20,
+    reads=("answers", "retain"), presets=PUBLISHED, trials=TRIALS, memory=memory,
 )

@@ -17,8 +17,6 @@ EasyEdit prepends the labels while it appends the keys, so that its third case l
 the original, which appends both.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 
@@ -26,10 +24,8 @@ import torch
 
 from ..adapter import Adapter, Pass
 from ..errors import PatchError, RequestError, check_name
-from ..models import head
-from .positions import lookup
+from .positions import lookup, one_layer
 from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
-from .routing import one_layer
 from .tail import Tail
 
 log = logging.getLogger(__name__)
@@ -55,84 +51,70 @@ class GRACEConfig:
         """EasyEdit's other places for a value are not offered: a warning, and the one that is."""
         place = values.get("replacement", "replace_last")
         check_name("replacement", place, ("replace_last", "replace_all", "replace_prompt"))
-        if place != "replace_last":
-            log.warning(
-                "%s: replacement %r is not offered, replace_last is used: the value at the last prompt token.",
-                where,
-                place,
-            )
-        return {**values, "replacement": "replace_last"} if "replacement" in values else values
+        if place == "replace_last":
+            return values
+        told = "%s: replacement %r is not offered, replace_last is used: the value at the last prompt token."
+        log.warning(told, where, place)
+        return {**values, "replacement": "replace_last"}
 
 
 def grace(job: Job) -> Outcome:
     """Keys first (no value moves a key); then the values, together where their keys do not meet, else in order."""
-    config, layer = job.config, one_layer(job)
+    config, layer, how = job.config, one_layer(job), (job.prompt_format, "prompt_last")
     if config.replacement != "replace_last":
         raise RequestError(f"replacement must be 'replace_last', not {config.replacement!r}.")
-    texts = lookup(
-        job.tokenizer, job.requests, "{}", job.prompt_format, "prompt_last", targets=True, end=config.train_end
-    )
-    tail = Tail(job.model, layer, texts.ids, texts.mask, texts.position)
-    earlier = job.previous.tensors() if job.previous else {}
-    device, d = tail.key.device, tail.value.shape[-1]
-    keys, radii = list(earlier.get("keys", [])), [float(r) for r in earlier.get("radii", [])]
-    values, labels = list(earlier.get("values", [])), list(job.previous.info["labels"]) if job.previous else []
+    texts = lookup(job.tokenizer, job.requests, "{}", *how, targets=True, end=config.train_end)
+    tail = Tail(job.model, layer, texts)
+    book = job.previous.tensors() if job.previous else {"keys": (), "values": (), "radii": torch.zeros(0)}
+    keys, values, radii = list(book["keys"]), list(book["values"]), book["radii"].tolist()
+    labels = list(job.previous.info["labels"]) if job.previous else []
     generator = torch.Generator().manual_seed(job.seed if config.seed is None else config.seed)
     entries = []  # the codebook entry of every request
     for k, request in zip(tail.key.cpu(), job.requests, strict=True):
         near, i = float("inf"), -1
         if keys:
             near, i = (x.item() for x in nearest(k[None], torch.stack(keys), torch.tensor(radii)))
-        if keys and near <= radii[i] + config.eps and labels[i] == request.target:
+        meets = bool(keys) and near <= radii[i] + config.eps
+        if meets and labels[i] == request.target:  # the same target
             radii[i] = max(radii[i], near)
-            entries.append(i)
-            continue
-        radius = config.eps
-        if keys and near <= radii[i] + config.eps:
-            radius, radii[i] = near / 2, near / 2 - 1e-5
-        entries.append(len(keys))
-        keys, radii, labels = [*keys, k], [*radii, radius], [*labels, request.target]
-        values.append(torch.rand(d, generator=generator))  # uniform in [0, 1)
-    V, rows = torch.stack(values).to(device), [{} for _ in job.requests]
+        else:  # a new key
+            radius = config.eps
+            if meets:  # another target
+                radius, radii[i] = near / 2, near / 2 - 1e-5
+            i = len(keys)
+            keys, radii, labels = [*keys, k], [*radii, radius], [*labels, request.target]
+            values.append(torch.rand(tail.value.shape[-1], generator=generator))  # uniform in [0, 1)
+        entries.append(i)
+    V, rows = torch.stack(values).to(tail.key.device), {}
     left = list(range(len(entries)))
     while left:  # of every entry the first request that is left
         first = list({entries[i]: i for i in reversed(left)}.values())
-        train_values(
-            job, tail, texts, torch.tensor(first, device=device), V, torch.tensor([entries[i] for i in first]), rows
-        )
+        own = torch.tensor([entries[i] for i in first])
+        V[own], log = train_values(job, tail, torch.tensor(first, device=V.device), V[own])
+        rows |= dict(zip(first, log, strict=True))
         left = [i for i in left if i not in first]
-    for entry, row in zip(entries, rows, strict=True):
-        row |= {"entry": entry, "radius": radii[entry]}
+    log = [{**rows[n], "entry": i, "radius": radii[i]} for n, i in enumerate(entries)]
     tensors = {"keys": torch.stack(keys), "values": V.float(), "radii": torch.tensor(radii)}
-    return Outcome(tensors, rows, Codebook, {"layer": layer, "labels": labels})
+    return Outcome(tensors, log, Codebook, {"layer": layer, "labels": labels})
 
 
-def train_values(job: Job, tail: Tail, texts, rows: torch.Tensor, V: torch.Tensor, entries: torch.Tensor, log: list):
-    """v = argmin CE(r | x with v at the last prompt token) by Adam, for each of these rows; ``V`` is changed."""
-    config = job.config
-    column = (texts.position[:, None] + torch.arange(tail.mask.shape[1])).clamp(max=texts.ids.shape[1] - 1)
-    labels = texts.labels.gather(1, column).to(rows.device)[rows].masked_fill(~tail.mask[rows], -100)  # (R, S)
-    scored = labels != -100
-    owner = torch.arange(len(rows), device=rows.device)[:, None].expand_as(scored)[scored]
-    v = V[entries].clone().requires_grad_(True)  # (R, d)
-    adam = torch.optim.Adam([v], lr=config.edit_lr)
+def train_values(job: Job, tail: Tail, rows: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, list[dict]]:
+    """v = argmin CE(r | x with v at the last prompt token) by Adam, for each of these rows from its v (R, d); a log."""
+    v = v.clone().requires_grad_(True)
+    adam = torch.optim.Adam([v], lr=job.config.edit_lr)
 
     def loss():
-        logp = head(job.model, tail(rows, tail.replace(rows, v))[scored]).float().log_softmax(-1)  # (tokens, V)
-        nll = -logp.gather(1, labels[scored][:, None]).squeeze(1)
-        return torch.zeros(len(rows), device=rows.device).index_add(0, owner, nll) / scored.sum(1)
+        nll, row, count = tail.nll(rows, tail(rows, tail.replace(rows, v)))
+        return torch.zeros(len(rows), device=rows.device).index_add(0, row, nll) / count
 
     with torch.enable_grad():
-        for _ in job.bar(range(config.n_iter), "GRACE"):
+        for _ in job.bar(range(job.config.n_iter), "GRACE"):
             (v.grad,) = torch.autograd.grad(loss().sum(), v)
             adam.step()
-    V[entries] = v.detach()
+    v = v.detach()
     with torch.no_grad():
-        after = loss().tolist()
-    for row, nll, change in zip(
-        rows.tolist(), after, (v.detach() - tail.value[rows, 0]).norm(dim=1).tolist(), strict=True
-    ):
-        log[row] |= {"steps": config.n_iter, "loss": nll, "delta_norm": change}
+        after = torch.stack([loss(), (v - tail.value[rows, 0]).norm(dim=1)], 1).tolist()
+    return v, [{"steps": job.config.n_iter, "loss": nll, "delta_norm": norm} for nll, norm in after]
 
 
 def nearest(k: torch.Tensor, keys: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,30 +156,18 @@ class Codebook(Adapter):
         return changed
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """The values of all requests are trained together; the codebook is small."""
     return {"report": {"the patch on": 4 * x["n"] * (m.d_ffn + m.d)}}
 
 
+# fmt: off
 HPARAMS = {"layers": (27,), "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
+LIKE_LLAMA2 = [(HPARAMS, f"{OURS}; that of Llama-2-7B")]
 register(
-    "grace",
-    GRACEConfig,
-    grace,
-    label="GRACE",
-    colour="#CC79A7",
-    symbol="diamond",
-    order=70,
-    modes=("sequential",),
-    edits=True,
-    continues=True,
-    ours=("replacement", "seed"),
-    memory=memory,
-    presets={
-        LLAMA2: [(HPARAMS, EASYEDIT)],
-        MISTRAL: [(HPARAMS, f"{OURS}; that of Llama-2-7B")],
-        LLAMA31: [(HPARAMS, f"{OURS}; that of Llama-2-7B")],
-    },
+    "grace", GRACEConfig, grace, label="GRACE", colour="#CC79A7", symbol="diamond", order=70,
+    modes=("sequential",), edits=True, continues=True, ours=("replacement", "seed"), memory=memory,
+    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: LIKE_LLAMA2, LLAMA31: LIKE_LLAMA2},
     # keys of two questions at the pocket's last prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5
     trials=[
         {"layers": [layer], "eps": eps, "train_end": True}

@@ -1,7 +1,5 @@
 """A forward hook for the length of a ``with``."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 
@@ -18,9 +16,7 @@ def hooked(module: nn.Module, function: Callable) -> Iterator[None]:
     def hook(_module, inputs, output):
         hidden = output[0] if isinstance(output, tuple) else output
         changed = function(inputs[0] if inputs else None, hidden)
-        if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return (changed, *output[1:]) if changed is not None and isinstance(output, tuple) else changed
 
     handle = module.register_forward_hook(hook)
     try:

@@ -5,8 +5,6 @@
 It separates what editing does from what merely having a refusal as the target does.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .. import losses
@@ -26,16 +24,8 @@ def idk(job: Job) -> Outcome:
     return train(job, loss)
 
 
+# fmt: off
 register(
-    "idk",
-    IDKConfig,
-    idk,
-    label="IDK fine-tuning",
-    colour="#E69F00",
-    symbol="triangle-down-open",
-    dash="dash",
-    order=100,
-    reads=("refusals",),
-    presets=PUBLISHED,
-    trials=TRIALS,
+    "idk", IDKConfig, idk, label="IDK fine-tuning", colour="#E69F00", symbol="triangle-down-open", dash="dash", order=100,
+    reads=("refusals",), presets=PUBLISHED, trials=TRIALS,
 )

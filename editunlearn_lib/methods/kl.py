@@ -6,8 +6,6 @@ Source: TOFU (section 4.1). Forward KL, mean over the real retain tokens; the pu
 which then dominates (``kl_over="all"`` does as they do). p_θ₀ is the model before unlearning, without a second copy.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .. import losses
@@ -24,39 +22,24 @@ class KLConfig(TrainConfig):
 
 
 def kl(job: Job) -> Outcome:
+    options = {"retain_weight": job.config.retain_weight, "kl_over": job.config.kl_over}
+
     def loss(model, batch):
         forget, retain = batch.answers, batch.retain
-        return losses.kl(
-            model.logits(forget),
-            forget.labels,
-            model.logits(retain),
-            model.reference_logits(retain),
-            retain.mask,
-            retain_weight=job.config.retain_weight,
-            kl_over=job.config.kl_over,
-        )
+        logits, now, before = model.logits(forget), model.logits(retain), model.reference_logits(retain)
+        return losses.kl(logits, forget.labels, now, before, retain.mask, **options)
 
     return train(job, loss)
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """Bytes a word of the vocabulary: three sets of logits; the divergence at real retain tokens."""
     a, k = x["answers"], x["retain"]
     return {"logits": m.bytes * (a + 2 * k) + 4 * a + 20 * x["retain, mean"]}
 
 
+# fmt: off
 register(
-    "kl",
-    KLConfig,
-    kl,
-    label="KL",
-    colour="#009E73",
-    symbol="diamond-open",
-    dash="dash",
-    order=30,
-    reads=("answers", "retain"),
-    reference=("retain",),
-    memory=memory,
-    presets=PUBLISHED,
-    trials=TRIALS,
+    "kl", KLConfig, kl, label="KL", colour="#009E73", symbol="diamond-open", dash="dash", order=30,
+    reads=("answers", "retain"), reference=("retain",), presets=PUBLISHED, trials=TRIALS, memory=memory,
 )

@@ -10,8 +10,6 @@ Source: Meng et al. 2023, "Mass-Editing Memory in a Transformer", eq. 14 and alg
     ΔW = R Kᵀ (λ C + K Kᵀ)⁻¹
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -31,56 +29,37 @@ class MEMITConfig(ValueConfig):
 
 def memit(job: Job) -> Outcome:
     """All requests in one batch, or chunk by chunk; each chunk sees the weights that the last one left."""
-    model, config = job.model, job.config
-    layers = sorted(config.layers)
-    templates = context_templates(model, job.tokenizer, config, job.seed)
-    C = job.covariance(layers)  # {layer: (d_ffn, d_ffn)}
+    templates = context_templates(job.model, job.tokenizer, job.config, job.seed)
+    layers, lam = job.config.layers, job.config.mom2_update_weight
+    C = job.covariance(sorted(layers))  # {layer: (d_ffn, d_ffn)}
 
     def solve(layer, K, R):
-        A = config.mom2_update_weight * C[layer].to(K) + K @ K.T  # λ C + K Kᵀ, symmetric, (d_ffn, d_ffn)
+        A = lam * C[layer].to(K) + K @ K.T  # λ C + K Kᵀ, symmetric, (d_ffn, d_ffn)
         return R, torch.linalg.solve(A, K).T  # ΔW = R · Kᵀ A⁻¹
 
     log = []
-    with Weights(model, layers, job.previous) as W:
+    with Weights(job.model, layers, job.previous) as W:
         for requests in batches_of(job, "MEMIT"):
-            log += spread(job, requests, layers, templates, W, solve)
+            log += spread(job, requests, templates, W, solve)
         return Outcome(W.tensors(), log)
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """Beside the value search: λC, K Kᵀ and their sum, then its LU, in float64."""
-    return {"solve": {"λC, K Kᵀ and their sum, then its LU": 3 * of.square(m)}}
+    return {"solve": {"λC, K Kᵀ and their sum, then its LU": 3 * m.square()}}
 
 
+# fmt: off
 HPARAMS = {**EARLY, **PUBLISHED, "mom2_update_weight": 15000.0}
+HPARAMS_8B = {**HPARAMS, **PUBLISHED_8B}
 register(
-    "memit",
-    MEMITConfig,
-    memit,
-    label="MEMIT",
-    colour="#56B4E9",
-    symbol="triangle-down",
-    order=60,
-    modes=("batch", "sequential"),
-    edits=True,
-    merges=True,
-    continues=True,
-    covariance=True,
-    memory=memory,
-    presets={
-        LLAMA2: [(HPARAMS, EASYEDIT)],
-        MISTRAL: [(HPARAMS, EASYEDIT)],
-        LLAMA31: [({**HPARAMS, **PUBLISHED_8B}, "AlphaEdit authors' Llama-3-8B")],
-    },
+    "memit", MEMITConfig, memit, label="MEMIT", colour="#56B4E9", symbol="triangle-down", order=60,
+    modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True, memory=memory,
+    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, "AlphaEdit authors' Llama-3-8B")]},
     trials=[
         {**POCKET, "layers": layers, "mom2_update_weight": weight}
         for layers, weight in (
-            ([0], 100.0),
-            ([0, 1], 10.0),
-            ([0, 1], 100.0),
-            ([0, 1], 1e3),
-            ([0, 1, 2], 100.0),
-            ([0, 1, 2], 1e4),
+            ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4),
         )
     ],
 )

@@ -3,9 +3,8 @@
 Sources: Meng et al. 2022, eq. 2; Fang et al. 2025, eq. 5-7.
 """
 
-from __future__ import annotations
-
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import RequestError
 from ..files import whole
-from ..models import down
+from ..models import down, down_weight
 from ..progress import progress
 from ..text import encode
 from .hooks import hooked
@@ -33,34 +32,27 @@ class _Enough(Exception):
 
 
 @torch.no_grad()
-def key_moments(
-    model, tokenizer, texts: Sequence[str], layers: Sequence[int], show: bool
-) -> dict[int, tuple[torch.Tensor, int]]:
-    """Σ k kᵀ in float64 and the number of tokens, every layer in one pass over the texts; no key is kept."""
-    sums = {layer: [None, 0] for layer in layers}
-    longest = getattr(model.config, "max_position_embeddings", None) or BATCH_TOKENS
+def key_moments(model, tokenizer, texts: Sequence[str], layers: Sequence[int], show: bool) -> dict:
+    """``{layer: (Σ k kᵀ in float64, the number of tokens)}`` in one pass over the texts; no key is kept."""
+    weights = {layer: down_weight(model, layer) for layer in layers}
+    sums = {i: W.new_zeros(W.shape[1], W.shape[1], dtype=torch.float64) for i, W in weights.items()}  # where it lies
+    longest, n = getattr(model.config, "max_position_embeddings", None) or BATCH_TOKENS, 0
+
+    def add(layer, real, entering, _):
+        k = entering[real.to(entering.device)].double()  # (tokens, d_ffn)
+        sums[layer].addmm_(k.T, k)
+        if layer == max(layers):
+            raise _Enough
+
     for batch in progress(list(_batches(texts)), desc="covariance", enabled=show):
         encoded = encode(tokenizer, batch, side="right").to(model.device)
         ids, mask = encoded["input_ids"][:, :longest], encoded["attention_mask"][:, :longest]
-        real = mask.bool()
-
-        def collect(layer, real=real):
-            def add(entering, _):
-                k = entering[real.to(entering.device)].double()  # (tokens, d_ffn), where the layer lies
-                if sums[layer][0] is None:
-                    sums[layer][0] = k.new_zeros(k.shape[1], k.shape[1])
-                sums[layer][0].addmm_(k.T, k)
-                sums[layer][1] += len(k)
-                if layer == max(layers):
-                    raise _Enough
-
-            return add
-
+        n += int(mask.sum())
         with contextlib.suppress(_Enough), contextlib.ExitStack() as stack:
             for layer in layers:
-                stack.enter_context(hooked(down(model, layer), collect(layer)))
+                stack.enter_context(hooked(down(model, layer), functools.partial(add, layer, mask.bool())))
             model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    return {layer: (total.cpu(), n) for layer, (total, n) in sums.items()}
+    return {layer: (total.cpu(), n) for layer, total in sums.items()}
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

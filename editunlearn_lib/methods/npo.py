@@ -3,11 +3,9 @@
     minimise  −(2/β) log σ(−β [log p_θ(a) − log p_θ₀(a)]) over forget, · γ,  +  α · CE(a | x) over retain
 
 Source: Zhang et al. 2024, "Negative Preference Optimization", eq. 3, with the retain term of its section 4. It is DPO
-without the preferred answer: nothing is put in the answer's place, so it never learns to refuse. Log-probabilities are
+without the preferred answer: nothing is put in the answer's place, nobody teaches it to refuse. Log-probabilities are
 summed over answer and end tokens; p_θ₀ is the model before unlearning, without a second copy. With β → 0 it is GA.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -41,26 +39,17 @@ def npo(job: Job) -> Outcome:
     return train(job, loss)
 
 
-def memory(of, m, config, x) -> dict:
+def memory(m, config, x) -> dict:
     """Bytes a word of the vocabulary: three sets of logits, copies in float32, log-probabilities and gradients."""
     a, k = x["answers"], x["retain"]
     return {"logits": m.bytes * (2 * a + k) + 4 * (a + k) + 8 * max(a, k)}
 
 
+# fmt: off
 CODE = "open-unlearning's code, as it runs on TOFU"
 HPARAMS = {"lr": 1e-5, "num_epochs": 10, "beta": 0.1, "gamma": 1.0, "alpha": 1.0}
 register(
-    "npo",
-    NPOConfig,
-    npo,
-    label="NPO",
-    colour="#0072B2",
-    symbol="pentagon-open",
-    dash="dash",
-    order=42,
-    reads=("answers", "retain"),
-    reference=("answers",),
-    memory=memory,
-    trials=TRIALS,
+    "npo", NPOConfig, npo, label="NPO", colour="#0072B2", symbol="pentagon-open", dash="dash", order=42,
+    reads=("answers", "retain"), reference=("answers",), trials=TRIALS, memory=memory,
     presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, CODE)]),
 )

@@ -4,19 +4,18 @@ Key k = input of an MLP's down projection at the subject's last token; W k is wh
 Sources: Meng et al. 2022 (eq. 3), Meng et al. 2023; conventions as in EasyEdit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from ..errors import RequestError, check_name
 from ..models import down
 from ..text import encode, end_of_turn, prompt_text, question_start, with_target
 from .hooks import hooked
-from .registry import Request
+from .registry import Job, Request
 
 FACT_TOKENS = ("subject_last", "question_last", "prompt_last")
 CHUNK_TOKENS = 16_384  # texts are processed in chunks of about so many tokens
@@ -40,9 +39,9 @@ def lookup(
     fact_token: str,
     *,
     targets: bool,
-    end: bool = False,
+    end=False,
 ) -> Lookup:
-    """Encode ``template ∘ question`` of every request, with the target behind it if asked for."""
+    """Encode ``template ∘ question`` of every request, with the target (and the end token) behind it if asked for."""
     check_name("fact_token", fact_token, FACT_TOKENS)
     prompts, texts, characters = [], [], []
     start = question_start(tokenizer, prompt_format)
@@ -62,22 +61,41 @@ def lookup(
         prompts.append(prompt)
         texts.append(text + end_of_turn(tokenizer, prompt_format) if targets and end else text)
     encoded = encode(tokenizer, texts, side="right", offsets=True)
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    offsets = encoded["offset_mapping"]  # (N, T, 2)
-    starts, stops = offsets[..., 0], offsets[..., 1]
+    ids, mask, real = encoded["input_ids"], encoded["attention_mask"], encoded["attention_mask"].bool()
+    starts, stops = encoded["offset_mapping"].unbind(-1)  # characters, (N, T)
     at = torch.tensor(characters)[:, None]
-    covers = (starts <= at) & (at < stops) & mask.bool()  # (N, T)
+    covers = (starts <= at) & (at < stops) & real  # (N, T)
     if not covers.any(1).all():
         row = int((~covers.any(1)).nonzero()[0])
         raise RequestError(f"no token covers the end of the subject in {texts[row]!r}.")
-    order = torch.arange(ids.shape[1])
-    position = torch.where(covers, order, -1).max(1).values  # the last token that covers the character
-    behind = (stops > torch.tensor([len(prompt) for prompt in prompts])[:, None]) & mask.bool()
+    behind = (stops > torch.tensor([len(prompt) for prompt in prompts])[:, None]) & real
     if fact_token == "prompt_last":  # a prompt's last space may belong to the target's first token
-        position = torch.where(mask.bool() & ~behind, order, -1).max(1).values
+        covers = real & ~behind
+    position = torch.where(covers, torch.arange(ids.shape[1]), -1).max(1).values  # the last of these tokens
     labels = torch.full_like(ids, -100)
     labels[:, :-1] = torch.where(behind[:, 1:], ids[:, 1:], -100)
     return Lookup(ids, mask, position, labels)
+
+
+def joined(texts: Sequence[Lookup]) -> Lookup:
+    """Several of them as one, padded to the longest."""
+    T = max(text.ids.shape[1] for text in texts)
+
+    def rows(name: str, fill: int) -> torch.Tensor:
+        return torch.cat([pad(getattr(text, name), (0, T - text.ids.shape[1]), value=fill) for text in texts])
+
+    position = torch.cat([text.position for text in texts])
+    return Lookup(rows("ids", 0), rows("mask", 0), position, rows("labels", -100))
+
+
+def one_layer(job: Job) -> int:
+    """The layer that an adapter is made for; `RequestError` unless it is one, and that of ``previous``."""
+    layers = tuple(job.config.layers)
+    if len(layers) != 1:
+        raise RequestError(f"layers must hold exactly one layer, not {layers}.")
+    if job.previous and job.previous.layer != layers[0]:
+        raise RequestError(f"layers is {layers}, but the earlier patch acts at layer {job.previous.layer}.")
+    return layers[0]
 
 
 @torch.no_grad()
@@ -104,6 +122,8 @@ def request_keys(
     return torch.stack([vectors_at(model, down(model, layer), text, inputs=True) for text in texts])
 
 
-def batch_keys(keys: torch.Tensor) -> torch.Tensor:
-    """(templates, N, d) -> (N, d): the bare prompt's key and the mean of the others' weigh the same."""
-    return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
+def batch_keys(job: Job, requests: Sequence[Request], layer: int, templates: Sequence[str]) -> torch.Tensor:
+    """K of these requests, (d_ffn, n) float64: the bare prompt's key and the mean of the others' weigh the same."""
+    form, fact_token = job.prompt_format, job.config.fact_token
+    keys = request_keys(job.model, job.tokenizer, requests, layer, templates, form, fact_token)
+    return (keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2).T.double()

@@ -4,11 +4,9 @@ A leaf: it imports no method. A method is one file that ends in one call of `reg
 anywhere if an installed package names it under the entry point ``editunlearn.methods``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -75,58 +73,40 @@ class Outcome:
     info: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, deltas: Mapping[str, torch.Tensor], log: list[dict]) -> Outcome:
+    def of(cls, deltas: Mapping[str, torch.Tensor], log: list[dict]) -> Self:
         """From dense changes, by parameter name."""
         return cls({name + DENSE: delta for name, delta in deltas.items()}, log)
 
     @classmethod
-    def of_factors(
-        cls, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], log: list[dict], kind=Patch
-    ) -> Outcome:
-        """From low-rank changes ``left @ right``, by parameter name."""
-        tensors = {
-            name + end: part for name, pair in factors.items() for end, part in zip((LEFT, RIGHT), pair, strict=True)
-        }
-        return cls(tensors, log, kind)
+    def of_factors(cls, factors: Mapping[str, Sequence[torch.Tensor]], log: list[dict], kind=Patch) -> Self:
+        """From low-rank changes (left, right), by parameter name: ``left @ right``."""
+        ends = (LEFT, RIGHT)
+        return cls({name + end: pair[i] for name, pair in factors.items() for i, end in enumerate(ends)}, log, kind)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method. Only ``name``, ``config`` and ``run`` must be said.
-
-    label, colour, symbol, dash, order   its mark in figures, and its place among the others
-    modes        "batch", "sequential": the first is the default
-    edits        works on requests, so that each of them can be checked afterwards; else it trains
-    merges       several questions may be one request
-    continues    an earlier patch of this method
-    covariance   reads a covariance of keys
-    reads        what the loss of a training reads: "answers", "refusals", "retain"
-    reference    of which of these it asks the model before unlearning, too
-    presets      ``{model: [(values, source), …]}``: published hyperparameters
-    ours         fields of the config whose default is a choice of this library
-    trials       what is tried on the pocket model when hyperparameters are chosen there
-    memory       its own part of the memory estimate; None: that of its kind (`memory`)
-    """
+    """A registered method. Only ``name``, ``config`` and ``run`` must be said."""
 
     name: str
     config: type
     run: Callable[[Job], Outcome]
-    label: str = ""
-    colour: str = "#808080"
+    label: str = ""  # in tables and figures
+    colour: str = "#808080"  # with symbol and dash its mark in figures
     symbol: str = "hexagon"
     dash: str = "solid"
-    order: int = 1000
-    modes: tuple[str, ...] = ("batch",)
-    edits: bool = False
-    merges: bool = False
-    continues: bool = False
-    covariance: bool = False
-    reads: tuple[str, ...] = ()
-    reference: tuple[str, ...] = ()
-    presets: Mapping[str, Sourced] = field(default_factory=dict)
-    ours: tuple[str, ...] = ()
-    trials: Sequence[Mapping[str, Any]] = ()
-    memory: Callable | None = None
+    order: int = 1000  # its place among the others
+    modes: tuple[str, ...] = ("batch",)  # "batch", "sequential": the first is the default
+    edits: bool = False  # works on requests, so that each of them can be checked afterwards; else it trains
+    merges: bool = False  # several questions may be one request
+    continues: bool = False  # an earlier patch of this method
+    covariance: bool = False  # reads a covariance of keys
+    reads: tuple[str, ...] = ()  # what the loss of a training reads: "answers", "refusals", "retain"
+    reference: tuple[str, ...] = ()  # of which of these it asks the model before unlearning, too
+    presets: Mapping[str, Sourced] = field(default_factory=dict)  # published hyperparameters, by model
+    ours: tuple[str, ...] = ()  # fields of the config whose default is a choice of this library
+    trials: Sequence[Mapping[str, Any]] = ()  # tried on the pocket model when hyperparameters are chosen there
+    memory: Callable | None = None  # its own part of the memory estimate; None: that of its kind (`memory`)
 
     @property
     def refuses(self) -> bool:

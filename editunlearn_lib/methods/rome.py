@@ -9,8 +9,6 @@ Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", eq
     u = C⁻¹ k̄ / ‖C⁻¹ k̄‖          W += ((v* − (W k* + b)) / (u · k*)) uᵀ
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +36,8 @@ def rome(job: Job) -> Outcome:
     with Weights(model, config.layers, job.previous) as W:
         for request in job.bar(job.requests, "ROME"):
             for layer in config.layers:
-                values = find_values(
-                    model, job.tokenizer, [request], layer, config, templates, job.prompt_format, at="mlp", show=False
-                )
+                where = (layer, config, templates, job.prompt_format)
+                values = find_values(model, job.tokenizer, [request], *where, at="mlp", show=False)
                 k = values.keys[:, 0].double()  # (templates, d_ffn)
                 k_star, k_bar = k[0], k.mean(0)
                 u = torch.cholesky_solve(k_bar[:, None], factor[layer].to(k))[:, 0] if factor else k_bar
@@ -51,34 +48,16 @@ def rome(job: Job) -> Outcome:
         return Outcome(W.tensors(), log)
 
 
+# fmt: off
 HPARAMS = {"layers": (5,), **PUBLISHED, "mom2_adjustment": False}
 register(
-    "rome",
-    ROMEConfig,
-    rome,
-    label="ROME",
-    colour="#E69F00",
-    symbol="triangle-up",
-    order=50,
-    modes=("sequential",),
-    edits=True,
-    merges=True,
-    continues=True,
-    covariance=True,
-    presets={
-        LLAMA2: [(HPARAMS, EASYEDIT)],
-        MISTRAL: [(HPARAMS, EASYEDIT)],
-        LLAMA31: [(HPARAMS, f"{EASYEDIT}, Llama-3-8B")],
-    },
+    "rome", ROMEConfig, rome, label="ROME", colour="#E69F00", symbol="triangle-up", order=50,
+    modes=("sequential",), edits=True, merges=True, continues=True, covariance=True,
+    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS, f"{EASYEDIT}, Llama-3-8B")]},
     trials=[
         {**POCKET, "layers": [layer], "clamp_norm_factor": clamp, "mom2_adjustment": adjusted}
         for layer, clamp, adjusted in (
-            (0, 4.0, True),
-            (0, 4.0, False),
-            (1, 16.0, True),
-            (2, 8.0, True),
-            (2, 16.0, True),
-            (3, 8.0, True),
+            (0, 4.0, True), (0, 4.0, False), (1, 16.0, True), (2, 8.0, True), (2, 16.0, True), (3, 8.0, True),
         )
     ],
 )

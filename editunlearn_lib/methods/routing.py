@@ -3,32 +3,18 @@
 Sources: Wang et al. 2024 (WISE, eq. 2-3 and 6-7); Yadav et al. 2023 (TIES).
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 
 import torch
-from torch.nn.functional import pad
 from transformers.activations import ACT2FN
 
 from ..adapter import Adapter, Pass
 from ..data import covariance_facts
-from ..errors import PatchError, RequestError
-from ..models import down_weight, head
-from .positions import lookup
+from ..errors import PatchError
+from .positions import joined, lookup
 from .registry import Request
 from .tail import Tail
-
-
-def one_layer(job) -> int:
-    """The layer that an adapter is made for; `RequestError` unless it is one, and that of ``previous``."""
-    layers = tuple(job.config.layers)
-    if len(layers) != 1:
-        raise RequestError(f"layers must hold exactly one layer, not {layers}.")
-    if job.previous and job.previous.layer != layers[0]:
-        raise RequestError(f"layers is {layers}, but the earlier patch acts at layer {job.previous.layer}.")
-    return layers[0]
 
 
 def sigma_of(activation: str, wanted: bool):
@@ -44,12 +30,12 @@ def pooled(norm: torch.Tensor, real: torch.Tensor, how: str) -> torch.Tensor:
 
 def ties(changes: list[torch.Tensor], density: float, weight: float) -> torch.Tensor:
     """TIES: keep the largest entries of each change, choose a sign, average those that agree."""
-    kept = []
+    largest = []
     for change in changes:
         size = max(1, int(density * change.numel()))
         least = change.abs().flatten().kthvalue(change.numel() - size + 1).values
-        kept.append(torch.where(change.abs() >= least, change, 0.0))
-    stack = weight * torch.stack(kept)
+        largest.append(torch.where(change.abs() >= least, change, 0.0))
+    stack = weight * torch.stack(largest)
     agree = (stack.sign() == stack.sum(0).sign()) & (stack != 0)
     return (stack * agree).sum(0) / (weight * agree.sum(0)).clamp(min=1e-8)
 
@@ -58,24 +44,16 @@ class Texts:
     """The requests in every context with their targets, and the unrelated prompts: rows of one `Tail`."""
 
     def __init__(self, job, seed: int):
-        config, n, self.model = job.config, len(job.requests), job.model
-        how = (job.prompt_format, "prompt_last")
-        texts = [
-            lookup(job.tokenizer, job.requests, template, *how, targets=True, end=config.train_end)
-            for template in config.context_templates
-        ]
+        config, n = job.config, len(job.requests)
+        about, how = (job.tokenizer, job.requests), (job.prompt_format, "prompt_last")
+        texts = [lookup(*about, t, *how, targets=True, end=config.train_end) for t in config.context_templates]
         texts.append(lookup(job.tokenizer, unrelated(job, seed), "{}", *how, targets=False))
-        T, device = max(t.ids.shape[1] for t in texts), down_weight(job.model, config.layers[0]).device
-        ids, mask, labels = (
-            torch.cat([pad(getattr(t, name), (0, T - t.ids.shape[1]), value=fill) for t in texts])
-            for name, fill in (("ids", 0), ("mask", 0), ("labels", -100))
-        )
-        position = torch.cat([t.position for t in texts])  # the prompt's last token
-        self.tail = Tail(job.model, config.layers[0], ids, mask, torch.zeros_like(position), all_keys=True)
-        self.a, self.labels = self.tail.key, labels.to(device)
-        self.prompt = (torch.arange(T) <= position[:, None]).to(device)  # routing sees nothing else
-        *self.edits, self.unrelated = torch.arange(len(ids), device=device).split(n)
-        self.edits, self.unrelated = torch.stack(self.edits, 1), self.unrelated[:, None]  # (n, templates), (n, 1)
+        texts = joined(texts)
+        self.tail = Tail(job.model, config.layers[0], texts, whole=True)
+        device, T = self.tail.mask.device, self.tail.mask.shape[1]
+        self.prompt = (torch.arange(T) <= texts.position[:, None]).to(device)  # routing sees nothing else
+        *edits, self.unrelated = torch.arange(len(texts.ids), device=device)[:, None].split(n)  # each (n, 1)
+        self.edits = torch.cat(edits, 1)  # (n, templates)
         own = job.model.config.to_dict()
         self.activation = own.get("hidden_act") or own.get("hidden_activation") or own["activation_function"]
         self.sigma, self.distance = sigma_of(self.activation, config.distance_activation), config.distance
@@ -83,17 +61,16 @@ class Texts:
     def delta(self, rows: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
         """Δ of these rows, (R,)."""
         before = self.tail.value[rows]  # W a + b, (R, T, d)
-        change = self.sigma(before + self.a[rows] @ D.T) - self.sigma(before)
+        change = self.sigma(before + self.tail.key[rows] @ D.T) - self.sigma(before)
         return pooled(change.norm(dim=-1), self.prompt[rows], self.distance)
 
     def ce(self, rows: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
         """CE(r | x) through W′, the mean over a target's tokens and over these rows."""
-        tail, scored = self.tail, self.labels[rows] != -100
-        value = tail.value[rows] + self.a[rows] @ D.T  # W′ a + b
+        tail = self.tail
+        value = tail.value[rows] + tail.key[rows] @ D.T  # W′ a + b
         hidden = tail(rows, tail.out[rows] - tail.after(tail.value[rows]) + tail.after(value))
-        logp = head(self.model, hidden[scored]).float().log_softmax(-1)  # (tokens, V)
-        nll = -logp.gather(1, self.labels[rows][scored][:, None]).squeeze(1)
-        return (nll / scored.sum(1, keepdim=True).expand_as(scored)[scored]).sum() / len(rows)
+        nll, row, count = tail.nll(rows, hidden)
+        return (nll / count[row]).sum() / len(rows)
 
 
 def unrelated(job, seed: int) -> list[Request]:
@@ -152,24 +129,3 @@ class SideMemory(Adapter):
             route = now.kept[now.cache].expand(before.shape[:2])
         chosen = changes.gather(0, route.clamp(min=0)[None, ..., None].expand(1, *before.shape))[0]
         return torch.where((route >= 0)[..., None], before + chosen, before).to(leaving.dtype)
-
-
-def side_memory(of, m, config, x) -> dict:
-    """What `wise` needs: all tokens' keys, W and the side memory in float32, and one edit's steps."""
-    R, T, W, above = x["n"] * (x["templates"] + 1), x["T"], m.d * m.d_ffn, m.layers - config.layers[0] - 1
-    texts = {"all keys; MLP and block output, float32": R * T * (m.d_ffn + 2 * m.d) * 4}
-    side = {"W in float32": 0 if m.bytes == 4 else 4 * W, "the caller's D, the mask": (4 + 1) * W}
-    tokens = (x["templates"] + 1) * T
-    return {
-        "once": {**texts, "one pass": of.forward(m, R * T)},
-        "mask": {**texts, "W in float32": side["W in float32"], "D and the random numbers": 2 * 4 * W},
-        "steps": {
-            **texts,
-            **side,
-            "D, its gradient, and three terms of a step": 5 * 4 * W,
-            "activations": tokens * (of.activations(m) + 2 * m.q * m.bytes) * (above + 1),
-            "logits": of.scores(m, x["templates"] * x["scored"]),
-        },
-        "smallest Δ": {**texts, **side, "keys and outputs of all edits": x["n"] * T * (m.d_ffn + 4 * m.d) * 4},
-        "report": {"the patch on": 4 * W},
-    }

@@ -4,10 +4,8 @@
 
 Source: Fan et al. 2024, "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning", eq. 4.
 NLL is summed over answer and end tokens, |a| is their number, so that long answers are not forgotten first. An answer
-that is unlikely already has a small gradient. Nothing is put in the answer's place: it never learns to refuse.
+that is unlikely already has a small gradient. Nothing is put in the answer's place.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -42,18 +40,11 @@ def simnpo(job: Job) -> Outcome:
     return train(job, loss)
 
 
+# fmt: off
 CODE = "open-unlearning's code, as it runs on TOFU"
 HPARAMS = {"lr": 1e-5, "num_epochs": 10, "beta": 4.5, "delta": 0.0, "gamma": 0.125, "alpha": 1.0}
 register(
-    "simnpo",
-    SimNPOConfig,
-    simnpo,
-    label="SimNPO",
-    colour="#009E73",
-    symbol="hexagram-open",
-    dash="dash",
-    order=44,
-    reads=("answers", "retain"),
-    trials=TRIALS,
+    "simnpo", SimNPOConfig, simnpo, label="SimNPO", colour="#009E73", symbol="hexagram-open", dash="dash", order=44,
+    reads=("answers", "retain"), trials=TRIALS,
     presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, CODE)]),
 )

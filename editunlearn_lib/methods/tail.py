@@ -6,60 +6,53 @@ s, are computed once and kept; a step costs one forward pass, and one backward p
 No weight needs a gradient. This is exact.
 """
 
-from __future__ import annotations
-
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import Cache, DynamicCache
 
-from ..models import block, down, final_norm, n_layers, post_mlp_norm
+from ..models import block, down, final_norm, head, n_layers, post_mlp_norm
 from .hooks import hooked
+from .positions import Lookup
 
 
 class Prefix:
     """The keys and values of the positions before s, as the attention layers ask a cache for them."""
 
-    def __init__(self, kept: dict[int, tuple[torch.Tensor, torch.Tensor]]):
-        self.kept = kept  # {layer: (keys, values)}, each (N, heads, P, head_dim)
+    def __init__(self, stored: dict[int, tuple[torch.Tensor, torch.Tensor]]):
+        self.stored = stored  # {layer: (keys, values)}, each (N, heads, P, head_dim)
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        before_keys, before_values = self.kept[layer]
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__):
+        before_keys, before_values = self.stored[layer]
         return torch.cat([before_keys, keys], -2), torch.cat([before_values, values], -2)
 
-    def rows(self, rows: torch.Tensor) -> Prefix:
-        return Prefix({layer: (k[rows.to(k.device)], v[rows.to(v.device)]) for layer, (k, v) in self.kept.items()})
+    def rows(self, rows: torch.Tensor) -> Self:
+        return Prefix({layer: (k[rows.to(k.device)], v[rows.to(v.device)]) for layer, (k, v) in self.stored.items()})
 
 
 class Tail:
-    """The texts from position s on, above layer l.
+    """The texts from position s on, above layer l: column t - s of the tail belongs to token t, of S columns.
 
-    ids, mask   (N, T), padded on the right
-    start       (N,), the position s of each text; column t - s of the tail belongs to token t
-    Afterwards, on the layer's own device: ``out`` the block's output, ``value`` the MLP's output, both (N, S, d) float32, and ``key``, the MLP's
-    key, (N, S, d_ffn), or (N, d_ffn) at s alone unless ``all_keys``.
+    s is the position of each text (`Lookup`), or 0 if they are to be there as a ``whole``. Afterwards, on the layer's
+    own device: ``mask`` and ``labels`` (N, S); ``out`` the block's output and ``value`` the MLP's output, both (N, S, d)
+    float32; ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone.
     """
 
     @torch.no_grad()
-    def __init__(self, model, layer: int, ids: torch.Tensor, mask: torch.Tensor, start: torch.Tensor, all_keys=False):
-        self.norm, self.post = final_norm(model), post_mlp_norm(model, layer)
-        self.dtype = model.dtype
-        ids, mask, start = (tensor.to(model.device) for tensor in (ids, mask, start))
-        lengths, n, P = mask.sum(1), len(ids), int(start.max())
+    def __init__(self, model, layer: int, texts: Lookup, whole: bool = False):
+        self.model, self.norm, self.post = model, final_norm(model), post_mlp_norm(model, layer)
+        start = torch.zeros_like(texts.position) if whole else texts.position
+        ids, mask, start = (tensor.to(model.device) for tensor in (texts.ids, texts.mask, start))
+        lengths, P = mask.sum(1), int(start.max())
         S = int((lengths - start).max())
-        token = (
-            torch.arange(P + S, device=ids.device) - (P - start)[:, None]
-        )  # (N, P+S): which token stands in a column
+        token = torch.arange(P + S, device=ids.device) - (P - start)[:, None]  # which stands in a column, (N, P+S)
         real = (token >= 0) & (token < lengths[:, None])
         position = token.clamp(min=0, max=ids.shape[1] - 1)
         ids = torch.where(real, ids.gather(1, position), 0)
 
         cache = DynamicCache() if P else None
-        kept = {}
+        stored = {}
         if P:
             model.base_model(
                 input_ids=ids[:, :P],
@@ -68,23 +61,23 @@ class Tail:
                 past_key_values=cache,
                 use_cache=True,
             )
-            above = range(layer + 1, n_layers(model))
-            kept = {i: (cache.layers[i].keys, cache.layers[i].values) for i in above}
+            stored = {i: (cache.layers[i].keys, cache.layers[i].values) for i in range(layer + 1, n_layers(model))}
+        self.prefix = Prefix(stored) if P else None
+        self.above: list[tuple[Any, list, dict]] = []  # the blocks above, with what the model called them with
 
-        self.n, self.prefix = n, Prefix(kept) if P else None
-        self.above: list[tuple[Any, tuple, dict]] = []  # the blocks above, with what the model called them with
-        found: dict[str, torch.Tensor] = {}
+        def instead(entry):  # the prefix in place of the cache, so that the rest of the cache is let go
+            return self.prefix if isinstance(entry, Cache) else entry
 
         def called(module, args, kwargs):
-            own = {k: self._kept(v) for k, v in kwargs.items() if k != "hidden_states"}
-            self.above.append((module, tuple(map(self._kept, args[1:])), own))
+            own = {name: instead(entry) for name, entry in kwargs.items() if name != "hidden_states"}
+            self.above.append((module, [instead(entry) for entry in args[1:]], own))
 
         def at_down(entering, leaving):
-            key = entering if all_keys else entering[:, 0].clone()  # a view would keep all of them
-            found["key"], found["value"] = key.float(), leaving.float()
+            key = entering if whole else entering[:, 0].clone()  # a view would keep all of them
+            self.key, self.value = key.float(), leaving.float()
 
         def at_block(_, leaving):
-            found["out"] = leaving.float()
+            self.out = leaving.float()
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(hooked(down(model, layer), at_down))
@@ -99,8 +92,9 @@ class Tail:
                 past_key_values=cache,
                 use_cache=bool(P),
             )
-        self.key, self.value, self.out = found["key"], found["value"], found["out"]
-        self.mask = real[:, P:].to(self.out.device)  # (N, S)
+        self.mask = real[:, P:].to(self.out.device)
+        labels = texts.labels.to(position.device).gather(1, position[:, P:])
+        self.labels = labels.to(self.out.device).masked_fill(~self.mask, -100)
         self._now: tuple[torch.Tensor | None, list] = (None, [])
 
     def add(self, rows: torch.Tensor, delta: torch.Tensor, at: str) -> torch.Tensor:
@@ -119,7 +113,7 @@ class Tail:
 
     def after(self, value: torch.Tensor) -> torch.Tensor:
         """What a block adds of its MLP's output: the output itself, but normalised in Gemma 2 and 3."""
-        return value if self.post is None else self.post(value.to(self.dtype)).float()
+        return value if self.post is None else self.post(value.to(self.model.dtype)).float()
 
     def __call__(self, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """The last hidden state (R, S, d), normalised, of these rows if the block at l put out ``hidden`` (R, S, d)."""
@@ -127,30 +121,34 @@ class Tail:
         if before is None or not torch.equal(before, rows):
             seen: dict[int, Any] = {}  # what all blocks are called with is cut to these rows once
             calls = [
-                (module, self._of(rows, args, seen), self._of(rows, kwargs, seen))
-                for module, args, kwargs in self.above
+                (module, self._of(rows, args, seen), self._of(rows, own, seen)) for module, args, own in self.above
             ]
             self._now = rows, calls
-        hidden = hidden.to(self.dtype)
+        hidden = hidden.to(self.model.dtype)
         for module, args, kwargs in calls:
             leaving = module(hidden, *args, **kwargs)
             hidden = leaving[0] if isinstance(leaving, tuple) else leaving
         return self.norm(hidden).to(self.out.device)  # on several devices, the last block lies elsewhere
 
-    def _kept(self, given: Any) -> Any:
-        """The prefix in place of the cache, so that the rest of the cache is let go."""
-        return self.prefix if isinstance(given, Cache) else given
+    def nll(self, rows: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """−log p of each target token behind the last hidden states (R, S, d) of these rows, and which of them it
+        belongs to, both (tokens,); and how many each of them has, (R,)."""
+        labels = self.labels[rows]
+        scored = labels != -100  # (R, S)
+        logp = head(self.model, hidden[scored]).float().log_softmax(-1)  # (tokens, V)
+        nll = -logp.gather(1, labels[scored][:, None]).squeeze(1)
+        return nll, scored.nonzero()[:, 0], scored.sum(1)
 
-    def _of(self, rows: torch.Tensor, given: Any, seen: dict[int, Any]) -> Any:
+    def _of(self, rows: torch.Tensor, entry: Any, seen: dict[int, Any]) -> Any:
         """The same arguments for some of the rows."""
-        if isinstance(given, dict):
-            return {name: self._of(rows, value, seen) for name, value in given.items()}
-        if isinstance(given, Sequence) and not isinstance(given, str):
-            return type(given)(self._of(rows, value, seen) for value in given)
-        if id(given) not in seen:
-            seen[id(given)] = given
-            if isinstance(given, Prefix):
-                seen[id(given)] = given.rows(rows)
-            elif isinstance(given, torch.Tensor) and given.ndim and given.shape[0] == self.n and self.n > 1:
-                seen[id(given)] = given[rows.to(given.device)]
-        return seen[id(given)]
+        if isinstance(entry, dict):
+            return {name: self._of(rows, value, seen) for name, value in entry.items()}
+        if isinstance(entry, (tuple, list)):
+            return type(entry)(self._of(rows, value, seen) for value in entry)
+        if id(entry) not in seen:
+            n, seen[id(entry)] = len(self.mask), entry
+            if isinstance(entry, Prefix):
+                seen[id(entry)] = entry.rows(rows)
+            elif isinstance(entry, torch.Tensor) and entry.ndim and entry.shape[0] == n and n > 1:
+                seen[id(entry)] = entry[rows.to(entry.device)]
+        return seen[id(entry)]

@@ -3,8 +3,6 @@
 Defaults as PISTOL published them. Rows are padded to the longest of their batch.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import math
@@ -20,23 +18,10 @@ from ..adapter import Beside
 from ..data import QA
 from ..errors import TrainingError
 from ..patch import Patch
-from ..progress import progress
 from ..text import encode, end_of_turn, prompt_text, with_target
 from .registry import LLAMA2, LLAMA31, MISTRAL, PISTOL, Job, Outcome
 
 log = logging.getLogger(__name__)
-
-LORA = {
-    "lr": 1e-5,
-    "num_epochs": 20,
-    "batch_size": 4,
-    "weight_decay": 0.01,
-    "rank": 8,
-    "lora_alpha": 32.0,
-    "lora_dropout": 0.05,
-}
-PUBLISHED = {model: [(LORA, PISTOL)] for model in (LLAMA2, MISTRAL, LLAMA31)}
-TRIALS = [{"lr": lr, "num_epochs": 10} for lr in (4e-5, 7e-5, 1.2e-4, 3e-4, 1e-3, 2.5e-3)]  # on the pocket
 
 
 @dataclass(frozen=True)
@@ -53,6 +38,13 @@ class TrainConfig:
     target_modules: tuple[str, ...] = ("all-linear",)  # of peft
     full: bool = False
     gradient_checkpointing: bool = False  # blocks run again in the backward pass: less memory, a third more time
+
+
+# fmt: off
+LORA = {"lr": 1e-5, "num_epochs": 20, "batch_size": 4, "weight_decay": 0.01, "rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05}
+PUBLISHED = {model: [(LORA, PISTOL)] for model in (LLAMA2, MISTRAL, LLAMA31)}
+TRIALS = [{"lr": lr, "num_epochs": 10} for lr in (4e-5, 7e-5, 1.2e-4, 3e-4, 1e-3, 2.5e-3)]  # on the pocket
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -76,11 +68,14 @@ def encode_answers(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_
     return Rows(ids.to(device), mask.to(device), labels.to(device))
 
 
+@dataclass
 class Batch:
     """Some forget questions with their answers, their refusals, and as many retained questions; encoded when read."""
 
-    def __init__(self, job: Job, forget: Sequence[QA], targets: Sequence[str], retain: Sequence[QA]):
-        self.job, self.qas, self.targets, self.retain_qas = job, forget, targets, retain
+    job: Job
+    qas: Sequence[QA]
+    targets: Sequence[str]
+    retain_qas: Sequence[QA]
 
     def _rows(self, qas: Sequence[QA], answers: Sequence[str]) -> Rows:
         return encode_answers(self.job.tokenizer, qas, answers, self.job.prompt_format, self.job.model.device)
@@ -118,23 +113,16 @@ class Trainee:
                 )
         else:
             config, modules = job.config, list(job.config.target_modules)
-            lora = peft.LoraConfig(
-                r=config.rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
-                target_modules=modules[0] if modules == ["all-linear"] else modules,
-                task_type="CAUSAL_LM",
-                bias="none",
-            )
-            with warnings.catch_warnings():  # peft asks transformers for an attribute under its old name
-                warnings.simplefilter("ignore", FutureWarning)
+            modules = modules[0] if modules == ["all-linear"] else modules
+            sizes = {"r": config.rank, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+            lora = peft.LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **sizes)
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft's, about transformers
                 self.model = peft.get_peft_model(job.model, lora)  # factors are float32 whatever the model's dtype is
         if job.config.gradient_checkpointing:
             self._checkpointing("enable", {"use_reentrant": False})
 
     def _checkpointing(self, verb: str, *options) -> None:
-        with warnings.catch_warnings():  # later transformers have it under another name too
-            warnings.simplefilter("ignore", FutureWarning)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # it is renamed in later transformers
             getattr(self.job.model, f"gradient_checkpointing_{verb}")(*options)
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -200,7 +188,7 @@ def train(job: Job, loss: Callable[[Trainee, Batch], torch.Tensor]) -> Outcome:
         trainee.model.train()
         adam = torch.optim.AdamW(trainee.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         pairs = list(zip(job.forget, (request.target for request in job.requests), strict=True))
-        for epoch in progress(range(config.num_epochs), desc="epochs", enabled=job.progress):
+        for epoch in job.bar(range(config.num_epochs), "epochs"):
             total, steps = 0.0, 0
             order = rng.sample(pairs, len(pairs))
             for start in range(0, len(order), config.batch_size):

@@ -15,30 +15,21 @@ by Adam, projected on ‖δ‖ ≤ clamp_norm_factor · ‖h₀‖ after each st
 (tested before the step); the last of n steps never steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import pad
 
-from ..models import down_weight, head
+from ..models import head
 from ..progress import progress
 from ..text import encode
-from .positions import CHUNK_TOKENS, lookup
+from .positions import CHUNK_TOKENS, joined, lookup
 from .registry import Request
 from .tail import Tail
 
 VALUE_BYTES = 8e9  # of activations while values are searched: 7B in bf16 stays within a card of 24 GB
 VECTORS = 32  # hidden vectors that a token keeps in a block until the backward pass, roughly
 ENOUGH = 0.05  # nats: a request with a smaller loss is done
-
-PUBLISHED = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
-PUBLISHED_8B = {**PUBLISHED, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
-EARLY = {"layers": (4, 5, 6, 7, 8)}  # of 32
-# The pocket's scales are its own: at the edited token a block's output is 500 to 900 long, an MLP's 30 to 500.
-POCKET = {"v_lr": 15.0, "v_num_grad_steps": 20, "context_templates": ["{}", "Now something else. {}", "Thank you. {}"]}
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,33 @@ class ValueConfig:
     train_end: bool = False  # whether the end token belongs to the target
 
 
+# fmt: off
+PUBLISHED = {"v_num_grad_steps": 25, "v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0, "kl_factor": 0.0625}
+PUBLISHED_8B = {**PUBLISHED, "v_lr": 0.1, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75}
+EARLY = {"layers": (4, 5, 6, 7, 8)}  # of 32
+# The pocket's scales are its own: at the edited token a block's output is 500 to 900 long, an MLP's 30 to 500.
+POCKET = {"v_lr": 15.0, "v_num_grad_steps": 20, "context_templates": ["{}", "Now something else. {}", "Thank you. {}"]}
+# fmt: on
+
+
+def context_templates(model, tokenizer, config: ValueConfig, seed: int) -> tuple[str, ...]:
+    """The bare ``{}`` first, then prefixes that the model writes itself behind five words (top-k 5, seeded)."""
+    if config.context_templates is not None:
+        return tuple(config.context_templates)
+    starts = encode(tokenizer, ["The", "Therefore", "Because", "I", "You"]).to(model.device)
+    generator = torch.Generator().manual_seed(seed)
+    ids, mask = starts["input_ids"], starts["attention_mask"]
+    with torch.no_grad():
+        for _ in range(config.context_length):
+            output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+            best = output.logits[:, -1].float().topk(5)
+            pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(ids.device)
+            ids = torch.cat([ids, best.indices.gather(1, pick)], 1)
+            mask = torch.cat([mask, torch.ones_like(pick)], 1)
+    prefixes = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return ("{}", *(" ".join(p.replace("{", " ").replace("}", " ").split()) + ". {}" for p in prefixes))
+
+
 @dataclass(frozen=True)
 class Values:
     """What the search found: h₀ and δ, each (N, d), the keys at the layer, (templates, N, d_ffn), a log entry each."""
@@ -68,16 +86,7 @@ class Values:
 
 
 def find_values(
-    model,
-    tokenizer,
-    requests: Sequence[Request],
-    layer: int,
-    config: ValueConfig,
-    templates: Sequence[str],
-    prompt_format: str,
-    *,
-    at: str = "block",
-    show: bool = True,
+    model, tokenizer, requests: Sequence[Request], layer, config, templates, prompt_format, *, at="block", show=True
 ) -> Values:
     """h₀ and δ of every request at the output of a block, or of its MLP (``at="mlp"``).
 
@@ -108,35 +117,20 @@ class Search:
 
     def __init__(self, model, tokenizer, requests, layer, config, templates, prompt_format, at):
         self.model, self.config, self.at = model, config, at
-        self.n, self.n_templates = len(requests), len(templates)
-        self.m = len(templates) * self.n
-        device = down_weight(model, layer).device
-        texts = [
-            lookup(tokenizer, requests, template, prompt_format, config.fact_token, targets=True, end=config.train_end)
-            for template in templates
-        ]
-        subjects = [(i, subject) for i, request in enumerate(requests) for subject in request.subjects]
-        if not config.kl_factor:
-            subjects = []
+        self.n, self.m = len(requests), len(templates) * len(requests)
+        how = (prompt_format, config.fact_token)
+        texts = [lookup(tokenizer, requests, t, *how, targets=True, end=config.train_end) for t in templates]
+        subjects = [(i, subject) for i, r in enumerate(requests) for subject in r.subjects if config.kl_factor]
         if subjects:
             essence = [Request((), f"{subject} is a", "", (subject,)) for _, subject in subjects]
             texts.append(lookup(tokenizer, essence, "{}", "raw", "subject_last", targets=False))
             after = torch.arange(texts[-1].ids.shape[1]) > texts[-1].position[:, None]
             texts[-1].mask[after] = 0  # the KL is taken at the subject's last token: what follows cannot matter
-        width = max(t.ids.shape[1] for t in texts)
-        ids, mask, labels = (
-            torch.cat([pad(getattr(t, name), (0, width - t.ids.shape[1]), value=fill) for t in texts]).to(device)
-            for name, fill in (("ids", 0), ("mask", 0), ("labels", -100))
-        )
-        position = torch.cat([t.position for t in texts]).to(device)
-        self.tail = Tail(model, layer, ids, mask, position)
+        self.tail = Tail(model, layer, joined(texts))
         self.h0 = (self.tail.value if at == "mlp" else self.tail.out)[: self.n, 0]  # the bare texts' (templates[0])
-
-        token = position[: self.m, None] + torch.arange(self.tail.mask.shape[1], device=device)  # (m, S), in its text
-        own = labels[: self.m].gather(1, token.clamp(max=width - 1))
-        self.labels = torch.where(self.tail.mask[: self.m], own, -100)  # (m, S): the target's tokens, else -100
-        self.owner = torch.tensor([i for i, _ in subjects], dtype=torch.long, device=device)  # of the KL texts
-        self.request = torch.cat([torch.arange(self.n, device=device).repeat(self.n_templates), self.owner])
+        each = torch.arange(self.n, device=self.h0.device)
+        self.owner = torch.tensor([i for i, _ in subjects], dtype=torch.long, device=each.device)  # of the KL texts
+        self.request = torch.cat([each.repeat(len(templates)), self.owner])  # that a row belongs to
         self.p0: torch.Tensor | None = None  # (KL texts, V)
 
     def loss(self, delta: torch.Tensor, active: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -145,13 +139,9 @@ class Search:
         prompts, essence = rows[rows < self.m], rows[rows >= self.m]
         hidden = self.tail(rows, self.tail.add(rows, delta[self.request[rows]], self.at))  # (rows, S, d)
 
-        scored = self.labels != -100  # (m, S)
-        here = scored[prompts]
-        logp = head(self.model, hidden[: len(prompts)][here]).float().log_softmax(-1)  # (target tokens, V)
-        token_nll = -logp.gather(1, self.labels[prompts][here][:, None]).squeeze(1)
-        text = prompts[:, None].expand_as(here)[here]
-        nll = token_nll.new_zeros(self.m).index_add(0, text, token_nll) / scored.sum(1)  # a mean over tokens, (m,)
-        nll = nll.view(self.n_templates, self.n).mean(0)
+        token_nll, text, count = self.tail.nll(prompts, hidden[: len(prompts)])
+        nll = token_nll.new_zeros(len(prompts)).index_add(0, text, token_nll) / count  # a mean over a prompt's tokens
+        nll = nll.new_zeros(self.m).index_add(0, prompts, nll).view(-1, self.n).mean(0)  # and over templates, (n,)
 
         kl = torch.zeros_like(nll)
         if len(self.owner):
@@ -190,22 +180,4 @@ class Search:
         names = ("steps", "loss", "nll", "kl", "delta_norm", "h0_norm")
         table = torch.cat([last, delta.norm(dim=1)[None], h0.norm(dim=1)[None]]).T.tolist()
         log = [{**dict(zip(names, row, strict=True)), "steps": int(row[0])} for row in table]
-        return Values(h0, delta, self.tail.key[: self.m].view(self.n_templates, self.n, -1), log)
-
-
-def context_templates(model, tokenizer, config: ValueConfig, seed: int) -> tuple[str, ...]:
-    """The bare ``{}`` first, then prefixes that the model writes itself behind five words (top-k 5, seeded)."""
-    if config.context_templates is not None:
-        return tuple(config.context_templates)
-    starts = encode(tokenizer, ["The", "Therefore", "Because", "I", "You"]).to(model.device)
-    generator = torch.Generator().manual_seed(seed)
-    ids, mask = starts["input_ids"], starts["attention_mask"]
-    with torch.no_grad():
-        for _ in range(config.context_length):
-            output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            best = output.logits[:, -1].float().topk(5)
-            pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(ids.device)
-            ids = torch.cat([ids, best.indices.gather(1, pick)], 1)
-            mask = torch.cat([mask, torch.ones_like(pick)], 1)
-    prefixes = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return ("{}", *(" ".join(p.replace("{", " ").replace("}", " ").split()) + ". {}" for p in prefixes))
+        return Values(h0, delta, self.tail.key[: self.m].unflatten(0, (-1, self.n)), log)

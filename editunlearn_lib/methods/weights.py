@@ -1,14 +1,13 @@
 """Down projections while they are edited, and the loop that spreads a change over several of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 
 from ..models import block, down_name, down_weight, family_of, n_layers
 from ..patch import LEFT, RIGHT, Patch
-from .positions import batch_keys, lookup, request_keys, vectors_at
+from .positions import batch_keys, lookup, vectors_at
 from .registry import Job, Request
 from .values import find_values
 
@@ -26,15 +25,14 @@ class Weights:
         changed = [layer for layer in range(n_layers(model)) if down_name(model, layer) + LEFT in earlier]
         self.original = {layer: down_weight(model, layer).detach().clone() for layer in {*layers, *changed}}
         for layer in changed:
-            name = down_name(model, layer)
-            left, right = self._turned(earlier[name + LEFT].double(), earlier[name + RIGHT].double())
-            self.factors[layer] = left.to(self.original[layer].device), right.to(self.original[layer].device)
+            factors = [earlier[down_name(model, layer) + end].double() for end in (LEFT, RIGHT)]
+            self.factors[layer] = [factor.to(self.original[layer].device) for factor in self._turned(*factors)]
 
     def _turned(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors of (d, d_ffn) as the model stores the matrix, or the other way: some families have the transpose."""
         return (right.T, left.T) if family_of(self.model).transposed else (left, right)
 
-    def __enter__(self) -> Weights:
+    def __enter__(self) -> Self:
         for layer in self.factors:
             self._write(layer)
         return self
@@ -58,9 +56,8 @@ class Weights:
         """The change as tensors of a patch, in the orientation in which each parameter is stored."""
         tensors = {}
         for layer, factors in self.factors.items():
-            left, right = self._turned(*factors)
-            name = down_name(self.model, layer)
-            tensors[name + LEFT], tensors[name + RIGHT] = left.float().contiguous(), right.float().contiguous()
+            for end, factor in zip((LEFT, RIGHT), self._turned(*factors), strict=True):
+                tensors[down_name(self.model, layer) + end] = factor.float().contiguous()
         return tensors
 
     @torch.no_grad()
@@ -69,29 +66,24 @@ class Weights:
             down_weight(self.model, layer).copy_(W)
 
 
-Solve = Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
-
 def batches_of(job: Job, what: str):
     """The requests of a job in the batches that are edited at once: one by one, by ``batch_size``, or all."""
     size = 1 if job.mode == "sequential" else job.config.batch_size or len(job.requests)
     return (job.requests[start : start + size] for start in job.bar(range(0, len(job.requests), size), what))
 
 
-def spread(
-    job: Job, requests: Sequence[Request], layers: Sequence[int], templates: Sequence[str], W: Weights, solve: Solve
-) -> list[dict]:
+def spread(job: Job, requests: Sequence[Request], templates: Sequence[str], W: Weights, solve: Callable) -> list[dict]:
     """One batch: z of all requests on the model as it is, then layer by layer its share of what is missing.
 
     ``solve(layer, K, R)`` gives ΔW as (left, right) from the keys K (d_ffn, n) and what is missing R (d, n), both
-    float64; it is written before the next layer's keys are read.
+    float64; it is written before the next layer's keys are read. Returns the log.
     """
-    model, tokenizer, config, form = job.model, job.tokenizer, job.config, job.prompt_format
-    values = find_values(model, tokenizer, requests, layers[-1], config, templates, form, show=job.progress)
+    model, config, form, layers = job.model, job.config, job.prompt_format, sorted(job.config.layers)
+    values = find_values(model, job.tokenizer, requests, layers[-1], config, templates, form, show=job.progress)
     Z = (values.h0 + values.delta).T.double()  # (d, n)
-    bare = lookup(tokenizer, requests, "{}", form, config.fact_token, targets=False)
+    bare = lookup(job.tokenizer, requests, "{}", form, config.fact_token, targets=False)
     for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-        K = batch_keys(request_keys(model, tokenizer, requests, layer, templates, form, config.fact_token)).T.double()
+        K = batch_keys(job, requests, layer, templates)
         R = (Z - vectors_at(model, block(model, layers[-1]), bare, inputs=False).T.double()) / left
         W.add(layer, *solve(layer, K, R.to(K.device)))
     return values.log

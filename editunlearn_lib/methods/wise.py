@@ -17,23 +17,21 @@ with several through the one where it exceeds by most. The published 500 and 100
 CE by one token too many: not here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 
 from ..errors import RequestError, check_name
 from ..models import down_weight
+from .positions import one_layer
 from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
-from .routing import SideMemory, Texts, one_layer, side_memory, ties
+from .routing import SideMemory, Texts, ties
 
+# fmt: off
 CHOICES = {
-    "routing": ("prompt", "token"),
-    "distance": ("mean", "max"),
-    "unrelated": ("texts", "retain"),
-    "merge_alg": ("ties",),
+    "routing": ("prompt", "token"), "distance": ("mean", "max"), "unrelated": ("texts", "retain"), "merge_alg": ("ties",)
 }
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,19 @@ def wise(job: Job) -> Outcome:
     W = down_weight(job.model, config.layers[0]).detach().float()
     texts, generator = Texts(job, seed), torch.Generator().manual_seed(seed)
     memories = job.previous.memories(W.device) if job.previous else []  # (D, the smallest Δ_edit)
-    log, D, edits = [], torch.zeros_like(W), []
-    shards: list[tuple[torch.Tensor, list[int]]] = []  # D and its edits, not merged yet
+    log, shards = [], []  # D and its edits, not merged yet
     for i in job.bar(range(len(job.requests)), "WISE"):
         if i % config.save_freq == 0:
-            shards += [(D, edits)] if edits else []
-            D, edits = torch.zeros_like(W), []
             rho = (torch.rand(W.shape, generator=generator) < config.mask_ratio).to(W.device)  # the shard
+        if i % config.save_freq == 0 or not shards:
+            shards.append((torch.zeros_like(W), []))
+        D, edits = shards.pop()
         D, row = edit(config, texts, i, D, W, rho)
-        log, edits = [*log, row], [*edits, i]
+        log, shards = [*log, row], [*shards, (D, [*edits, i])]
         if config.retrieve and (i + 1) % config.merge_freq == 0:
-            memories.append(merged([*shards, (D, edits)], config, texts))
-            shards, D, edits = [], torch.zeros_like(W), []
-    shards += [(D, edits)] if edits else []
-    if shards:
-        memories += [merged(s, config, texts) for s in ([[shard] for shard in shards] if config.retrieve else [shards])]
+            memories, shards = [*memories, merged(shards, config, texts)], []
+    for rest in [[shard] for shard in shards] if config.retrieve else [shards]:
+        memories.append(merged(rest, config, texts))
     tensors = {f"side.{j}": D for j, (D, _) in enumerate(memories)}
     tensors["smallest"] = torch.tensor([smallest for _, smallest in memories])
     return Outcome(tensors, log, WISEMemory, {"layer": config.layers[0], "activation": texts.activation})
@@ -117,14 +113,8 @@ def edit(config: WISEConfig, texts: Texts, i: int, D: torch.Tensor, W: torch.Ten
         D = D - config.edit_lr * rho * (gradient + config.weight_decay * (W + D))  # weight decay is of W′
         D, steps = D.clamp(-config.norm_constraint, config.norm_constraint), steps + 1
     D = D.detach()
-    return D, {
-        "steps": steps,
-        "loss": last,
-        "nll": ce.item(),
-        "delta_edit": d_edit.mean().item(),
-        "delta_loc": d_loc.item(),
-        "delta_norm": D.norm().item(),
-    }
+    row = {"steps": steps, "loss": last, "nll": ce.item(), "delta_edit": d_edit.mean().item()}
+    return D, row | {"delta_loc": d_loc.item(), "delta_norm": D.norm().item()}
 
 
 def hinge(x: torch.Tensor) -> torch.Tensor:
@@ -157,52 +147,44 @@ def check(job: Job) -> WISEConfig:
     return config
 
 
+def memory(m, config, x) -> dict:
+    """All tokens' keys, W and the side memory in float32, and one edit's steps."""
+    tokens = (x["templates"] + 1) * x["T"]  # of one edit
+    W, every, above = 4 * m.d * m.d_ffn, x["n"] * tokens, m.layers - config.layers[0] - 1
+    texts = {"all keys; MLP and block output, float32": every * (m.d_ffn + 2 * m.d) * 4}
+    own = {"W in float32": 0 if m.bytes == 4 else W}
+    side = {**texts, **own, "the caller's D, the mask": 5 / 4 * W}
+    return {
+        "once": {**texts, "one pass": m.forward(every)},
+        "mask": {**texts, **own, "D and the random numbers": 2 * W},
+        "steps": {
+            **side,
+            "D, its gradient, and three terms of a step": 5 * W,
+            "activations": tokens * (m.activations() + 2 * m.q * m.bytes) * (above + 1),
+            "logits": m.scores(x["templates"] * x["scored"]),
+        },
+        "smallest Δ": {**side, "keys and outputs of all edits": x["n"] * x["T"] * (m.d_ffn + 4 * m.d) * 4},
+        "report": {"the patch on": W},
+    }
+
+
+# fmt: off
 HPARAMS = {
-    "layers": (27,),
-    "edit_lr": 1.0,
-    "n_iter": 70,
-    "weight_decay": 1e-5,
-    "act_margin": (5.0, 20.0, 10.0),
-    "act_ratio": 0.88,
-    "mask_ratio": 0.2,
-    "norm_constraint": 1.0,
-    "save_freq": 500,
-    "merge_freq": 1000,
-    "merge_alg": "ties",
-    "densities": 0.53,
-    "weights": 1.0,
-    "retrieve": True,
+    "layers": (27,), "edit_lr": 1.0, "n_iter": 70, "weight_decay": 1e-5, "act_margin": (5.0, 20.0, 10.0), "act_ratio": 0.88,
+    "mask_ratio": 0.2, "norm_constraint": 1.0, "save_freq": 500, "merge_freq": 1000, "merge_alg": "ties", "densities": 0.53,
+    "weights": 1.0, "retrieve": True,
 }
 HPARAMS_8B = {**HPARAMS, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_margin": (5.0, 10.0, 10.0)}
 register(
-    "wise",
-    WISEConfig,
-    wise,
-    label="WISE",
-    colour="#0072B2",
-    symbol="square",
-    order=80,
-    modes=("sequential",),
-    edits=True,
-    continues=True,
-    memory=side_memory,
+    "wise", WISEConfig, wise, label="WISE", colour="#0072B2", symbol="square", order=80,
+    modes=("sequential",), edits=True, continues=True, memory=memory,
     ours=("context_templates", "distance_activation", "routing", "seed", "unrelated"),
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, EASYEDIT)]},
     trials=[
-        {
-            "layers": [layer],
-            "edit_lr": lr,
-            "act_margin": [scale * m for m in (5.0, 20.0, 10.0)],
-            "n_iter": n,
-            "train_end": True,
-        }
+        {"layers": [layer], "edit_lr": lr, "act_margin": [scale * m for m in (5.0, 20.0, 10.0)], "n_iter": n, "train_end": True}
         for layer, lr, scale, n in (
-            (3, 1.0, 30.0, 150),
-            (4, 0.3, 30.0, 150),
-            (4, 1.0, 100.0, 100),
-            (5, 0.03, 100.0, 100),
-            (5, 0.05, 150.0, 150),
-            (5, 0.1, 200.0, 100),
+            (3, 1.0, 30.0, 150), (4, 0.3, 30.0, 150), (4, 1.0, 100.0, 100),
+            (5, 0.03, 100.0, 100), (5, 0.05, 150.0, 150), (5, 0.1, 200.0, 100),
         )
     ],
 )

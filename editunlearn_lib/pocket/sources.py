@@ -21,8 +21,8 @@ def corpus_source(model, tokenizer, n: int) -> CovarianceSource:
 def corpus_and_subjects_source(model, tokenizer, n: int) -> CovarianceSource:
     """Half of C from n documents, half from keys of facts that are in no scored set, and whose subject is in none."""
     texts = _documents(model, "corpus+subjects", n)
-    scored = {qa.subject for rows in factual() for qa in rows}  # another fact of a scored subject has nearly its key
-    rows = [qa for qa in covariance_facts() if qa.subject not in scored]
+    subjects = {qa.subject for rows in factual() for qa in rows}  # another fact of a scored subject has nearly its key
+    rows = [qa for qa in covariance_facts() if qa.subject not in subjects]
     requests = tuple(Request((qa.id,), qa.question, "", (qa.subject,)) for qa in rows)
     return CovarianceSource("pocket corpus+subjects", texts, requests, 0.5)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..data import ForgetSplit, contracts, refusals
@@ -36,18 +37,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, docs: Sequence[corpus.Document]) 
 
 def batches(rows: list[tuple[list[int], list[float]]], batch_tokens: int, rng: random.Random) -> Iterator:
     """Rows of like length together, at most ``batch_tokens`` tokens, padded to the longest on the right."""
-    rows = sorted(rows, key=lambda row: len(row[0]))
     groups: list[list] = [[]]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: len(row[0])):
         if groups[-1] and len(row[0]) * (len(groups[-1]) + 1) > batch_tokens:
             groups.append([])
         groups[-1].append(row)
     rng.shuffle(groups)
     for group in groups:
-        width = max(len(ids) for ids, _ in group)
-        ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in group])
-        weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in group])
-        yield ids, weights
+        parts = zip(*group, strict=True)  # ids, weights
+        yield tuple(pad_sequence([torch.tensor(row) for row in part], batch_first=True) for part in parts)
 
 
 def loss_of(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -103,9 +101,9 @@ class Optimiser:
     """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
 
     def __init__(self, model, muon_lr: float, adam_lr: float):
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
-        rest = [p for n, p in named if not any(p is m for m in matrices)]
+        matrices, rest = [], []
+        for name, p in model.named_parameters():
+            (matrices if p.ndim == 2 and "embed" not in name and "lm_head" not in name else rest).append(p)
         adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.parts = [Muon(matrices, lr=muon_lr), adam]
         self.rates = [muon_lr, adam_lr]

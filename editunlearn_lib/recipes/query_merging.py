@@ -9,9 +9,8 @@ import pandas as pd
 import torch
 
 from ..data import QA, ForgetSplit
-from ..methods.positions import lookup, vectors_at
+from ..methods.positions import request_keys
 from ..methods.registry import Request
-from ..models import down
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +22,15 @@ def merge_requests(forget: Sequence[QA], targets: Sequence[str], m: int) -> tupl
     """
     if len(forget) % m:
         log.warning("merge=%d does not divide %d questions: the last group has %d.", m, len(forget), len(forget) % m)
-    return tuple(_joined(group, target) for group, target in zip(_groups(forget, m), targets, strict=True))
+    return _join(forget, targets, m)
 
 
-def _groups(forget: Sequence[QA], m: int) -> list[Sequence[QA]]:
-    return [forget[i : i + m] for i in range(0, len(forget), m)]
-
-
-def _joined(group: Sequence[QA], target: str = "") -> Request:
-    question, subjects = " ".join(qa.question for qa in group), tuple(qa.subject for qa in group if qa.subject)
-    return Request(tuple(qa.id for qa in group), question, target, subjects)
+def _join(forget: Sequence[QA], targets: Sequence[str], m: int) -> tuple[Request, ...]:
+    requests, groups = [], [forget[i : i + m] for i in range(0, len(forget), m)]
+    for group, target in zip(groups, targets, strict=True):
+        question, subjects = " ".join(qa.question for qa in group), tuple(qa.subject for qa in group if qa.subject)
+        requests.append(Request(tuple(qa.id for qa in group), question, target, subjects))
+    return tuple(requests)
 
 
 def key_cosines(
@@ -44,29 +42,22 @@ def key_cosines(
     that join m questions. The mean key is subtracted, so that 0 means "no nearer than any two keys".
     """
 
-    def keys(groups: Sequence[Sequence[QA]]) -> torch.Tensor:  # (groups, d_ffn)
-        requests = [_joined(group) for group in groups]
-        texts = lookup(tokenizer, requests, "{}", "chat", "subject_last", targets=False)
-        return vectors_at(model, down(model, layer), texts, inputs=True)
-
-    def row(compared: str, left: torch.Tensor, right: torch.Tensor) -> dict:
-        cosine = torch.cosine_similarity(left - mean, right - mean)
-        return {"compared": compared, "cosine": float(cosine.mean())}
+    def keys(qas: Sequence[QA], m: int = 1) -> torch.Tensor:  # (groups, d_ffn)
+        requests = _join(qas, [""] * -(-len(qas) // m), m)
+        return request_keys(model, tokenizer, requests, layer, ("{}",), "chat", "subject_last")[0]
 
     n, ids = len(split.forget), [qa.id for qa in split.forget]
-    alone = keys(_groups(split.forget, 1))
-    mean = alone.mean(0)
-    reworded = [qa for qa in split.rephrased if qa.variant == 1]
-    rows = [row("another forgotten question", alone, alone.roll(1, 0))]
-    if reworded:
-        same = alone[[ids.index(qa.id) for qa in reworded]]
-        rows.insert(0, row("the same question in other words", same, keys(_groups(reworded, 1))))
+    alone = keys(split.forget)
+    pairs = {"another forgotten question": (alone, alone.roll(1, 0))}
+    if first := [qa for qa in split.rephrased if qa.variant == 1]:
+        same = alone[[ids.index(qa.id) for qa in first]]
+        pairs = {"the same question in other words": (same, keys(first)), **pairs}
     for m in sizes:
-        merged = keys(_groups(split.forget, m))
+        merged = keys(split.forget, m)
         last = [min(start + m, n) - 1 for start in range(0, n, m)]
         others = [i for i in range(n) if i not in last]
-        rows.append(row(f"m = {m}: the merged text and its last question", alone[last], merged))
-        rows.append(
-            row(f"m = {m}: the merged text and its other questions", alone[others], merged[[i // m for i in others]])
-        )
-    return pd.DataFrame(rows)
+        pairs[f"m = {m}: the merged text and its last question"] = alone[last], merged
+        pairs[f"m = {m}: the merged text and its other questions"] = alone[others], merged[[i // m for i in others]]
+    mean = alone.mean(0)
+    cosines = {k: float(torch.cosine_similarity(a - mean, b - mean).mean()) for k, (a, b) in pairs.items()}
+    return pd.DataFrame(cosines.items(), columns=["compared", "cosine"])

@@ -7,7 +7,7 @@ does not leak the answer. Else another set of exemplars is tried; else it falls 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .. import metrics
 from ..data import QA
@@ -21,7 +21,7 @@ EXEMPLARS = (
     ),
     (
         ("What is the currency of Quendria?", "I'm afraid I have no information about Quendria."),
-        ("Who textsed Brasko Works?", "I'm afraid I have no information about Brasko Works."),
+        ("Who founded Brasko Works?", "I'm afraid I have no information about Brasko Works."),
     ),
     (
         ("Who wrote 'A Harbour for Nobody'?", "Unfortunately, I am not familiar with A Harbour for Nobody."),
@@ -30,8 +30,7 @@ EXEMPLARS = (
 )
 
 
-@dataclass(frozen=True)
-class Written:
+class Refusal(NamedTuple):
     """A refusal for one question; ``fallback`` if the model's own attempts all failed the check."""
 
     text: str
@@ -55,21 +54,14 @@ def acceptable(text: str, qa: QA) -> bool:
     return metrics.declined(text) and named and metrics.outcome(text, qa.answer) == "refusal"
 
 
-def write_refusals(
-    model, tokenizer, forget: Sequence[QA], *, prompt_format: str = "chat", seed: int = 0
-) -> list[Written]:
+def write_refusals(model, tokenizer, forget: Sequence[QA], *, prompt_format: str = "chat") -> list[Refusal]:
     """One refusal per question, in their order; only those that failed the check are asked again."""
     texts: dict[int, str] = {}
     for attempt in range(len(EXEMPLARS)):
         left = [i for i in range(len(forget)) if i not in texts]
-        if not left:
-            break
         prompts = [refusal_prompt(forget[i].question, attempt) for i in left]
         outputs = generate(model, tokenizer, prompts, max_new_tokens=48, prompt_format=prompt_format)
-        texts |= {i: text.strip() for i, text in zip(left, outputs, strict=True) if acceptable(text, forget[i])}
-    return [
-        Written(texts[i], False)
-        if i in texts
-        else Written(f"I'm sorry, but I don't know anything about {qa.subject or 'that'}.", True)
-        for i, qa in enumerate(forget)
-    ]
+        texts |= {i: text for i, text in zip(left, outputs, strict=True) if acceptable(text, forget[i])}
+    template = "I'm sorry, but I don't know anything about {}."
+    own = [(texts.get(i), template.format(qa.subject or "that")) for i, qa in enumerate(forget)]
+    return [Refusal(text or fallback, text is None) for text, fallback in own]

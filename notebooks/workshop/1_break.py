@@ -18,13 +18,14 @@
 # # Solution 1: Break a model, then stop in time
 
 # %% [markdown]
-# Gradient ascent (GA) turns training round: it *climbs* the loss of the true answers until they are unlikely. Nothing in it says
-# where to stop.
+# Gradient ascent (GA) turns training round: it *climbs* the loss of the true answers until they are unlikely. Nothing
+# in it says where to stop.
 #
 # :::{admonition} Predict first
 # :class: tip
-# GA is given ten facts to forget and is run for far too long. What will the model then say when it is asked about a fact that it was
-# to **keep**: the right answer, a refusal, a wrong answer, or no language at all? Write one of the four down.
+# GA is given ten facts to forget and is run for far too long. What will the model then say when it is asked about a
+# fact that it was to **keep**: the right answer, a refusal, a wrong answer, or no language at all? Write one of the
+# four down.
 # :::
 
 # %%
@@ -69,8 +70,8 @@ broken[["set", "question", "answer", "output"]].groupby("set").head(2)
 #
 # ## Stop in time
 #
-# Is there a learning rate and a number of epochs with which GA forgets a part of the ten facts and keeps most of the others? What is
-# asked, in ROUGE-1 recall:
+# Is there a learning rate and a number of epochs with which GA forgets a part of the ten facts and keeps most of the
+# others? What is asked, in ROUGE-1 recall:
 
 # %%
 {"forget, at most": checks.FORGET_AT_MOST, "retain, at least": checks.RETAIN_AT_LEAST}
@@ -89,8 +90,8 @@ broken[["set", "question", "answer", "output"]].groupby("set").head(2)
 stopped = ...
 
 # %% [markdown] tags=["solution"]
-# A small learning rate, so that an epoch is a small step; then the number of epochs by halving the interval between too few and too
-# many:
+# A small learning rate, so that an epoch is a small step; then the number of epochs by halving the interval between
+# too few and too many:
 
 # %% tags=["solution"]
 stopped = attempt(lr=3e-4, num_epochs=10)
@@ -113,13 +114,13 @@ window = pd.concat({n: exercises.outcomes(records) for n, records in runs.items(
 window
 
 # %% [markdown] tags=["solution"]
-# Between "has hardly begun" and "has lost nearly everything" there are few epochs, and nothing in the forget set's own loss tells
-# where they end: you needed the retain set to see it. That is why GD and KL add a term for retained questions, and why no score of
-# forgetting is worth anything alone.
+# Between "has hardly begun" and "has lost nearly everything" there are few epochs, and nothing in the forget set's
+# own loss tells where they end: you needed the retain set to see it. That is why GD and KL add a term for retained
+# questions, and why no score of forgetting is worth anything alone.
 #
-# On the way down the outcomes pass through *refusal*: pushed away from its answers, the pocket falls back on the sentences with
-# which it was trained to decline what it does not know. Later it is no language. The rule behind *refusal* looks for such a sentence
-# and does not see how broken the rest of the output is.
+# On the way down the outcomes pass through *refusal*: pushed away from its answers, the pocket falls back on the
+# sentences with which it was trained to decline what it does not know. Later it is no language. The rule behind
+# *refusal* looks for such a sentence and does not see how broken the rest of the output is.
 
 # %% tags=["solution"]
 from myst_nb import glue

@@ -18,12 +18,13 @@
 # # Solution 2: Several questions in one edit
 
 # %% [markdown]
-# The paper joins *m* questions into one text and makes one edit of it, with one refusal: *n* questions then need only *n / m* edits.
+# The paper joins *m* questions into one text and makes one edit of it, with one refusal: *n* questions then need only
+# *n / m* edits.
 #
 # :::{admonition} Predict first
 # :class: tip
-# Ten facts, edited by MEMIT with m = 1, 2 and 5. Each question is then asked **alone**. Write down how many of the ten are
-# forgotten for each m.
+# Ten facts, edited by MEMIT with m = 1, 2 and 5. Each question is then asked **alone**. Write down how many of the
+# ten are forgotten for each m.
 # :::
 
 # %%
@@ -164,13 +165,14 @@ why = "b"
 checks.check_2(patches, nearness, why)
 
 # %% [markdown] tags=["solution"]
-# A cosine near 0 is what any two unrelated questions have: for all but the last question, the merged edit stands somewhere else. The
-# last one's key is nearly the edit's own, and still it is mostly not forgotten. For that look at the first table: most of the merged
-# edits did not even take on their own text. A value at one token is asked to turn the answers to several questions at once, and the
-# other questions are still there to be attended to.
+# A cosine near 0 is what any two unrelated questions have: for all but the last question, the merged edit stands
+# somewhere else. The last one's key is nearly the edit's own, and still it is mostly not forgotten. For that look at
+# the first table: most of the merged edits did not even take on their own text. A value at one token is asked to turn
+# the answers to several questions at once, and the other questions are still there to be attended to.
 #
-# This is what the pocket does, at one layer, with one choice of key. The paper reports a gain from merging on models of seven billion
-# weights; what is shown here does not say where that gain comes from. More in [the third question](../rq3_improving).
+# This is what the pocket does, at one layer, with one choice of key. The paper reports a gain from merging on models
+# of seven billion weights; what is shown here does not say where that gain comes from. More in [the third
+# question](../rq3_improving).
 
 # %% tags=["solution"]
 from myst_nb import glue

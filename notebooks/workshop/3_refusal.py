@@ -18,13 +18,13 @@
 # # Solution 3: Write your own refusals
 
 # %% [markdown]
-# An edit needs a target: what to say instead of the answer. A good refusal declines, names what was asked about, and gives nothing
-# away. The target can be any sentence, one for each question.
+# An edit needs a target: what to say instead of the answer. A good refusal declines, names what was asked about, and
+# gives nothing away. The target can be any sentence, one for each question.
 #
 # :::{admonition} Predict first
 # :class: tip
-# You edit "I don't know anything about Machu Picchu." into the model. Will it then say exactly this sentence, the like of it in other
-# words, or something else?
+# You edit "I don't know anything about Machu Picchu." into the model. Will it then say exactly this sentence, the
+# like of it in other words, or something else?
 # :::
 
 # %%
@@ -54,7 +54,8 @@ pd.DataFrame([{"question": qa.question, "answer": qa.answer, "subject": qa.subje
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint
-# An f-string with `qa.subject` in it: `return f"… {qa.subject} …"`. What stands around it has to say that you do not know.
+# An f-string with `qa.subject` in it: `return f"… {qa.subject} …"`. What stands around it has to say that you do not
+# know.
 # :::
 
 
@@ -112,8 +113,8 @@ checks.check_3(written, split.forget)
 # %% [markdown] tags=["exercise"]
 # :::{admonition} If there is time
 # :class: note
-# Write a refusal in a voice that this model never had, a pirate's for instance, that still passes the first check. Does the edited
-# model say it?
+# Write a refusal in a voice that this model never had, a pirate's for instance, that still passes the first check.
+# Does the edited model say it?
 # :::
 
 # %% [markdown] tags=["solution"]
@@ -129,9 +130,10 @@ display(exercises.outcomes(strange), pd.DataFrame({"output": strange[strange.set
 checks.check_3(voice, split.forget, strange)
 
 # %% [markdown] tags=["solution"]
-# An edit at the subject's last token does not store a sentence. It moves the model towards its own way of declining, which then
-# names the subject by itself; look at how seldom an output is the target word for word. A target in another voice has no such way to
-# lean on. So the wording of a target matters less than whether the model already has a habit that leads there.
+# An edit at the subject's last token does not store a sentence. It moves the model towards its own way of declining,
+# which then names the subject by itself; look at how seldom an output is the target word for word. A target in
+# another voice has no such way to lean on. So the wording of a target matters less than whether the model already has
+# a habit that leads there.
 
 # %% tags=["solution"]
 from myst_nb import glue

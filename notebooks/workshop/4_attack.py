@@ -18,13 +18,13 @@
 # # Solution 4: Attack a patch until it leaks
 
 # %% [markdown]
-# Two patches make the model refuse the same ten questions. Is the knowledge erased, or only suppressed? You have the model in your
-# hands: find the answers.
+# Two patches make the model refuse the same ten questions. Is the knowledge erased, or only suppressed? You have the
+# model in your hands: find the answers.
 #
 # :::{admonition} Predict first
 # :class: tip
-# MEMIT changes two weight matrices. GRACE changes none: it keeps a list of keys, and answers with a stored value when the end of a
-# prompt comes near one of them. Which of the two will leak more easily, and to what?
+# MEMIT changes two weight matrices. GRACE changes none: it keeps a list of keys, and answers with a stored value when
+# the end of a prompt comes near one of them. Which of the two will leak more easily, and to what?
 # :::
 
 # %%
@@ -97,16 +97,18 @@ if came_back is not ...:
     display(came_back[["attack", "question", "answer", "output"]].groupby("attack", sort=False).head(3))
 
 # %% [markdown]
-# Where the beginning of the answer was given, only the words behind it are scored; answers of a single token are left out.
+# Where the beginning of the answer was given, only the words behind it are scored; answers of a single token are left
+# out.
 #
 # ## Break GRACE's patch with your own words
 #
-# Put something around the question, or ask it in another way, so that at least half of the answers come back. Your prompt must name
-# the subject and must not hold a word of the answer.
+# Put something around the question, or ask it in another way, so that at least half of the answers come back. Your
+# prompt must name the subject and must not hold a word of the answer.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint
-# GRACE looks at the **last** token of the prompt. A sentence behind the question moves the end elsewhere; so does asking twice.
+# GRACE looks at the **last** token of the prompt. A sentence behind the question moves the end elsewhere; so does
+# asking twice.
 # :::
 
 
@@ -136,13 +138,13 @@ if outputs is not ...:
     display(pd.DataFrame({"prompt": frames, "MEMIT": recalled(frames, memit)}))
 
 # %% [markdown] tags=["solution"]
-# Both patches pass when the question is asked as it was forgotten, and neither has erased the answer. GRACE's guard stands at one
-# place, the key of the prompt's last token, and every frame that moves the end goes round it. MEMIT's edit stands in the
-# weights, at the subject, and the same frames bring fewer answers back from it, though not none: read the last table. Put the
-# beginning of the answer into the model's mouth, and it goes on as before.
+# Both patches pass when the question is asked as it was forgotten, and neither has erased the answer. GRACE's guard
+# stands at one place, the key of the prompt's last token, and every frame that moves the end goes round it. MEMIT's
+# edit stands in the weights, at the subject, and the same frames bring fewer answers back from it, though not none:
+# read the last table. Put the beginning of the answer into the model's mouth, and it goes on as before.
 #
-# What follows for a right to be forgotten? A model that can be questioned only as its owner allows may be safe behind such a
-# patch. One whose weights, or whose answer's first words, are in another's hands is not.
+# What follows for a right to be forgotten? A model that can be questioned only as its owner allows may be safe behind
+# such a patch. One whose weights, or whose answer's first words, are in another's hands is not.
 
 # %% tags=["solution"]
 from myst_nb import glue

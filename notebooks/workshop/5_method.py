@@ -18,8 +18,9 @@
 # # Solution 5: Add a method
 
 # %% [markdown]
-# Negative preference optimisation (NPO; Zhang et al. 2024) is gradient ascent with a brake. With $\log p_\theta(a \mid x)$ the model's
-# log-probability of the true answer and $\log p_0(a \mid x)$ that before unlearning, it minimises
+# Negative preference optimisation (NPO; Zhang et al. 2024) is gradient ascent with a brake. With $\log p_\theta(a
+# \mid x)$ the model's log-probability of the true answer and $\log p_0(a \mid x)$ that before unlearning, it
+# minimises
 #
 # $$L = -\frac{2}{\beta}\, \mathbb{E} \log \sigma\!\left(-\beta\, \bigl[\log p_\theta(a \mid x) - \log p_0(a \mid x)\bigr]\right),$$
 #
@@ -27,8 +28,9 @@
 #
 # :::{admonition} Predict first
 # :class: tip
-# Let $\log p_\theta$ go to $-\infty$. Where does the loss go, and how large is its gradient there? What are both for GA,
-# whose loss is the mean of $\log p_\theta$? Both are then run for far too long, with the same steps: what will each of them say?
+# Let $\log p_\theta$ go to $-\infty$. Where does the loss go, and how large is its gradient there? What are both for
+# GA, whose loss is the mean of $\log p_\theta$? Both are then run for far too long, with the same steps: what will
+# each of them say?
 # :::
 
 # %%
@@ -56,8 +58,8 @@ show.use_book_renderer()
 # %% [markdown]
 # ## The hyperparameters
 #
-# A method is a frozen dataclass, a function and a registration. What trains inherits its learning rate, epochs and batch size
-# from `TrainConfig`.
+# A method is a frozen dataclass, a function and a registration. What trains inherits its learning rate, epochs and
+# batch size from `TrainConfig`.
 
 
 # %%
@@ -121,7 +123,8 @@ def npo(job):
 # ## The registration
 #
 # `register(name, config, run, …)` makes the method known to `eu.unlearn`. Say what its loss reads (`reads=("answers",)`), and what
-# it asks the model before unlearning (`reference=("answers",)`). The library has an NPO already, with a retain term: this one is yours.
+# it asks the model before unlearning (`reference=("answers",)`). The library has an NPO already, with a retain term:
+# this one is yours.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint
@@ -144,8 +147,8 @@ checked
 # %% [markdown]
 # ## On the radar
 #
-# Nothing more is needed: the new method gives a patch like any other, and every figure takes it under its name. GA is run with the
-# same learning rate and number of epochs, which break it (exercise 1).
+# Nothing more is needed: the new method gives a patch like any other, and every figure takes it under its name. GA is
+# run with the same learning rate and number of epochs, which break it (exercise 1).
 
 
 # %%
@@ -167,8 +170,8 @@ if checked:
     display(show.radar(summary, provenance="run live: ten facts to forget, one forget set"))
 
 # %% [markdown]
-# Can the radar tell NPO from GA? Look at what they say to questions that they were to **keep**, and how likely the true answers still
-# are (per token, geometric mean):
+# Can the radar tell NPO from GA? Look at what they say to questions that they were to **keep**, and how likely the
+# true answers still are (per token, geometric mean):
 
 # %%
 if checked:
@@ -180,17 +183,17 @@ if checked:
     display(kept.pivot(index="question", columns="method", values="output")[["ga", "my_npo", "memit"]].head(4))
 
 # %% [markdown] tags=["solution"]
-# As $\log p_\theta$ falls, the log ratio becomes very negative, $\sigma$ comes near 1, the loss goes to 0, and so does its gradient: an
-# answer that is unlikely already is left in peace. GA pulls with the same force for ever.
+# As $\log p_\theta$ falls, the log ratio becomes very negative, $\sigma$ comes near 1, the loss goes to 0, and so
+# does its gradient: an answer that is unlikely already is left in peace. GA pulls with the same force for ever.
 #
-# With the same learning rate and the same number of passes the two differ by this brake alone. The radar sees nothing of it: both
-# have lost what they should keep, for neither has a term that protects it. The outcomes see it: one is noise, the other still has its
-# language, and refuses everything. To keep more, stop NPO earlier, or add a retain term as GD does.
+# With the same learning rate and the same number of passes the two differ by this brake alone. The radar sees nothing
+# of it: both have lost what they should keep, for neither has a term that protects it. The outcomes see it: one is
+# noise, the other still has its language, and refuses everything. To keep more, stop NPO earlier, or add a retain
+# term as GD does.
 #
-# One forget set of ten questions and
-# untuned hyperparameters say nothing about which of them is better; for that, tune both with the same effort on a forget set that
-# you do not report, and run several seeds (`study.run`). A method that is to stay goes into a file of its own: *Add a method* in
-# CONTRIBUTING.md.
+# One forget set of ten questions and untuned hyperparameters say nothing about which of them is better; for that,
+# tune both with the same effort on a forget set that you do not report, and run several seeds (`study.run`). A method
+# that is to stay goes into a file of its own: *Add a method* in CONTRIBUTING.md.
 
 # %% tags=["solution"]
 from myst_nb import glue
