@@ -39,13 +39,16 @@ dtype = "auto"
 
 # %% tags=["hide-input"]
 import logging
+import sys
 
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
-from editunlearn_lib import covariance, show, study
+from editunlearn_lib import covariance, files, show, study
+
+sys.path.insert(0, str(files.project()))  # the lessons stand beside the library
+from notebooks.lessons import changes
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 LIVE = f"run live: {n_forget} facts, one forget set"
@@ -56,9 +59,9 @@ split = eu.load_split("factual", n_forget=int(n_forget), seed=int(seed))
 
 
 def edit(source):
-    """MEMIT with the preset of this model and C from this source: the patch, and its ΔW as one vector."""
+    """MEMIT with the preset of this model and C from this source: the patch, and its ΔW."""
     patch = eu.unlearn(lm, tokenizer, split, "memit", covariance=source, seed=int(seed), progress=False)
-    return patch, torch.cat([patch.delta(name).flatten().double().cpu() for name in patch.parameters])
+    return patch, changes.change(patch)
 
 
 def scores(patch, sets):
@@ -97,8 +100,8 @@ _, last = edits[sizes[-1]]
 rows = [
     {
         "texts": f"{n:,}",
-        "distance": f"{(change - last).norm() / last.norm():.3f}",
-        "cosine": f"{torch.cosine_similarity(change, last, dim=0):.3f}",
+        "distance": f"{changes.distance(change, last):.3f}",
+        "cosine": f"{changes.cosine(change, last):.3f}",
         **results[n],
     }
     for n, (_, change) in edits.items()

@@ -34,7 +34,6 @@ store = "store"
 import logging
 import sys
 
-import pandas as pd
 from IPython.display import Markdown, display
 
 import editunlearn_lib as eu
@@ -42,7 +41,7 @@ from editunlearn_lib import files, show, study
 
 ROOT = files.project()
 sys.path.insert(0, str(ROOT))  # book/paper is no part of the library
-from book.paper import claims, figures
+from book.paper import claims, figures, probability
 
 logging.getLogger("editunlearn_lib").setLevel(logging.ERROR)
 show.use_book_renderer()
@@ -90,18 +89,13 @@ figures.score_dots(
 )
 
 # %% tags=["hide-input"]
-one = scores.drop_duplicates(["dataset", "method"])
-best = one.loc[one.groupby("dataset", sort=False)["score"].idxmax()]
-wide = one.pivot(index="method", columns="dataset", values="score")
-ranks = wide.rank(ascending=False, method="min")
-full = [m for m in wide.index if wide.loc[m].notna().all()]
-spread = {m: (int(ranks.loc[m].min()), int(ranks.loc[m].max())) for m in full}
+first = figures.leaders(scores)
 display(
     Markdown(
         "First is "
-        + "; ".join(f"**{show.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in best.itertuples())
-        + f". {best.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
-        + ", ".join(f"{show.style(m).label} {a} to {b}" for m, (a, b) in spread.items())
+        + "; ".join(f"**{show.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in first.itertuples())
+        + f". {first.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
+        + ", ".join(f"{show.style(r.Index).label} {r.best} to {r.worst}" for r in figures.places(scores).itertuples())
         + "."
     )
 )
@@ -157,71 +151,37 @@ claims.details(results, provenance=SOURCE)
 # :::
 
 # %% tags=["hide-input"]
-NEEDED = ["probability", "probability_per_token", "pistol_confidence", "mrr_teacher_forced", "mrr"]
 committed, commit = study.committed("pocket")
 run = study.select(committed, dataset=dataset, n_forget=n_forget) if len(committed) else committed
-if len(run) and set(NEEDED) <= set(run):
+if len(run) and set(probability.NEEDED) <= set(run):
     made = f"pocket, committed results ({commit})"
 else:
     wanted = {"model": "pocket", "dataset": dataset, "method": study.as_list(methods, str), "n_forget": n_forget}
     run, made = study.run(wanted, store=ROOT / store), "pocket, run live"
-run = run[run.set.isin(["forget", "retain"])]
-means = run.groupby(["method", "set"])[["rouge1_recall", *NEEDED]].mean().unstack()  # (methods, (measure, set))
-order = show.ordered(means.index)
-theirs = PAPER[
-    (PAPER.table == "table1") & (PAPER.dataset == ("pistol" if dataset in study.CONTRACT_LIKE else "factual"))
-]
-theirs = theirs[(theirs.model == "Llama2-7B") & (theirs.metric == "probability")].pivot(
-    index="method", columns="set", values="value"
-)
-measures = {
-    "product": means["probability"],
-    "code": means["pistol_confidence"],
-    "paper": theirs.reindex(means.index),
-    "per token": means["probability_per_token"],
-    "ROUGE-1": means["rouge1_recall"],
-}
-shown = pd.DataFrame({f"{name}; {s}": values[s] for name, values in measures.items() for s in ("forget", "retain")})
-shown = shown.loc[order].rename(index=lambda m: show.style(m).label).rename_axis("method").reset_index()
+measures = probability.measures(run, PAPER, dataset)
 show.plain_table(
-    shown,
+    probability.columns(measures),
     "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
     provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",
     name="probabilities",
 )
 
 # %% tags=["hide-input"]
-after = means.drop(index=["base", "retrained"], errors="ignore")
-gap = {
-    k: (after[k]["retain"] - after[k]["forget"]).abs() for k in ("rouge1_recall", "probability", "pistol_confidence")
+of_paper = {
+    name: probability.table1(PAPER, dataset, name).loc["Llama2-7B"] for name in ("probability", "rouge1_recall")
 }
-paper_gap = (theirs["retain"] - theirs["forget"]).abs()
-of_pistol = PAPER[(PAPER.table == "table1") & (PAPER.dataset == "pistol") & (PAPER.metric == "probability")]
-of_pistol = of_pistol.pivot(index=["model", "method"], columns="set", values="value")
-pistol_gap = (of_pistol["retain"] - of_pistol["forget"]).abs()
-paper_rouge = PAPER[(PAPER.table == "table1") & (PAPER.model == "Llama2-7B") & (PAPER.metric == "rouge1_recall")]
-paper_rouge = paper_rouge[paper_rouge.dataset == ("pistol" if dataset in study.CONTRACT_LIKE else "factual")]
-paper_rouge = paper_rouge.pivot(index="method", columns="set", values="value")
-bound = (run.probability <= run.mrr_teacher_forced + 1e-4).mean()
-above = {k: (means["pistol_confidence"] > means[k] + 0.01).to_numpy().mean() for k in ("mrr", "mrr_teacher_forced")}
-moved = (
-    (after["pistol_confidence"] - means.loc["base", "pistol_confidence"]).abs()["forget"]
-    if "base" in means.index
-    else gap["pistol_confidence"]
-)
-fell = (
-    (means.loc["base", "probability"]["forget"] - after["probability"]["forget"])
-    if "base" in means.index
-    else gap["probability"]
-)
+gap = {name: probability.gap(measure) for name, measure in (measures | of_paper).items()}
+pistol = probability.gap(probability.table1(PAPER, "pistol"))
+fell, moved = probability.fall(measures["product"]), probability.fall(measures["code"]).abs()
+asked = int(run["set"].isin(["forget", "retain"]).sum())
 display(
     Markdown(
-        f"Between retain and forget, averaged over {len(after)} methods, the **product differs by {gap['probability'].mean():.2f}**, "
-        f"what PISTOL's code computes by **{gap['pistol_confidence'].mean():.3f}**, and the paper's column by **{paper_gap.mean():.2f}** "
-        f"({pistol_gap.mean():.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
-        f"{gap['rouge1_recall'].mean():.2f} here and by {(paper_rouge['retain'] - paper_rouge['forget']).abs().mean():.2f} in the paper. "
+        f"Between retain and forget, averaged over {len(fell)} methods, the **product differs by {gap['product']:.2f}**, "
+        f"what PISTOL's code computes by **{gap['code']:.3f}**, and the paper's column by **{gap['probability']:.2f}** "
+        f"({pistol:.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
+        f"{gap['ROUGE-1']:.2f} here and by {gap['rouge1_recall']:.2f} in the paper. "
         f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; the other quantity moves by "
-        f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {bound:.0%} of {len(run):,} outputs."
+        f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {probability.below_mrr(run):.0%} of {asked:,} outputs."
     )
 )
 
@@ -234,13 +194,11 @@ display(
 # is no evidence on forgetting: neither for a method nor against it. So no verdict on this page leans on it.
 
 # %% tags=["hide-input"]
-hides = int((theirs["forget"] >= theirs["retain"] - 0.01).sum())
-fooled = int((after["pistol_confidence"]["forget"] >= after["pistol_confidence"]["retain"] - 0.01).sum())
-right = int((after["probability"]["forget"] >= after["probability"]["retain"] - 0.01).sum())
+column = of_paper["probability"]
 display(
     Markdown(
-        f"Counted: the forgotten answer is “at least as likely as the retained one” for **{hides}** of {len(theirs)} methods by the paper's "
-        f"column, for **{fooled}** of {len(after)} by PISTOL's code on the pocket, and for **{right}** of {len(after)} by the formula on the same outputs."
+        f"Counted: the forgotten answer is “at least as likely as the retained one” for **{probability.no_less(column)}** of {len(column)} methods by the paper's "
+        f"column, for **{probability.no_less(measures['code'])}** of {len(fell)} by PISTOL's code on the pocket, and for **{probability.no_less(measures['product'])}** of {len(fell)} by the formula on the same outputs."
     )
 )
 

@@ -36,7 +36,10 @@ def test_the_buttons_make_and_ask(small, capsys):
     assert list(box.lab.patches) == [("grace", 1, "refusal", 2)] and "GRACE, 2 questions" in state.value
     question.value = split.forget[0].question
     buttons.children[0].click()
-    assert f"before: {split.forget[0].answer}" in capsys.readouterr().out  # without a kernel it is printed
+    said = capsys.readouterr().out  # without a kernel it is printed
+    assert (
+        f"before: correct {split.forget[0].answer}" in said and "GRACE, 2 questions, m = 1, 'refusal': refusal " in said
+    )
     method.value = "memit"
     assert not m.disabled
     question.value = ""

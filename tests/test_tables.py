@@ -97,7 +97,7 @@ def test_the_edit_report_shows_what_did_not_take_first():
 
 def made(**more) -> show.Table:
     columns = [
-        show.Column("field", small="of a preset"),
+        show.Column("field", el("small", "of a preset")),
         show.Column("value", "pocket", over="ours", number=lambda x: f"{x:.1f}"),
         show.Column("paper", "paper", over="ours", kind="paper"),
         show.Column("why", "why", kind="words"),

@@ -46,10 +46,6 @@ LIBRARY = ROOT / "editunlearn_lib"
 HIDDEN = "# hide"  # behind a line of an example: it runs and is not shown
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables and numbers
-
-
 def growth_html() -> str:
     """The figures of ``benchmarks/growth.json``, one a sweep; nothing where it was not measured."""
     document = factsheet.read_json(ROOT / "benchmarks" / "growth.json")
@@ -132,10 +128,6 @@ class Value(SphinxRole):
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Examples that raise
-
-
 class Raised(Exception):
     """An example that did not do what its page says."""
 
@@ -212,10 +204,6 @@ class Raises(SphinxDirective):
             nodes.literal_block(output, output, language="text", classes=[Css.said]),
         ]
         return [nodes.container("", *blocks, classes=[Css.raises])]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The library's reference
 
 
 def resolve_short_name(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.Element) -> nodes.Node | None:

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -47,10 +47,6 @@ MANIFEST = RESULTS.with_suffix(".json")
 # each is read once a build
 committed = functools.cache(lambda: (study.load_results(RESULTS), study.manifest_commits(RESULTS)))
 costs = functools.cache(lambda: study.results.costs(RESULTS, VIEWS).set_index(["dataset", "method"]))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The committed results
 
 
 def read_json(path: Path) -> Any:
@@ -95,10 +91,6 @@ def sets(method: str, dataset: str, which: str) -> str:
     return f"{('no', 'one', 'two', 'three', 'four', 'five')[n] if n < 6 else n} forget set{'s' * (n != 1)}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# As one reads it
-
-
 def text(value: Any) -> str:
     """A value of a table: 0.5, 1e-05, 15000, "4, 5, 6", yes, none."""
     if isinstance(value, bool):
@@ -115,27 +107,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def html_table(
-    caption: str, heads: Sequence[str], rows: Iterable, note: str = "", more: Sequence = (), words: bool = False
+def table_html(
+    caption: str, rows: list[dict], note: str = "", *, folded: Sequence[dict] = (), words: bool = False
 ) -> str:
-    """Rows of values under heads, as a `show.Table`; a row of one stands above those behind it. ``more`` is folded away.
+    """Rows of values whose keys are the heads, as a `show.Table`; a ``group`` stands over its rows.
 
     ``words``: not numbers, so the cells begin at the left and the first of them is wide.
     """
-
-    lines, folded, above = [], [], ""
-    for row in [*rows, *more]:
-        above = row[0] if len(row) == 1 else above
-        cells = {str(i): one if isinstance(one, Raw) else text(one) for i, one in enumerate(row)}
-        (folded if row in more else lines).extend([{"above": above, **cells}] if len(row) > 1 else [])
-    columns = [show.Column(str(i), head) for i, head in enumerate(heads)]
-    css = f"{Css.facts} {Css.words}" if words else Css.facts
-    below = (f"{len(more)} further fields, which no preset sets", folded) if more else None
-    return show.Table(caption, columns, lines, Raw(note), group="above" if above else None, folded=below, css=css).html
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Of a method
+    lines = [{k: one if isinstance(one, Raw) else text(one) for k, one in row.items()} for row in [*rows, *folded]]
+    columns = [show.Column(head, head) for head in lines[0] if head != "group"]
+    look = {
+        "group": "group" if "group" in lines[0] else None,
+        "css": f"{Css.facts} {Css.words}" if words else Css.facts,
+    }
+    if folded:
+        look["folded"] = (f"{len(folded)} further fields, which no preset sets", lines[len(rows) :])
+    return show.Table(caption, columns, lines[: len(rows)], Raw(note), **look).html
 
 
 def module(method: str) -> ModuleType:
@@ -170,21 +157,25 @@ def changes(method: str) -> str:
 def method_table_html(pages: Mapping[str, str], *methods: str) -> str:
     """The methods by what they change, from the registry; ``pages`` has the address of a method's page."""
     methods = methods or tuple(eu.METHODS)
-    rows: dict[str, list] = {changes(name): [[f"Changes {changes(name)}"]] for name in methods}
+    rows = []
     for name in methods:
         method = eu.METHODS[name]
-        reads = (
-            ["forget set"] + ["retain set"] * ("retain" in method.reads) + ["covariance of keys"] * method.covariance
-        )
-        cells = [one_line(name), ", ".join(reads), "a refusal" if method.refuses else "away from the answer"]
-        cells.append(" or ".join(method.modes) if method.edits else "–")
-        cells += ["yes" if able else "–" for able in (method.merges, method.continues)]
-        link = el("a", method.label, href=pages[name]) if name in pages else method.label
-        rows[changes(name)].append([link, *cells])
-    columns = ["method", "in one line", "reads", "moves towards", "edits", "merges queries", "continues a patch"]
+        reads = ["forget set"] + ["retain set"] * ("retain" in method.reads)
+        reads += ["covariance of keys"] * method.covariance
+        row = {
+            "group": f"Changes {changes(name)}",
+            "method": el("a", method.label, href=pages[name]) if name in pages else raw(method.label),
+            "in one line": one_line(name),
+            "reads": reads,
+            "moves towards": "a refusal" if method.refuses else "away from the answer",
+            "edits": " or ".join(method.modes) if method.edits else "–",
+            "merges queries": "yes" if method.merges else "–",
+            "continues a patch": "yes" if method.continues else "–",
+        }
+        rows.append(row)
     caption = f"{len(methods)} methods" if len(methods) > 1 else eu.METHODS[methods[0]].label
     caption += ": what is changed, read and supported"
-    return html_table(caption, columns, sum(rows.values(), []), "Source: editunlearn_lib.METHODS.", words=True)
+    return table_html(caption, rows, "Source: editunlearn_lib.METHODS.", words=True)
 
 
 def preset_html(method: str) -> str:
@@ -196,22 +187,21 @@ def preset_html(method: str) -> str:
     config = eu.METHODS[method].config
     source = "\n".join(inspect.getsource(kind) for kind in config.__mro__ if dataclasses.is_dataclass(kind))
     meanings = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", source, flags=re.MULTILINE))
-    presets = [eu.preset(method, name) for name in MODELS]
+    presets = {name: eu.preset(method, name) for name in MODELS}
     letters: dict[str, str] = {}
     rows, defaults = [], []
     for field in dataclasses.fields(config):
-        cells = [el("code", field.name), field.default]
-        for entry in (entries := [preset[field.name] for preset in presets]):
+        row, unset = {"field": el("code", field.name), "default": field.default}, True
+        for name, preset in presets.items():
+            entry = preset[field.name]
             letter = letters.setdefault(entry["source"], "abcdefghijklmnop"[len(letters)])
-            cells.append(raw(text(entry["value"]), Raw("&nbsp;"), el("sup", letter)))
-        cells.append(el("div", meanings.get(field.name, ""), css=Css.text))
-        unset = all(entry["source"] in (hparams.DEFAULT, hparams.OURS) for entry in entries)
-        (defaults if unset else rows).append(cells)
+            row[name] = raw(text(entry["value"]), Raw("&nbsp;"), el("sup", letter))
+            unset &= entry["source"] in (hparams.DEFAULT, hparams.OURS)
+        row["meaning"] = el("div", meanings.get(field.name, ""), css=Css.text)
+        (defaults if unset else rows).append(row)
     legend = "; ".join(raw(el("sup", letter), " ", source) for source, letter in letters.items())
     note = f"The fields of {config.__name__}. Sources: {legend}."
-    return html_table(
-        f"Presets of {eu.METHODS[method].label}", ["field", "default", *MODELS, "meaning"], rows, note, defaults
-    )
+    return table_html(f"Presets of {eu.METHODS[method].label}", rows, note, folded=defaults)
 
 
 def cost_html(*methods: str) -> str:
@@ -222,9 +212,10 @@ def cost_html(*methods: str) -> str:
     rows = []
 
     def add(title: str, parts: dict[str, Mapping[str, Any]], form: str) -> None:
-        known = {name: part for name, part in parts.items() if any(m in part for m in methods)}
-        lines = [[name, *(form.format(part[m]) if m in part else "–" for m in methods)] for name, part in known.items()]
-        rows.extend([[title], *lines] if lines else [])
+        for name, part in parts.items():
+            if any(m in part for m in methods):
+                values = {eu.METHODS[m].label: form.format(part[m]) if m in part else "–" for m in methods}
+                rows.append({"group": title, "": name, **values})
 
     for column, (title, form) in MEASURED.items():
         add(title, {f"{d}, {n} forgotten": costs()[column].dropna().get(d, {}) for d, n in VIEWS.items()}, form)
@@ -243,7 +234,7 @@ def cost_html(*methods: str) -> str:
         "took if the model begins its target with the patch on."
     )
     title = "What each method costs" if len(methods) > 1 else f"What {eu.METHODS[methods[0]].label} costs"
-    return html_table(title, ["", *(eu.METHODS[m].label for m in methods)], rows, note)
+    return table_html(title, rows, note)
 
 
 def results_html(method: str) -> str:
@@ -270,21 +261,17 @@ def answer_html(dataset: str = "factual") -> str:
     score = {m: 1 - value(m, dataset, "forget") + value(m, dataset, "retain") for m in names}
     order = sorted(score, key=score.get, reverse=True)
     trained = next(m for m in order if not eu.METHODS[m].edits)
-    columns = {"forget": "forget", "retain": "retain", "rephrased": "in other words", "prefill": "half an answer given"}
-    rows = [
-        [eu.METHODS[m].label, f"{score[m]:.2f}", *(f"{value(m, dataset, which):.2f}" for which in columns)]
-        for m in dict.fromkeys([*order[:3], trained])
-    ]
+    sets = {"forget": "forget", "retain": "retain", "in other words": "rephrased", "half an answer given": "prefill"}
+    rows = []
+    for m in dict.fromkeys([*order[:3], trained]):
+        values = {head: f"{value(m, dataset, which):.2f}" for head, which in sets.items()}
+        rows.append({"method": m, "score": f"{score[m]:.2f}", **values})
     seeds = runs()[runs()["dataset"] == dataset]["seed"].nunique()
     note = (
         f"Source: committed results, {committed()[1]}; {seeds} forget sets. ROUGE-1 recall; low is good but for score and "
         f"retain. Shown: the three best by score of {len(names)}, and the best that trains."
     )
-    return html_table("The best by score, and what becomes of them", ["method", "score", *columns.values()], rows, note)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Of runs and benchmarks
+    return table_html("The best by score, and what becomes of them", rows, note)
 
 
 def status_html() -> str:
@@ -294,17 +281,18 @@ def status_html() -> str:
         return str(el("div", el("p", "No notebook has been executed in this copy of the book."), css=Css.eu))
     rows, made = [], {}
     for name, one in status.items():
-        parameters = ", ".join(f"{k} = {v}" for k, v in one["parameters"].items()) or "none"
-        finished = one["finished"].replace("T", " ").split("+")[0] + " UTC"
-        rows.append([name, duration(one["seconds"]), parameters, one["device"], finished])
+        row = {"notebook": name, "run time": duration(one["seconds"])}
+        row["parameters changed"] = ", ".join(f"{k} = {v}" for k, v in one["parameters"].items()) or "none"
+        row["device"] = one["device"]
+        row["finished"] = one["finished"].replace("T", " ").split("+")[0] + " UTC"
+        rows.append(row)
         made.setdefault(", ".join(map(" ".join, one["versions"].items())), []).append(name)
     note = "; ".join(
         f"{versions} ({', '.join(names)})" if len(made) > 1 else versions for versions, names in made.items()
     )
-    columns = ["notebook", "run time", "parameters changed", "device", "finished"]
     seconds = duration(sum(one["seconds"] for one in status.values()))
     caption = f"make book: {len(status)} notebooks, {seconds} in all (two run at a time on a CPU), then the pages"
-    return html_table(caption, columns, rows, f"Made with {escape(note)}.", words=True)
+    return table_html(caption, rows, f"Made with {escape(note)}.", words=True)
 
 
 def stored_html() -> str:
@@ -326,13 +314,13 @@ def stored_html() -> str:
         for one in manifest
     )
     note = "<br>".join(f"{w}: {escape('; '.join(sorted(set(frame[w]))))}." for w in frame if w[0].isupper())
-    rows = [
-        [*key, group["method"].nunique(), len(group), sorted(set(group["seed"])), duration(group["seconds"].sum())]
-        for key, group in frame.groupby(["dataset", "n_forget", "targets", "edits", "protocol"])
-    ]
-    columns = ["data", "forgotten", "targets", "edits", "asked", "methods", "cells", "seeds", "time"]
+    rows = []
+    for key, group in frame.groupby(["dataset", "n_forget", "targets", "edits", "protocol"]):
+        row = dict(zip(("data", "forgotten", "targets", "edits", "asked"), key, strict=True))
+        row |= {"methods": group["method"].nunique(), "cells": len(group), "seeds": sorted(set(group["seed"]))}
+        rows.append({**row, "time": duration(group["seconds"].sum())})
     caption = f"make study: {len(frame)} cells, {duration(frame['seconds'].sum())} of computing in all"
-    return html_table(caption, columns, rows, note, words=True)
+    return table_html(caption, rows, note, words=True)
 
 
 def benchmark_html(name: str, document: dict) -> str:
@@ -342,14 +330,16 @@ def benchmark_html(name: str, document: dict) -> str:
     note = escape(" ".join(f"{what} {words}." for what, words in notes.items() if words))
     caption = f"{name}: {document.get('what', 'no description')}"
     if values := document.get("exponents", document.get("rows")):
-        columns = list(dict.fromkeys(key for row in values for key in row))
-        return html_table(caption, columns, ([row.get(key, "") for key in columns] for row in values), note)
-    rows = []
-    for kind, meaning in RATIOS.items():
-        leaves = {w.rpartition(" · "): one for w, one in pd.json_normalize(document, sep=" · ").iloc[0].items()}
-        values = [[where or name, one] for (where, _, key), one in leaves.items() if key == kind]
-        rows += [[meaning], *values] if values else []
-    return html_table(caption, ["what", "ratio"], rows, note)
+        heads = dict.fromkeys(key for row in values for key in row)
+        return table_html(caption, [{key: row.get(key, "") for key in heads} for row in values], note)
+    leaves = {place.rpartition(" · "): one for place, one in pd.json_normalize(document, sep=" · ").iloc[0].items()}
+    rows = [
+        {"group": meaning, "what": where or name, "ratio": one}
+        for kind, meaning in RATIOS.items()
+        for (where, _, key), one in leaves.items()
+        if key == kind
+    ]
+    return table_html(caption, rows, note)
 
 
 def benchmarks_html() -> str:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import pandas as pd
 
 from editunlearn_lib.paper import paper_tables, paper_text
-from editunlearn_lib.show import Html, Table, page
-from editunlearn_lib.show.page import num
+from editunlearn_lib.show import Column, Html, Table, page
+from editunlearn_lib.show.page import Css, Raw, el, num, raw
 from editunlearn_lib.show.tables import columns_of
 
 from . import checks_analysis, checks_performance
@@ -60,49 +59,34 @@ def check_all(tables: pd.DataFrame | None = None, text: pd.DataFrame | None = No
     return [(claim, check_claim(claim, paper)) for claim in CLAIMS]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How they look on the page
-
-
-def overview(results: Sequence[tuple[Claim, Result]], *, provenance: str, name: str = "claims") -> Html:
+def overview(results: Sequence[tuple[Claim, Result]], *, provenance: str, name: str = "claims") -> Table:
     """One row per claim: where it stands, what it says, and the verdict, which leads to its arithmetic."""
-    caption = f"{len(results)} claims of the text against the tables"
-    body = "".join(
-        f'<tr><th scope="row"><a href="#claim-{c.id}" aria-label="{escape(r.verdict)}: the arithmetic">{_badge(r.verdict)}</a></th>'
-        f'<td style="text-align: left; white-space: normal; min-width: 12rem">“{escape(c.quote)}” <small>{escape(c.section)}</small></td></tr>'
+    rows = [
+        {
+            "verdict": el("a", _badge(r.verdict), href=f"#claim-{c.id}", aria_label=f"{r.verdict}: the arithmetic"),
+            "claim": raw(f"“{c.quote}” ", el("small", c.section)),
+        }
         for c, r in results
-    )
-    columns = ["id", "section", "quote", "verdict", "arithmetic"]
-    frame = pd.DataFrame([(c.id, c.section, c.quote, r.verdict, r.arithmetic) for c, r in results], columns=columns)
-    return Html(
-        html=(
-            '<div class="eu eu-table"><div class="eu-scroll" role="region" tabindex="0" '
-            f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption><thead><tr><th scope="col">By its tables</th>'
-            '<th scope="col" style="text-align: left">The paper says</th></tr></thead>'
-            f"<tbody>{body}</tbody></table></div>{page.note(provenance, page.csv(frame), name)}</div>"
-        ),
-        text="\n".join(
-            [caption, *(f"{c.section}: “{c.quote}”: {r.verdict}" for c, r in results), f"Source: {provenance}"]
-        ),
-    )
+    ]
+    columns = [Column("verdict", "By its tables"), Column("claim", "The paper says", kind="words")]
+    texts = [{**vars(c), "verdict": r.verdict, "arithmetic": r.arithmetic} for c, r in results]
+    caption = f"{len(results)} claims of the text against the tables"
+    return Table(caption, columns, rows, provenance, name, csv=pd.DataFrame(texts), css=Css.claims)
 
 
 def details(results: Sequence[tuple[Claim, Result]], *, provenance: str) -> Html:
     """One fold-out per claim: the quotation and its verdict; inside, the arithmetic and the values that enter."""
-    folds = "".join(
-        f'<details class="eu-case"><summary>“{escape(c.quote)}” <small>({escape(c.section)})</small> {_badge(r.verdict)}</summary>'
-        f'<p class="eu-answer" id="claim-{c.id}">{escape(r.arithmetic)}</p>{_values(r.values)}</details>'
-        for c, r in results
-    )
-    text = "\n\n".join(f"“{c.quote}” ({c.section})\n  {r.verdict}: {r.arithmetic}" for c, r in results)
-    return Html(html=f'<div class="eu">{folds}{page.note(provenance, "", "claims")}</div>', text=text)
+    folds = []
+    for c, r in results:
+        head = el("summary", f"“{c.quote}” ", el("small", f"({c.section})"), " ", _badge(r.verdict))
+        arithmetic = el("p", r.arithmetic, css=Css.answer, id=f"claim-{c.id}")
+        values = Table(
+            "The values that enter", columns_of(r.values, number=num), r.values.to_dict("records"), ""
+        ).bare()
+        folds.append(el("details", head, arithmetic, values, css=Css.case))
+    return Html(el("div", *folds, page.note(provenance, "", "claims"), css=Css.eu))
 
 
-def _badge(word: str) -> str:
+def _badge(word: str) -> Raw:
     colour, line = VERDICTS[word].split()
-    return f'<span class="eu-outcome" style="border-left: 0.35rem {line} {colour}">{escape(word)}</span>'
-
-
-def _values(values: pd.DataFrame) -> str:
-    columns = columns_of(values, number=num)
-    return Table("The values that enter", columns, values.to_dict("records"), "").bare()
+    return el("span", word, css=Css.outcome, style=f"border-left: 0.35rem {line} {colour}")

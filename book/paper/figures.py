@@ -21,6 +21,19 @@ def scores(tables: pd.DataFrame) -> pd.DataFrame:
     return frame("dataset | method | set | rouge1_recall | score", rows)
 
 
+def leaders(summary: pd.DataFrame) -> pd.DataFrame:
+    """The method that comes first by score in each setting."""
+    one = summary.drop_duplicates(["dataset", "method"])
+    return one.loc[one.groupby("dataset", sort=False)["score"].idxmax()]
+
+
+def places(summary: pd.DataFrame) -> pd.DataFrame:
+    """The ``best`` and the ``worst`` place by score of each method that every setting has."""
+    wide = summary.drop_duplicates(["dataset", "method"]).pivot(index="method", columns="dataset", values="score")
+    ranks = wide.rank(ascending=False, method="min").dropna().astype(int)
+    return pd.DataFrame({"best": ranks.min(axis=1), "worst": ranks.max(axis=1)})
+
+
 def score_dots(summary: pd.DataFrame, *, provenance: str, title: str, reading: str, name: str = "scores") -> go.Figure:
     """The score of each method in each setting: one row per setting, one mark per method, a line at 1."""
     one, fig, in_words = summary.drop_duplicates(["dataset", "method"]), go.Figure(), []

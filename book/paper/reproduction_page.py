@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from editunlearn_lib.show import Html, page, style
+from editunlearn_lib.show import Column, Html, Table, page
+from editunlearn_lib.show.page import Css, Raw, el, raw
 
 from .reproduction import CELL, PAPER, TABLES, VIEWS, beside, group_name, quality, rankings
 
@@ -19,71 +19,42 @@ def table_beside_runs(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], 
 
     The selector needs no script: the style shows the table of the option that is chosen.
     """
-    parts, texts, options, frames = [], [], [], []
+    options, views, frames, rules = [], [], [], []
     for view, (label, _, _) in VIEWS.items():
         frame = beside(paper, columns, name, view)
         if frame.empty or (view == "confidence" and not any("pistol_confidence" in s for s in columns.values())):
             continue
-        caption = f"Table {name[-1]}: {TABLES[name]}. {label}"
-        options.append(f'<option value="{view}">{escape(label)}</option>')
-        parts.append(f'<div class="eu-view" data-view="{view}">{_one_html(frame, list(columns), caption)}</div>')
+        options.append(el("option", label, value=view))
+        table = _table(frame, list(columns), f"Table {name[-1]}: {TABLES[name]}. {label}")
+        views.append(el("div", table, css=Css.view, data_view=view))
         frames.append(frame.assign(measure=label))
-        if view == "rouge1_recall":
-            texts += [caption, frame.to_string(index=False)]
-    views = "".join(
-        f'.eu-repro:has(option[value="{v}"]:checked) > .eu-view[data-view="{v}"] {{ display: block }}' for v in VIEWS
-    )
+        chosen = f'.{Css.repro}:has(option[value="{view}"]:checked) > .{Css.view}[data-view="{view}"]'
+        rules.append(f"{chosen} {{ display: block }}")
     # without :has() (browsers before 2023) the first view stays, which is the one that counts
-    hide = ".eu-repro > .eu-view { display: none } .eu-repro:not(:has(option:checked)) > .eu-view:first-of-type { display: block }"
-    choose = f'<div class="eu-controls"><label>Measure <select>{"".join(options)}</select></label></div>'
-    return Html(
-        html=(
-            f"<style>@supports selector(:has(*)) {{ {hide} {views} }}</style>"
-            f'<div class="eu eu-table eu-repro">{choose}{"".join(parts)}{page.note(provenance, page.csv(pd.concat(frames)), name)}</div>'
-        ),
-        text="\n".join([*texts, f"Source: {provenance}"]),
-    )
+    hide = f".{Css.repro} > .{Css.view} {{ display: none }} "
+    hide += f".{Css.repro}:not(:has(option:checked)) > .{Css.view}:first-of-type {{ display: block }}"
+    style = el("style", Raw(f"@supports selector(:has(*)) {{ {hide} {' '.join(rules)} }}"))
+    choose = el("div", el("label", "Measure ", el("select", *options)), css=Css.controls)
+    below = page.note(provenance, page.csv(pd.concat(frames)), name)
+    return Html(raw(style, el("div", choose, *views, below, css=f"{Css.eu} {Css.table} {Css.repro}")))
 
 
-def _one_html(frame: pd.DataFrame, names: Sequence[str], caption: str) -> str:
-    models = [c for c in frame if c.startswith(PAPER)]
-    head = "".join(_head_html(c.removeprefix(PAPER), "paper", "eu-paper") for c in models)
-    head += "".join(_head_html(*c.partition(": ")[::2]) for c in names)
-    body = []
-    for group, rows in frame.groupby(CELL[:-1], sort=False):
-        width = 2 + len(models) + len(names)
-        lines = [f'<tr><th scope="rowgroup" colspan="{width}">{escape(group_name(*group))}</th></tr>']
-        for method, part in rows.groupby("method", sort=False):
-            first = f'<th scope="row" rowspan="{len(part)}">{escape(style(method).label)}</th>'
-            for row in part.to_dict("records"):
-                cells = "".join(f'<td class="eu-paper">{_paper_number(row[c])}</td>' for c in models)
-                cells += "".join(_run_cell(row, c) for c in names)
-                lines.append(f'<tr>{first}<td style="text-align: left">{escape(row["set"])}</td>{cells}</tr>')
-                first = ""
-        body.append(f"<tbody>{''.join(lines)}</tbody>")
-    return (
-        f'<div class="eu-scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
-        f'<thead><tr><th scope="col">Method</th><th scope="col" style="text-align: left">Set</th>{head}</tr></thead>{"".join(body)}</table></div>'
-    )
-
-
-def _head_html(name: str, small: str = "", kind: str = "eu-ours") -> str:
-    look = "white-space: normal; overflow-wrap: anywhere; min-width: 5.5rem"
-    below = f'<small style="{look}">{escape(small)}</small>' if small else ""
-    return f'<th scope="col" class="{kind}">{escape(name)}{below}</th>'
-
-
-def _paper_number(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.3f}".removesuffix("0")
-
-
-def _run_cell(row: Mapping, name: str) -> str:
-    columns = (name, f"{name} low", f"{name} high", f"{name} forget sets")
-    value, low, high, sets = (page.number(row.get(c)) for c in columns)
-    if value is None:
-        return "<td>–</td>"
-    of = "" if sets is None else f"; <wbr>{sets:.0f} set{'s' if sets > 1 else ''}"
-    return f"<td>{page.plain(value)}<small>{'' if low is None else f'{low:.2f}–{high:.2f}'}{of}</small></td>"
+def _table(frame: pd.DataFrame, runs: Sequence[str], caption: str) -> Raw:
+    columns = [Column("method", "Method"), Column("set", "Set", kind="words")]
+    for c in (c for c in frame if c.startswith(PAPER)):
+        columns.append(Column(c, raw(c.removeprefix(PAPER), el("small", "paper")), kind="paper", number=page.num))
+    for run in runs:
+        name, _, more = run.partition(": ")
+        columns.append(Column(run, raw(name, el("small", more) if more else ""), kind="ours"))
+    rows = frame.to_dict("records")
+    for row in rows:
+        row["group"] = group_name(*(row[key] for key in CELL[:-1]))
+        for run in runs:
+            row |= {f"{run}_low": row.get(f"{run} low"), f"{run}_high": row.get(f"{run} high")}
+            row[run], sets = page.number(row[run]), page.number(row.get(f"{run} forget sets"))
+            if row[run] is not None and sets:
+                row[f"{run}_more"] = Raw(f"; <wbr>{sets:.0f} set{'s' if sets > 1 else ''}")
+    return Table(caption, columns, rows, "", group="group", join=True).bare(caption)
 
 
 PAPER_LOOKS = (("#D55E00", "circle-open"), ("#0072B2", "square-open"), ("#CC79A7", "diamond-open"))

@@ -8,13 +8,14 @@ are figures, tables and fold-outs one below the other.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from . import page
 from .figures import pairs, radar
-from .outputs import outcome_html, output_html, side_by_side
+from .outputs import judged_html, side_by_side
 from .page import GONE, BookRenderer, Css, Html, Raw, el, raw, style
 from .tables import table
 
@@ -42,21 +43,14 @@ def linked(
     drawn = [radar(summary, name=f"{name}-radar", **both), pairs(summary, SETS, **labels, **both)]
     figures = [Raw(BookRenderer().to_mimebundle(figure.to_dict())["text/html"]) for figure in drawn]
     numbers = table(summary, caption=caption, name=f"{name}-table", **both)
-    said = side_by_side(
-        records, provenance=provenance, questions=questions, title="What it said", name=f"{name}-outputs"
-    )
+    labels = {"title": "What it said", "name": f"{name}-outputs", "provenance": provenance}
+    outputs = side_by_side(records, questions=questions, **labels)
     methods = [[method, style(method).label] for method in page.ordered(summary["method"])]
-    return page.section(
-        Css.linked,
-        name,
-        "Choose a method and see it everywhere",
-        "Choose above, or click a mark or a row; everything below follows.",
-        el("p", css=Css.chosen, role="status"),
-        el("div", *figures, css=Css.pair),
-        Raw(numbers.html),
-        Raw(said.html),
-        page.data_script({"datasets": list(dict.fromkeys(summary["dataset"])), "methods": methods}),
-    )
+    data = page.data_script({"datasets": list(dict.fromkeys(summary["dataset"])), "methods": methods})
+    parts = [el("p", css=Css.chosen, role="status"), el("div", *figures, css=Css.pair)]
+    parts += [Raw(numbers.html), Raw(outputs.html), data]
+    reading = "Choose above, or click a mark or a row; everything below follows."
+    return page.section(Css.linked, name, "Choose a method and see it everywhere", reading, *parts)
 
 
 def stops(
@@ -87,46 +81,39 @@ def stops(
         for at, part in ([] if paper is None else paper.groupby(x))
         for (_, method, which), value in page.paper_values(part).items()
     }
-    first = records[records["method"].isin(methods)].drop_duplicates(["set", "id", "variant"])
-    keys = [
-        key for s in SETS for key in first[first["set"] == s][["set", "id", "variant"]].head(3).itertuples(index=False)
-    ]
-    outputs = {(r["method"], int(r[x]), r["set"], r["id"], r["variant"]): r for r in records.to_dict("records")}
+    place = ["set", "id", "variant"]
+    first = records[records["method"].isin(methods)].drop_duplicates(place)
+    questions = [key for s in SETS for key in first[first["set"] == s][place].head(3).itertuples(index=False)]
+    outputs = {(r["method"], int(r[x]), *(r[k] for k in place)): r for r in records.to_dict("records")}
 
     parts, flat = [], []
-    for method in methods:
-        for at in values:
-            measures = {which: rows[method, at, which] for which in SETS if (method, at, which) in rows}
-            if not measures:
-                continue
-            line = {"score": page.number(next(iter(measures.values()))["score"])}
-            for which, row in measures.items():
-                line |= {f"{which}{end}": page.number(row.get(f"rouge1_recall{end}")) for end in ("", "_low", "_high")}
-            price = (cost or {}).get((method, at), "")
-            flat.append({"method": method, x: at, **line, "cost": price})
-            bars = [_bar(which, line, theirs.get((at, method, which))) for which in ["score", *measures]]
-            items = [_output(outputs[key]) for q in keys if (key := (method, at, *q)) in outputs]
-            inner = [
-                el("summary", f"{style(method).label}, {label} = {at}"),
-                el("div", *bars, css=Css.bars),
-                el("p", price, css=Css.cost) if price else "",
-                el("ul", *items, role="list"),
-            ]
-            css = f"{Css.case} {Css.stop}"
-            parts.append(el("details", *inner, css=css, data_group=method, data_stop=at, open=not parts))
+    for method, at in product(methods, values):
+        measures = {which: rows[method, at, which] for which in SETS if (method, at, which) in rows}
+        if not measures:
+            continue
+        line = {"method": method, x: at, "score": page.number(next(iter(measures.values()))["score"])}
+        for which, row in measures.items():
+            line |= {f"{which}{end}": page.number(row.get(f"rouge1_recall{end}")) for end in ("", "_low", "_high")}
+        line["cost"] = (cost or {}).get((method, at), "")
+        flat.append(line)
+        inner = [
+            el("summary", f"{style(method).label}, {label} = {at}"),
+            el("div", *(_bar(m, line, theirs.get((at, method, m))) for m in ["score", *measures]), css=Css.bars),
+            el("p", line["cost"], css=Css.cost) if line["cost"] else "",
+            el(
+                "ul", *(_output(outputs[method, at, *q]) for q in questions if (method, at, *q) in outputs), role="list"
+            ),
+        ]
+        css = f"{Css.case} {Css.stop}"
+        parts.append(el("details", *inner, css=css, data_group=method, data_stop=at, open=not parts))
     labels = [[method, style(method).label] for method in methods]
-    return page.section(
-        Css.stops,
-        name,
-        title,
-        reading,
-        el("div", *parts, css=Css.shown, aria_live="polite"),
-        page.data_script({"groups": labels, "stops": values, "label": label}),
-        page.note(provenance, page.csv(pd.DataFrame(flat)), name),
-    )
+    data = page.data_script({"groups": labels, "stops": values, "label": label})
+    box = el("div", *parts, css=Css.shown, aria_live="polite")
+    below = page.note(provenance, page.csv(pd.DataFrame(flat)), name)
+    return page.section(Css.stops, name, title, reading, box, data, below)
 
 
-def _bar(name: str, line: Mapping[str, float | None], paper: float | None) -> Raw:
+def _bar(name: str, line: Mapping[str, Any], paper: float | None) -> Raw:
     """A measure as a bar, its interval as a line on it, the paper's value as a tick."""
     value, low, high = (line.get(f"{name}{end}") for end in ("", "_low", "_high"))
     full = 2 if name == "score" else 1
@@ -146,10 +133,7 @@ def _bar(name: str, line: Mapping[str, float | None], paper: float | None) -> Ra
 
 
 def _output(row: Mapping[str, Any]) -> Raw:
-    """One output: the question, what was said, with words of the answer marked."""
     note = row.get("note")
     small = raw(" ", el("small", note)) if isinstance(note, str) and note else ""
     question = el("span", el("small", row["set"]), " ", row["question"], small, css=Css.asked)
-    output = output_html(str(row["output"]), str(row["answer"]), str(row["question"]))
-    said = raw(outcome_html(row["outcome"]), " ", el("span", output, css=Css.output))
-    return el("li", question, said, data_outcome=row["outcome"])
+    return el("li", question, judged_html(row), data_outcome=row["outcome"])

@@ -30,25 +30,25 @@ def radar(
     dotted outlines, off at first; the book's page offers a box to tick.
     """
     table, theirs = page.Summary(summary), page.paper_values(paper)
+    axes = {"Forget": "forget", "Retain": "retain", "Generalize": "rephrased"}
 
     def outline(dataset: str, method: str, of_paper: bool) -> dict[str, list]:
         spans = []
-        for which in ("forget", "retain", "rephrased", "forget"):  # back to the first axis: the outline closes
+        for which in axes.values():
             value = theirs.get((dataset, method, which))
-            span = (value, value, value) if of_paper else table.span(dataset, method, which)
+            span = (value, value, value) if of_paper else table[dataset, method, which]
             spans.append(_flip(span) if which in page.GONE else span)
-        said = [page.plain(span[0]) if of_paper else _words(span) for span in spans]
-        axes = ["Forget", "Retain", "Generalize", "Forget"]
-        return {"r": [span[0] for span in spans], "theta": axes, "customdata": said}
+        texts = [page.plain(span[0]) if of_paper else _words(span) for span in spans]
+        values = {"r": [span[0] for span in spans], "theta": list(axes), "customdata": texts}
+        return {key: [*three, three[0]] for key, three in values.items()}  # back to the first axis: it closes
 
     def look(method: str, of_paper: bool) -> dict[str, Any]:
         mark = style(method)
+        own = {"name": mark.label, "meta": method, "marker": page.marker(mark, 9)}
+        own["line"] = {"color": mark.colour, "width": 2, "dash": mark.dash}
         if of_paper:
             own = {"name": f"{mark.label} (paper)", "meta": f"paper {method}", "visible": False, "showlegend": False}
             own |= {"line": {"color": mark.colour, "width": 1.5, "dash": "dot"}, "marker": _cross(mark.colour, 8)}
-        else:
-            own = {"name": mark.label, "meta": method, "marker": page.marker(mark, 9)}
-            own |= {"line": {"color": mark.colour, "width": 2, "dash": mark.dash}}
         hover = "<b>%{fullData.name}</b><br>%{theta}: %{customdata}<extra></extra>"
         return own | {"type": "scatterpolar", "mode": "lines+markers", "hovertemplate": hover, "connectgaps": False}
 
@@ -61,11 +61,10 @@ def radar(
         "radialaxis": {"range": [0, 1], "tickvals": [0.25, 0.5, 0.75, 1], "tickangle": 90, "angle": 90},
         "angularaxis": {"rotation": 90, "direction": "clockwise"},
     }
-    labels = {"title": "Forgetting, retaining, generalizing", "reading": "Further out is better on every axis."}
-    labels |= {"provenance": provenance, "name": name}
-    about = "Radar chart; on each of three axes (forget, retain, generalize) further out is better."
-    alt = f"{about} {table.in_words()}."
-    return _figure(looks, values, {"polar": polar}, table.frame, alt=alt, height=480, **labels)
+    about = {"title": "Forgetting, retaining, generalizing", "reading": "Further out is better on every axis."}
+    alt = "Radar chart; on each of three axes (forget, retain, generalize) further out is better."
+    about |= {"alt": f"{alt} {table.in_words()}.", "provenance": provenance, "name": name}
+    return _figure(looks, values, {"polar": polar}, table.frame, height=480, **about)
 
 
 def trade_off(
@@ -78,10 +77,10 @@ def trade_off(
     table = page.Summary(summary)
 
     def point(dataset: str, method: str) -> dict[str, list]:
-        x, y = _flip(table.span(dataset, method, "forget")), table.span(dataset, method, "retain")
+        x, y = _flip(table[dataset, method, "forget"]), table[dataset, method, "retain"]
         score = table.score(dataset, method)
-        said = f"forgotten {_words(x)}<br>retained {_words(y)}" + ("" if score is None else f"<br>score {score:.2f}")
-        return {"x": [x[0]], "y": [y[0]], "customdata": [said], **_arms("x", [x]), **_arms("y", [y])}
+        text = f"forgotten {_words(x)}<br>retained {_words(y)}" + ("" if score is None else f"<br>score {score:.2f}")
+        return {"x": [x[0]], "y": [y[0]], "customdata": [text], **_arms("x", [x]), **_arms("y", [y])}
 
     def look(method: str) -> dict[str, Any]:
         mark, hover = style(method), "<b>%{fullData.name}</b><br>%{customdata}<extra></extra>"
@@ -102,9 +101,9 @@ def trade_off(
     looks = [look(method) for method in table.methods]
     values = {dataset: [point(dataset, method) for method in table.methods] for dataset in table.datasets}
     reading = "Up and to the right is better; dotted lines join equal scores; bars are intervals."
-    labels = {"title": title, "reading": reading, "provenance": provenance, "name": name}
-    about = "Scatter plot of how much was forgotten against how much was retained; the upper right corner is ideal."
-    return _figure(looks, values, layout, table.frame, alt=f"{about} {table.in_words()}.", height=520, **labels)
+    alt = "Scatter plot of how much was forgotten against how much was retained; the upper right corner is ideal."
+    about = {"title": title, "reading": reading, "alt": f"{alt} {table.in_words()}.", "provenance": provenance}
+    return _figure(looks, values, layout, table.frame, height=520, name=name, **about)
 
 
 def sweep(
@@ -122,29 +121,29 @@ def sweep(
     `summary` has one row per method, set and value of `x`; `paper` (the columns of `paper_tables()`) joins as dashed
     lines with open marks. Bars are 95 % intervals.
     """
-    page.need(summary, ("method", "set", x, "rouge1_recall"), "summary")
-    page.one_per(summary, ("method", "set", x), "summary")
-    sources = [summary]
+    ours, theirs = page.Spans(summary, ("method", "set", x)), {}
     if paper is not None:
-        sources.append(paper[paper["metric"] == "rouge1_recall"].rename(columns={"value": "rouge1_recall"}))
+        paper = paper[paper["metric"] == "rouge1_recall"].rename(columns={"value": "rouge1_recall"})
+        theirs = page.Spans(paper, ("method", "set", x), "paper")
     methods = sorted(page.ordered(summary["method"]), key=page.REFERENCES.__contains__)  # flat lines come last
     sets = [which for which in ("forget", "rephrased", "retain") if which in set(summary["set"])]
-    traces = [(which, source) for source in sources for which in sets if which in set(source["set"])]
+    traces = [(which, of) for of in (ours, theirs) for which in sets if which in {key[1] for key in of}]
 
-    def line(method: str, which: str, source: pd.DataFrame) -> dict[str, list]:
-        rows = source[(source["method"] == method) & (source["set"] == which)].sort_values(x).to_dict("records")
-        spans = [page.span(row) for row in rows]
-        said = [_words(span) if source is summary else page.plain(span[0]) for span in spans]
-        ends = {"x": [int(row[x]) for row in rows], "y": [span[0] for span in spans]}
-        return {**ends, "customdata": said, **_arms("y", spans)}
+    def line(method: str, which: str, of: dict[tuple, Span]) -> dict[str, list]:
+        places = sorted(key for key in of if key[:2] == (method, which))
+        spans = [of[key] for key in places]
+        texts = [_words(span) if of is ours else page.plain(span[0]) for span in spans]
+        ends = {"x": [int(at) for _, _, at in places], "y": [span[0] for span in spans]}
+        return {**ends, "customdata": texts, **_arms("y", spans)}
 
-    def look(which: str, source: pd.DataFrame) -> dict[str, Any]:
-        (colour, symbol), ours = _SET_LOOKS[which], source is summary
+    def look(which: str, of: dict[tuple, Span]) -> dict[str, Any]:
+        colour, symbol = _SET_LOOKS[which]
+        end, width, dash, filled = ("", 2.5, "solid", "") if of is ours else (" (paper)", 1.5, "dot", "-open")
         return {
-            "name": which if ours else f"{which} (paper)",
+            "name": which + end,
             "mode": "lines+markers",
-            "line": {"color": colour, "width": 2.5 if ours else 1.5, "dash": "solid" if ours else "dot"},
-            "marker": {"symbol": symbol if ours else f"{symbol}-open", "size": 9, "color": colour},
+            "line": {"color": colour, "width": width, "dash": dash},
+            "marker": {"symbol": symbol + filled, "size": 9, "color": colour},
             "error_y": _bars(colour),
             "hovertemplate": "<b>%{fullData.name}</b>, %{x}: %{customdata}<extra></extra>",
         }
@@ -154,14 +153,14 @@ def sweep(
     ticks = sorted(map(int, set(summary[x])))
     xaxis = {"title": {"text": x_title}, "tickvals": ticks, "zeroline": False, "showgrid": False}
     layout = {"xaxis": xaxis, "yaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}}
-    said = []
+    texts = []
     for method in methods:
-        lines = (f"{which} {', '.join(map(page.plain, line(method, which, summary)['y']))}" for which in sets)
-        said.append(f"{style(method).label}: {'; '.join(lines)}")
-    alt = f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(said)}."
+        each = (f"{which} {', '.join(map(page.plain, line(method, which, ours)['y']))}" for which in sets)
+        texts.append(f"{style(method).label}: {'; '.join(each)}")
+    alt = f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(texts)}."
     reading = "Forget and rephrased: lower is better. Retain: higher is better."
-    labels = {"title": title, "reading": reading, "provenance": provenance, "name": name}
-    return _figure(looks, values, layout, summary, alt=alt, height=480, menu="Method", **labels)
+    about = {"title": title, "reading": reading, "alt": alt, "provenance": provenance, "name": name}
+    return _figure(looks, values, layout, summary, height=480, menu="Method", **about)
 
 
 def pairs(
@@ -182,17 +181,17 @@ def pairs(
     labels = [style(m).label for m in table.methods]
 
     def joined(dataset: str) -> dict[str, list]:
-        ends = [(table.span(dataset, m, which)[0], style(m).label) for m in table.methods for which in [*sets, ""]]
-        xs, ys = map(list, zip(*ends, strict=True))  # behind each method a gap
-        return {"x": xs, "y": ys, "customdata": [""] * len(ends), **_arms("x", [])}
+        x = [table[dataset, m, which][0] for m in table.methods for which in [*sets, ""]]  # behind each method a gap
+        y = [label for label in labels for _ in [*sets, ""]]
+        return {"x": x, "y": y, "customdata": [""] * len(x), **_arms("x", [])}
 
     def marks(dataset: str, which: str, of_paper: bool) -> dict[str, list]:
-        spans = [table.span(dataset, m, which) for m in table.methods]
-        values, said = [span[0] for span in spans], [f"{which} {_words(span)}" for span in spans]
+        spans = [table[dataset, m, which] for m in table.methods]
+        values, texts = [span[0] for span in spans], [f"{which} {_words(span)}" for span in spans]
         if of_paper:
             spans, values = [], [theirs.get((dataset, m, which)) for m in table.methods]
-            said = [f"{which} {page.plain(value)} in the paper" for value in values]
-        return {"x": values, "y": labels, "customdata": said, **_arms("x", spans)}
+            texts = [f"{which} {page.plain(value)} in the paper" for value in values]
+        return {"x": values, "y": labels, "customdata": texts, **_arms("x", spans)}
 
     def look(which: str, of_paper: bool) -> dict[str, Any]:
         colour, symbol = _SET_LOOKS[which]
@@ -207,12 +206,12 @@ def pairs(
     values = {d: [joined(d), *(marks(d, *trace) for trace in traces)] for d in table.datasets}
     yaxis = {"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels}
     layout = {"xaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}, "yaxis": yaxis}
-    said = []
-    for dataset in table.datasets:
-        each = ([page.plain(table.span(dataset, m, which)[0]) for which in sets] for m in table.methods)
-        lines = (f"{label} {' and '.join(both)}" for label, both in zip(labels, each, strict=True))
-        said.append(f"{page.dataset_label(dataset)}: {', '.join(lines)}")
-    alt = f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(said)}."
+    texts = []
+    for d in table.datasets:
+        each = (" and ".join(page.plain(table[d, m, which][0]) for which in sets) for m in table.methods)
+        each = map(" ".join, zip(labels, each, strict=True))
+        texts.append(f"{page.dataset_label(d)}: {', '.join(each)}")
+    alt = f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(texts)}."
     about = {"title": title, "reading": reading, "alt": alt, "provenance": provenance, "name": name}
     return _figure(looks, values, layout, table.frame, height=540, left=118, **about)
 
@@ -225,14 +224,12 @@ def matrix(
     Each data set is an entry of the menu. The order of rows and columns is that of the frame; what was not measured is
     empty.
     """
-    page.need(frame, ("dataset", rows, columns, "rouge1_recall"), "frame")
-    page.one_per(frame, ("dataset", rows, columns), "frame")
+    spans = page.Spans(frame, ("dataset", rows, columns), "frame")
     datasets, down, across = (list(dict.fromkeys(frame[c])) for c in ("dataset", rows, columns))
-    spans = {(r["dataset"], r[rows], r[columns]): page.span(r) for r in frame.to_dict("records")}
     labels = [style(str(row)).label for row in down]
 
     def grid(dataset: str, show: Callable[[Span], Any]) -> list[list]:
-        return [[show(spans.get((dataset, a, b), (None, None, None))) for b in across] for a in down]
+        return [[show(spans[dataset, a, b]) for b in across] for a in down]
 
     def short(span: Span) -> str:  # nine fit a phone
         return "" if span[0] is None else "1.0" if span[0] >= 0.995 else f"{span[0]:.2f}"[1:]
@@ -250,19 +247,14 @@ def matrix(
     values = {dataset: [shades(dataset)] for dataset in datasets}
     axis = {"showgrid": False, "fixedrange": True}
     layout = {"xaxis": {"side": "top", "tickangle": -45, **axis}, "yaxis": {"autorange": "reversed", **axis}}
-    said = []
-    for dataset in datasets:
-        each = grid(dataset, lambda span: page.plain(span[0]))
-        pairs = ([f"{b} {value}" for b, value in zip(across, line, strict=True)] for line in each)
-        lines = (f"{label} {', '.join(line)}" for label, line in zip(labels, pairs, strict=True))
-        said.append(f"{page.dataset_label(dataset)}: {'; '.join(lines)}")
+    texts = []
+    for d in datasets:
+        each = (", ".join(f"{b} {page.plain(spans[d, a, b][0])}" for b in across) for a in down)
+        each = map(" ".join, zip(labels, each, strict=True))
+        texts.append(f"{page.dataset_label(d)}: {'; '.join(each)}")
     about = {"title": title, "reading": reading, "provenance": provenance, "name": name}
-    about["alt"] = f"Matrix of ROUGE-1 recall. {'. '.join(said)}."
+    about["alt"] = f"Matrix of ROUGE-1 recall. {'. '.join(texts)}."
     return _figure([look], values, layout, frame, height=180 + 30 * len(down), left=118, **about)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Parts
 
 
 def _figure(
@@ -293,11 +285,8 @@ def _figure(
 
 def _arms(axis: str, spans: Sequence[Span]) -> dict[str, list]:
     """The arms of each interval; rounding never makes one negative."""
-
-    def less(a: float | None, b: float | None) -> float | None:
-        return None if a is None or b is None else max(0.0, round(a - b, 4))
-
-    upper, lower = [less(high, value) for value, _, high in spans], [less(value, low) for value, low, _ in spans]
+    upper = [None if value is None else max(0.0, round(high - value, 4)) for value, _, high in spans]
+    lower = [None if value is None else max(0.0, round(value - low, 4)) for value, low, _ in spans]
     return {f"error_{axis}.array": upper, f"error_{axis}.arrayminus": lower}
 
 

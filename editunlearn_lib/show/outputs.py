@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -44,9 +44,10 @@ def output_html(output: str, answer: str | None, question: str) -> Raw:
     return raw(*parts, output[at:])
 
 
-def outcome_html(outcome: str) -> Raw:
-    """An outcome as the word with a bar, whose colour and pattern repeat it inside an element with ``data-outcome``."""
-    return el("span", outcome, css=Css.outcome)
+def judged_html(row: Mapping[str, Any]) -> Raw:
+    """A record's output behind its outcome: a word with a bar, whose colour and pattern come from ``data-outcome`` around it."""
+    output = output_html(str(row["output"]), str(row["answer"]), str(row["question"]))
+    return raw(el("span", row["outcome"], css=Css.outcome), " ", el("span", output, css=Css.output))
 
 
 def side_by_side(
@@ -66,10 +67,8 @@ def side_by_side(
     selector and filters by method, outcome and word in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
     """
     page.need(records, ("method", "set", "id", "question", "answer", "output", "outcome"), "records")
-    records = records.assign(
-        dataset=records.get("dataset", ""),
-        variant=records["variant"].fillna(0).astype(int) if "variant" in records else 0,
-    )
+    variant = records["variant"].fillna(0).astype(int) if "variant" in records else 0
+    records = records.assign(dataset=records.get("dataset", ""), variant=variant)
     methods = list(methods) if methods is not None else page.ordered(records["method"])
     if "base" in set(records["method"]):
         methods = ["base", *(m for m in methods if m != "base")]  # the output before unlearning is always there
@@ -77,20 +76,16 @@ def side_by_side(
     page.need(records, (), f"records, for the methods {', '.join(methods)},")
     keys = ["dataset", "set", "id", "variant"]
     page.one_per(records, [*keys, "method"], "records")
-    rank = {method: i for i, method in enumerate(methods)}
-    # One pass over the table, not one per question: a study's records are many.
     rows_of: dict[tuple, list[dict]] = {key: [] for key in _choose(records, keys, questions, sets)}
-    for row in records.to_dict("records"):
+    for row in records.sort_values("method", key=lambda names: names.map(methods.index)).to_dict("records"):
         key = tuple(row[k] for k in keys)
         if key in rows_of:
             rows_of[key].append(row)
-    for rows in rows_of.values():
-        rows.sort(key=lambda row: rank[row["method"]])
 
     many = records["dataset"].nunique() > 1
     index = [
         {
-            "key": "/".join(map(str, key[1:] if not many else key)),
+            "key": "/".join(map(str, key if many else key[1:])),
             "dataset": str(key[0]),
             "group": (f"{page.dataset_label(key[0])}: " if many else "") + str(key[1]),
             "question": str(rows[0]["question"]),
@@ -98,19 +93,14 @@ def side_by_side(
         }
         for key, rows in rows_of.items()
     ]
-    flat = pd.DataFrame([row for rows in rows_of.values() for row in rows])
+    flat = pd.DataFrame(sum(rows_of.values(), []))
     present = [[m, style(m).label] for m in methods if m in set(flat["method"])]
     marked = raw("Marked: ", el("mark", "words of the answer"), ", where the question does not already say them.")
-    return page.section(
-        Css.sbs,
-        name,
-        title,
-        marked,
-        el("p", css=Css.count, role="status"),
-        *(_case(rows, first=i == 0) for i, rows in enumerate(rows_of.values())),
-        page.data_script({"cases": index, "outcomes": list(OUTCOMES), "methods": present}),
-        page.note(provenance, page.csv(flat[[*keys, "question", "answer", "method", "outcome", "output"]]), name),
-    )
+    cases = [_case(rows, first=i == 0) for i, rows in enumerate(rows_of.values())]
+    data = page.data_script({"cases": index, "outcomes": list(OUTCOMES), "methods": present})
+    csv = page.csv(flat[[*keys, "question", "answer", "method", "outcome", "output"]])
+    count = el("p", css=Css.count, role="status")
+    return page.section(Css.sbs, name, title, marked, count, *cases, data, page.note(provenance, csv, name))
 
 
 def _choose(
@@ -131,14 +121,12 @@ def _choose(
 
 
 def _case(rows: list[dict], *, first: bool) -> Raw:
-    question, answer, which = str(rows[0]["question"]), str(rows[0]["answer"]), str(rows[0]["set"])
+    answer, which = rows[0]["answer"], str(rows[0]["set"])
     aim = WANTED.get(which, f"{which}: nothing about it should change")
     items = []
     for row in rows:
-        label, outcome = el("strong", style(row["method"]).label), str(row["outcome"])
-        output = el("span", output_html(str(row["output"]), answer, question), css=Css.output)
-        cells = raw(label, " ", outcome_html(outcome), " ", output)
-        items.append(el("li", cells, data_outcome=outcome, data_method=row["method"]))
+        inner = raw(el("strong", style(row["method"]).label), " ", judged_html(row))
+        items.append(el("li", inner, data_outcome=row["outcome"], data_method=row["method"]))
     about = raw("Answer: ", el("strong", answer), " ", el("span", f"({aim})"))
-    fold = [el("summary", question), el("p", about, css=Css.answer), el("ul", *items, role="list")]
+    fold = [el("summary", rows[0]["question"]), el("p", about, css=Css.answer), el("ul", *items, role="list")]
     return el("details", *fold, css=Css.case, open=first)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape, unescape
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -19,9 +19,7 @@ from plotly.graph_objects import Figure
 from plotly.io.base_renderers import MimetypeRenderer
 
 from ..methods import METHODS
-
-# ---------------------------------------------------------------------------------------------------------------------
-# How each method looks, everywhere
+from ..metrics import score
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,11 @@ def better(which: str) -> str:
     return "lower is better" if which in GONE else "higher is better"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# HTML
-
-_CLASSES = """
+# Every class name that Python writes and that scripts and style sheets read: those of figures; tables; outputs; explorers;
+# other boxes; the interactive figures (the frame, then what their script makes).
+CLASSES = """
 figure plot title reading note provenance controls keys tickbox question
-table scroll many text paper ours edits miss facts words repro view
+table scroll many text paper ours edits miss facts words claims repro view
 sbs count case answer outcome output
 linked pair chosen stops stop shown bars bar track score gone kept span tick cost asked
 rating said ask small raises head house
@@ -84,10 +81,10 @@ explore drawing static stack box lane flow arrow hidden
 status tools panes pane pane-title wide chart strong grid axis mark marks handle grip area chips result metrics
 tokens shares share share-track value line thick curve ink out open null ellipse ball side threshold
 vermillion green blue orange
-"""  # figures; tables; outputs; explorers; other boxes; the interactive figures: the frame, then what their script makes
-_NAMES = tuple(_CLASSES.split())
-# Every class name that Python writes and that scripts and style sheets read: `Css.pane_title` is "eu-pane-title".
-Css = namedtuple("Css", ["eu", *(name.replace("-", "_") for name in _NAMES)])("eu", *(f"eu-{name}" for name in _NAMES))
+"""
+Css = SimpleNamespace(
+    eu="eu", **{name.replace("-", "_"): f"eu-{name}" for name in CLASSES.split()}
+)  # pane_title: eu-pane-title
 
 
 class Raw(str):
@@ -118,10 +115,14 @@ def words(html: str) -> str:
 
 
 class Html:
-    """What a notebook displays: `html`, and its words, or a better `text`, for terminals and screen logs."""
+    """What a notebook displays: `html`, and its words for terminals and screen logs."""
 
-    def __init__(self, html: str, text: str = ""):
-        self.html, self.text = str(html), text or words(html)
+    def __init__(self, html: str):
+        self.html = str(html)
+
+    @property
+    def text(self) -> str:
+        return words(self.html)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.text}
@@ -162,11 +163,18 @@ class BookRenderer(MimetypeRenderer):
 
     def to_mimebundle(self, fig_dict: dict) -> dict[str, Any]:
         figure = json.loads(pio.to_json(fig_dict, validate=False, remove_uids=False))
-        meta = figure["layout"].get("meta") or {}
-        title = (figure["layout"].get("title") or {}).get("text", "")
-        alt = meta.get("alt") or title or "Figure"
-        html = _figure_html(figure, meta, alt)
-        return {"application/vnd.plotly.v1+json": figure, "text/html": html, "text/plain": alt}
+        layout, meta = dict(figure["layout"]), figure["layout"].get("meta") or {}
+        alt = meta.get("alt") or (layout.get("title") or {}).get("text") or "Figure"
+        head = Raw()
+        if meta.get("title"):  # the title moves out of the drawing: HTML wraps on a phone, SVG text does not
+            head = raw(el("p", meta["title"], css=Css.title), el("p", meta["reading"], css=Css.reading))
+            del layout["title"]
+        layout.pop("meta", None)
+        plot = raw(el("div", css=Css.controls), el("div", el("p", alt), css=Css.plot))
+        data = data_script({"data": figure["data"], "layout": layout})
+        below = note(meta.get("provenance", ""), meta.get("csv", ""), meta.get("name", "figure"))
+        html = el("div", head, plot, data, below, css=f"{Css.eu} {Css.figure}", role="group", aria_label=alt)
+        return {"application/vnd.plotly.v1+json": figure, "text/html": str(html), "text/plain": alt}
 
 
 def use_book_renderer() -> None:
@@ -176,29 +184,8 @@ def use_book_renderer() -> None:
         pio.renderers.default = "book"
 
 
-def _figure_html(figure: dict, meta: dict, alt: str) -> str:
-    layout = {key: value for key, value in figure["layout"].items() if key != "meta"}
-    head = Raw()
-    if meta.get("title"):  # the title moves out of the drawing: HTML wraps on a phone, SVG text does not
-        head = raw(el("p", meta["title"], css=Css.title), el("p", meta["reading"], css=Css.reading))
-        layout.pop("title", None)
-    plot = raw(el("div", css=Css.controls), el("div", el("p", alt), css=Css.plot))
-    data = data_script({"data": figure["data"], "layout": layout})
-    below = note(meta.get("provenance", ""), meta.get("csv", ""), meta.get("name", "figure"))
-    return str(el("div", head, plot, data, below, css=f"{Css.eu} {Css.figure}", role="group", aria_label=alt))
-
-
 def finish(
-    fig: Figure,
-    *,
-    title: str,
-    reading: str,
-    alt: str,
-    provenance: str,
-    csv: str,
-    name: str,
-    height: int,
-    left: int = 60,
+    fig: Figure, title: str, reading: str, alt: str, provenance: str, csv: str, name: str, height: int, left: int = 60
 ) -> Figure:
     """What all figures share. `reading` says which direction is good; it stands under the title."""
     fig.update_layout(
@@ -214,10 +201,6 @@ def finish(
         hoverlabel={"align": "left"},
     )
     return fig
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks on what comes in
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
@@ -292,9 +275,6 @@ def menu(labels: Sequence[str], values: Sequence[dict[str, list]], name: str = "
     return [{"name": name, "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# A summary, looked up
-
 Span = tuple[float | None, float | None, float | None]  # a value, the lower and the upper end of its interval
 
 
@@ -304,35 +284,44 @@ def span(row: Mapping[str, Any]) -> Span:
     return value, value if low is None else low, value if high is None else high
 
 
-class Summary:
-    """ROUGE-1 recall and score by data set, method and set; `methods` selects and orders."""
+class Spans(dict):
+    """The `span` of each row by its values of `keys`; of what was not measured, three times None.
 
-    def __init__(self, summary: pd.DataFrame, methods: Sequence[str] | None = None):
-        need(summary, ("dataset", "method", "set", "rouge1_recall", "score"), "summary")
-        if methods is not None:
-            summary = summary[summary["method"].isin(list(methods))]
-            need(summary, (), f"summary, for the methods {', '.join(methods)},")
-        one_per(summary, ("dataset", "method", "set"), "summary")
-        self.frame = summary
-        self.datasets = list(dict.fromkeys(summary["dataset"]))
-        self.methods = list(methods) if methods is not None else ordered(summary["method"])
-        self._rows = {(r["dataset"], r["method"], r["set"]): r for r in summary.to_dict("records")}
+    Raises ValueError if a column is not there, or if there are no rows or several for one key.
+    """
 
-    def span(self, dataset: str, method: str, which: str) -> Span:
-        return span(self._rows.get((dataset, method, which), {}))
+    def __init__(self, frame: pd.DataFrame, keys: Sequence[str], what: str = "summary"):
+        need(frame, (*keys, "rouge1_recall"), what)
+        one_per(frame, keys, what)
+        super().__init__((tuple(row[key] for key in keys), span(row)) for row in frame.to_dict("records"))
+
+    def __missing__(self, key: tuple) -> Span:
+        return None, None, None
+
+
+class Summary(Spans):
+    """Spans by data set, method and set, and the scores; `methods` selects and orders."""
+
+    def __init__(self, frame: pd.DataFrame, methods: Sequence[str] | None = None):
+        keys = ("dataset", "method", "set")
+        need(frame, (*keys, "rouge1_recall", "score"), "summary")
+        self.methods = ordered(frame["method"]) if methods is None else list(methods)
+        self.frame = frame[frame["method"].isin(self.methods)]
+        super().__init__(self.frame, keys, f"summary, for the methods {', '.join(methods)}," if methods else "summary")
+        self.datasets = list(dict.fromkeys(self.frame["dataset"]))
+        self.scores = self.frame.groupby(["dataset", "method"])["score"].first()
 
     def score(self, dataset: str, method: str) -> float | None:
-        scores = (number(self._rows.get((dataset, method, s), {}).get("score")) for s in ("forget", "retain"))
-        return next((score for score in scores if score is not None), None)
+        return number(self.scores.get((dataset, method)))
 
     def in_words(self) -> str:
         """The scores of each data set, best first: the part of the alt text that carries the finding."""
-        said = []
+        lines = []
         for dataset in self.datasets:
             scores = {m: s for m in self.methods if (s := self.score(dataset, m)) is not None}
             ranked = (f"{style(m).label} {scores[m]:.2f}" for m in sorted(scores, key=lambda m: -scores[m]))
-            said.append(f"{dataset_label(dataset)}, score: {', '.join(ranked)}")
-        return ". ".join(said)
+            lines.append(f"{dataset_label(dataset)}, score: {', '.join(ranked)}")
+        return ". ".join(lines)
 
 
 def paper_values(paper: pd.DataFrame | None) -> dict[tuple[str, str, str], float]:
@@ -343,8 +332,7 @@ def paper_values(paper: pd.DataFrame | None) -> dict[tuple[str, str, str], float
     paper = paper[paper["metric"] == "rouge1_recall"].dropna(subset="value")
     one_per(paper, ("dataset", "method", "set"), "paper")
     values = {(r["dataset"], r["method"], r["set"]): number(r["value"]) for r in paper.to_dict("records")}
-    for dataset, method in {key[:2] for key in values}:
-        forget, retain = values.get((dataset, method, "forget")), values.get((dataset, method, "retain"))
-        if forget is not None and retain is not None:
-            values[dataset, method, "score"] = round(1 - forget + retain, 4)
+    for (dataset, method, which), value in list(values.items()):
+        if which == "forget" and (retain := values.get((dataset, method, "retain"))) is not None:
+            values[dataset, method, "score"] = round(score(value, retain), 4)
     return values

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import pandas as pd
@@ -31,8 +31,7 @@ class Column:
 
     key: str
     head: str | Raw = ""
-    small: str = ""  # a second line in the head, such as `page.better(set)`; of `over`, where there is one
-    over: str = ""  # a head above this one, shared by neighbours with the same
+    over: str | Raw = ""  # a head above this one, shared by neighbours with the same
     kind: str = "number"  # or "words" (on the left, in several lines), "ours", "paper" (muted)
     number: Callable[[float], str] = page.plain
 
@@ -80,67 +79,55 @@ class Table(Html):
 
     @property
     def html(self) -> str:
-        parts = [self.bare(captioned=True)]
+        parts = [self.bare(self.caption)]
         if self.folded:
             title, rows = self.folded
-            below = replace(self, caption=title, rows=rows).bare()
-            parts.append(el("details", el("summary", title), below))
+            parts.append(el("details", el("summary", title), replace(self, caption=title, rows=rows).bare()))
         csv = page.csv(pd.DataFrame(self.rows) if self.csv is None else self.csv) if self.name else ""
         css = f"{Css.eu} {Css.table} {self.css}".strip()
         return str(el("div", *parts, page.note(self.provenance, csv, self.name), css=css))
 
-    @property
-    def text(self) -> str:
-        return page.words(self.html)
-
-    def bare(self, *, captioned: bool = False) -> Raw:
+    def bare(self, caption: str | Raw = "") -> Raw:
         """The table alone, in a box that scrolls, without the note: to stand in other HTML. Empty without rows."""
         if not self.rows:
             return Raw()
+        groups: dict[Any, list[Row]] = {}  # in the order of the rows
+        for row in self.rows:
+            groups.setdefault(row[self.group] if self.group else "", []).append(row)
         head, width = self._head()
-        caption = el("caption", self.caption) if captioned else ""
-        inner = el("table", caption, head, *(self._body(*group) for group in self._groups()))
+        inner = el("table", el("caption", caption) if caption else "", head, *map(self._body, groups, groups.values()))
         css = f"{Css.scroll} {Css.many}" if width > 8 else Css.scroll
         label = page.words(self.caption) if isinstance(self.caption, Raw) else self.caption
         return el("div", inner, css=css, role="region", tabindex=0, aria_label=label)
 
-    def _groups(self) -> list[tuple[Raw, list[Row]]]:
-        """The heading and the rows of each group, in the order of the rows."""
-        groups: dict[Any, list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault(row[self.group] if self.group else "", []).append(row)
-        heading = Column(self.group or "")
-        return [(raw(heading.value(key)), rows) for key, rows in groups.items()]
-
     def _head(self) -> tuple[Raw, int]:
         """One row of heads, or two, the upper of them shared; and how many the first has."""
-        lower = [el("th", c.head, scope="col", css=_KINDS[c.kind]) for c in self.columns if c.over and c.head]
-        upper = []
-        for over, columns in groupby(self.columns, lambda c: c.over):
-            below = list(columns)
-            for c in below[:1] if over else below:
-                small = el("small", c.small) if c.small else ""
-                if over:
-                    upper.append(el("th", over, small, scope="colgroup", colspan=len(below)))
-                else:
-                    rowspan = 2 if lower else None
-                    upper.append(el("th", c.head, small, scope="col", rowspan=rowspan, css=_KINDS[c.kind]))
-        second = el("tr", *lower) if lower else ""
+        upper, lower = [], []
+        rows = 2 if any(c.over and c.head for c in self.columns) else None
+        for over, group in groupby(self.columns, lambda c: c.over):
+            columns = list(group)
+            span = None if over else rows
+            heads = [el("th", c.head, scope="col", rowspan=span, css=_KINDS[c.kind]) for c in columns]
+            upper += [el("th", over, scope="colgroup", colspan=len(columns))] if over else heads
+            lower += heads if over else []
+        second = el("tr", *lower) if rows else ""
         heads = any(c.head or c.over for c in self.columns)
         return el("thead", el("tr", *upper), second) if heads else raw(), len(upper)
 
-    def _body(self, title: Raw, rows: list[Row]) -> Raw:
+    def _body(self, group: Any, rows: list[Row]) -> Raw:
         first, others = self.columns[0], self.columns[1:]
-        heading = el("tr", el("th", title, scope="rowgroup", colspan=len(self.columns))) if self.group else ""
         lines = []
-        for _, alike in groupby(rows, lambda row: str(row[first.key]) if self.join else id(row)):
-            alike = list(alike)
+        if self.group:
+            title = Column(self.group).value(group)
+            lines.append(el("tr", el("th", title, scope="rowgroup", colspan=len(self.columns))))
+        for _, neighbours in groupby(rows, lambda row: str(row[first.key]) if self.join else id(row)):
+            alike = list(neighbours)
             for i, row in enumerate(alike):
                 rowspan = len(alike) if self.join else None
                 head = "" if i else el("th", first.cell(row), scope="row", rowspan=rowspan)
                 cells = (el("td", c.cell(row), css=_KINDS[c.kind]) for c in others)
                 lines.append(el("tr", head, *cells, data_method=row["method"] if self.mark else None))
-        return el("tbody", heading, *lines, data_dataset=rows[0]["dataset"] if self.mark else None)
+        return el("tbody", *lines, data_dataset=rows[0]["dataset"] if self.mark else None)
 
 
 def table(
@@ -158,29 +145,26 @@ def table(
     `paper` has the columns of `paper_tables()`, cut down to one value per data set, method and set; to set PISTOL beside
     our contracts, rename its data set first. The paper's score is worked out from its values.
     """
-    ours = page.Summary(summary, methods)
-    theirs = page.paper_values(paper)
+    ours, theirs = page.Summary(summary, methods), page.paper_values(paper)
     sets = [which for which in sets if which in set(ours.frame["set"])]
     shared = {which for _, _, which in theirs} & {*sets, "score"}
     columns, rows = [Column("method", "Method")], []
     for which in [*sets, "score"]:
-        for whose in ["ours", "paper"] if which in shared else ["ours"]:
-            head = whose if shared else ""
-            columns.append(Column(f"{which}_{whose}", head, page.better(which), which, whose))
-    for dataset in ours.datasets:
-        for method in [m for m in ours.methods if any(ours.span(dataset, m, which)[0] is not None for which in sets)]:
-            row: dict[str, Any] = {"dataset": dataset, "method": method}
-            for column in columns[1:]:
-                which, whose = column.over, column.kind
-                if whose == "paper":
-                    row[column.key] = theirs.get((dataset, method, which))
-                elif which == "score":
-                    row[column.key] = ours.score(dataset, method)
-                else:
-                    value, low, high = ours.span(dataset, method, which)
-                    row |= {f"{column.key}_low": low, f"{column.key}_high": high, column.key: value}
-            rows.append(row)
-    frame = pd.DataFrame(rows).rename(columns=lambda c: c.replace("_ours_", "_"))
+        over = raw(which, el("small", page.better(which)))
+        kinds = ["ours", "paper"] if which in shared else ["ours"]
+        columns += [Column(f"{which}_{kind}", kind if shared else "", over, kind) for kind in kinds]
+    for dataset, method in product(ours.datasets, ours.methods):
+        row: dict[str, Any] = {"dataset": dataset, "method": method}
+        for which in sets:
+            value, low, high = ours[dataset, method, which]
+            row |= {f"{which}_ours_low": low, f"{which}_ours_high": high, f"{which}_ours": value}
+            if which in shared:
+                row[f"{which}_paper"] = theirs.get((dataset, method, which))
+        if any(row[f"{which}_ours"] is not None for which in sets):
+            score = {"score_ours": ours.score(dataset, method)}
+            score |= {"score_paper": theirs.get((dataset, method, "score"))} if "score" in shared else {}
+            rows.append(row | score)
+    frame = pd.DataFrame(rows).rename(columns=lambda name: name.replace("_ours_", "_"))
     return Table(caption, columns, rows, provenance, name, group="dataset", csv=frame, mark=True)
 
 
@@ -208,7 +192,7 @@ def columns_of(
         above, _, below = str(name).rpartition("; ")
         text = name != names[0] and any(isinstance(v, str) and v[:1].isalpha() for v in values[name])
         kind = "words" if text else "number"
-        columns.append(Column(name, above or below, below if above else "", kind=kind, number=number))
+        columns.append(Column(name, raw(above, el("small", below)) if above else below, kind=kind, number=number))
     return columns
 
 

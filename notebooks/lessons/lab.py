@@ -18,7 +18,8 @@ from editunlearn_lib.evaluation import generate
 from editunlearn_lib.methods import METHODS
 from editunlearn_lib.metrics import outcome
 from editunlearn_lib.patch import Patch
-from editunlearn_lib.show import Html, edit_report, output_html, style
+from editunlearn_lib.show import Column, Table, edit_report, output_html, style
+from editunlearn_lib.show.page import Css, el, raw
 from editunlearn_lib.unlearn import unlearn
 
 MERGES = (1, 2, 4, 5, 8, 10)
@@ -82,20 +83,15 @@ class Lab:
         return next((qa for qa in everything if qa.question == question.strip()), None)
 
 
-def before_after(question: str, before: str, after: str, answer: str | None, label: str) -> Html:
+def before_after(question: str, before: str, after: str, answer: str | None, label: str) -> Table:
     """One question with the patch off and on; words of the true answer are marked, where it is known."""
+    truth = f"true answer: {answer}" if answer else "not a question of the data: the true answer is not known here"
     rows = []
     for name, output in (("before", before), (label, after)):
-        verdict = f'<span class="eu-outcome">{escape(outcome(output, answer))}</span>' if answer else ""
-        rows.append(
-            f"<tr><th>{escape(name)}</th><td>{verdict}</td><td>{output_html(output, answer, question)}</td></tr>"
-        )
-    truth = f"true answer: {answer}" if answer else "not a question of the data: the true answer is not known here"
-    return Html(
-        html=f'<div class="eu"><p><b>{escape(question)}</b> <small>({escape(truth)})</small></p>'
-        f"<table>{''.join(rows)}</table></div>",
-        text=f"{question} ({truth})\n  before: {before}\n  {label}: {after}",
-    )
+        verdict = el("span", outcome(output, answer), css=Css.outcome) if answer else ""
+        rows.append({"patch": name, "outcome": verdict, "output": output_html(output, answer, question)})
+    columns = [Column("patch"), Column("outcome", kind="words"), Column("output", kind="words")]
+    return Table(raw(el("b", question), " ", el("small", f"({truth})")), columns, rows, "")
 
 
 def lab(model, tokenizer, split: ForgetSplit | None = None, *, n_forget: int = 10, seed: int = 0):
