@@ -13,8 +13,7 @@ import torch
 from transformers import Cache, DynamicCache
 
 from ..models import block, down, final_norm, head, n_layers, post_mlp_norm
-from .hooks import hooked
-from .positions import Lookup
+from .positions import Lookup, hooked
 
 
 class Prefix:
