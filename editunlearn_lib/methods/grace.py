@@ -143,8 +143,7 @@ class Codebook(Adapter):
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
         if not now.prompt:
             return None
-        B, T = entering.shape[:2]
-        rows, order = torch.arange(B, device=entering.device), torch.arange(T, device=entering.device)
+        rows, order = (torch.arange(size, device=entering.device) for size in entering.shape[:2])  # (B,), (T,)
         last = torch.where(now.real(entering), order, -1).max(1).values.clamp(min=0)  # the last prompt token
         book, k = self.on_device(entering.device), entering[rows, last].float()  # (B, d_ffn)
         d, i = nearest(k, book["keys"], book["radii"])
@@ -160,11 +159,9 @@ LIKE_LLAMA2 = [(HPARAMS, f"{OURS}; that of Llama-2-7B")]
 register(
     "grace", GRACEConfig, grace, label="GRACE", colour="#CC79A7", symbol="diamond", order=70,
     modes=("sequential",), edits=True, continues=True, ours=("replacement",),
-    # the values of all requests are trained together; the codebook is small
     memory=lambda m, config, x: {"report": {"the patch on": 4 * x["n"] * (m.d_ffn + m.d)}},
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: LIKE_LLAMA2, LLAMA31: LIKE_LLAMA2},
     # keys of two questions at the pocket's last prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5
     trials=[{"layers": [layer], "eps": eps, "train_end": True} for layer, eps in (
-        (2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0),
-    )],
+        (2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0))],
 )

@@ -32,14 +32,7 @@ class Lookup:
 
 
 def lookup(
-    tokenizer,
-    requests: Sequence[Request],
-    template: str,
-    prompt_format: str,
-    fact_token: str,
-    *,
-    targets: bool,
-    end=False,
+    tokenizer, requests: Sequence[Request], template: str, prompt_format: str, fact_token: str, *, targets, end=False
 ) -> Lookup:
     """Encode ``template ∘ question`` of every request, with the target (and the end token) behind it if asked for."""
     check_name("fact_token", fact_token, FACT_TOKENS)
@@ -98,9 +91,7 @@ def one_layer(job: Job) -> int:
 @contextlib.contextmanager
 def hooked(module: nn.Module, function: Callable) -> Iterator[None]:
     """``function(input, output)`` at every pass inside the ``with``; what it returns, if anything, replaces the output.
-
-    Blocks of some transformers releases return tuples: then it is about the first entry.
-    """
+    Blocks of some transformers releases return tuples: then it is about the first entry."""
 
     def hook(_module, inputs, output):
         hidden = output[0] if isinstance(output, tuple) else output

@@ -63,8 +63,7 @@ class Rows:
 def encode_answers(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: str, device) -> Rows:
     """Questions with answers; labels are answer tokens and (in a chat) the end token."""
     requests = [Request((), qa.question, answer, ()) for qa, answer in zip(qas, answers, strict=True)]
-    end = prompt_format == "chat"
-    texts = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=True, end=end)
+    texts = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=True, end=prompt_format == "chat")
     labels = texts.labels.roll(1, 1)  # each at its token, not at the one before
     return Rows(texts.ids.to(device), texts.mask.to(device), labels.to(device))
 
