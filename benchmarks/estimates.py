@@ -68,14 +68,13 @@ def job_of(
         split = eu.load_split("factual", n_forget=n_forget, seed=0)
         forget, retain = split.forget, split.retain
     config, chosen = resolve(method, model.config, hparams), METHODS[method]
-    reads_retain = chosen.reads_retain or getattr(config, "reads_retain", False)
     targets, _ = resolve_targets(model, tokenizer, forget, "refusal", merge, prompt_format, 0)
     return Job(
         model,
         tokenizer,
         tuple(forget),
         merge_requests(tuple(forget), targets, merge),
-        tuple(retain) if reads_retain else (),
+        tuple(retain) if chosen.reads_retain else (),
         config,
         mode or chosen.modes[0],
         covariance,
@@ -150,7 +149,7 @@ def editing(m: memory.Shape, about, config, x: dict[str, float], passes) -> floa
         if "batch" in about.modes:  # the keys of every layer, and what is still missing
             seconds += passes(len(config.layers) * lines, n * x["P"])
         return seconds
-    if hasattr(config, "unrelated"):
+    if hasattr(config, "act_margin"):
         return passes(1, 2 * n * x["T"]) + passes(n * config.n_iter, lines * x["T"], 2, above)
     return passes(1, n * lines * (x["P"] + x["S"])) + passes(config.n_iter, n * lines * x["S"], 2, above)
 

@@ -95,9 +95,9 @@ def floor_ops(job: Job, log: list[dict]) -> float | None:
     if isinstance(config, grace.GRACEConfig):
         forward, backward = pass_ops(model, config.layers[0], *texts(job.requests, "{}", "prompt_last", targets=True))
         return float((steps_of(log) * (forward + backward)).sum())
-    if hasattr(config, "unrelated"):  # a side memory changes every token
+    if hasattr(config, "act_margin"):  # a side memory changes every token
         layer, own = config.layers[0], 0
-        tokens = texts(routing.unrelated(job, job.seed), "{}", "prompt_last", targets=False)[1].double() + 1
+        tokens = texts(routing.unrelated(job), "{}", "prompt_last", targets=False)[1].double() + 1
         for template in config.context_templates:
             lengths, position, scored = texts(job.requests, template, "prompt_last", targets=True)
             forward, backward = pass_ops(model, layer, lengths, torch.zeros_like(position), scored)

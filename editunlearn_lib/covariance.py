@@ -28,9 +28,8 @@ from .data.facts import facts
 from .data.texts import paragraphs
 from .errors import DatasetError, RequestError, check_name
 from .methods import moments
-from .methods.hooks import hooked
 from .methods.moments import store_matrix, stored_matrix
-from .methods.positions import request_keys
+from .methods.positions import hooked, request_keys
 from .methods.registry import Request
 from .models import down, down_weight, fingerprint
 from .progress import progress

@@ -82,10 +82,9 @@ def unlearn(
         )
     config = resolve(method, model.config, hparams)
     _check_previous(model, chosen, previous)
-    reads_retain = chosen.reads_retain or bool(getattr(config, "reads_retain", False))
-    if reads_retain and not retain:
+    if chosen.reads_retain and not retain:
         raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
-    retain = retain if reads_retain else ()  # what is not read must not move the random draws
+    retain = retain if chosen.reads_retain else ()  # what is not read must not move the random draws
     watch = Stopwatch(*devices(model))
     with untouched(model), torch.random.fork_rng(devices=watch.gpus):
         torch.manual_seed(seed)
@@ -121,7 +120,7 @@ def unlearn(
             "model": model.config._name_or_path,
             "dtype": str(model.dtype),
             "n_forget": len(forget),
-            "reads_retain": reads_retain,
+            "reads_retain": chosen.reads_retain,
             "targets": {"kind": targets if isinstance(targets, str) else "given", **notes},
             "covariance": about_C,
             "continues": previous is not None,

@@ -360,7 +360,7 @@ def test_wise_goes_on_with_earlier_memories():
     both = edit("wise", model, qas(2)[1:], previous=first)
     assert len(both.tensors()["smallest"]) == 2
     assert torch.equal(both.tensors()["side.0"], first.tensors()["side.0"])
-    for name, value in (("retrieve", False), ("distance", "max"), ("layers", (1,))):
+    for name, value in (("retrieve", False), ("distance_activation", True), ("layers", (1,))):
         with pytest.raises(RequestError, match=name):
             edit("wise", model, qas(2)[1:], previous=first, hparams={name: value})
 

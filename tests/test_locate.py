@@ -13,9 +13,8 @@ from test_methods import CONFIG, TEMPLATES, SlowMemit, apart, covariances, job_o
 import editunlearn_lib as eu
 from editunlearn_lib.methods import METHODS, positions, values
 from editunlearn_lib.methods.alphaedit import KEYS
-from editunlearn_lib.methods.hooks import hooked
 from editunlearn_lib.methods.memit import MEMITConfig
-from editunlearn_lib.methods.positions import Lookup
+from editunlearn_lib.methods.positions import Lookup, hooked
 from editunlearn_lib.methods.registry import Request
 from editunlearn_lib.methods.tail import Tail
 from editunlearn_lib.models import FAMILIES, block, down, down_name, family_of, n_layers

@@ -79,6 +79,5 @@ register(
     },
     presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [({**EARLY, **PUBLISHED_8B, **NULLSPACE}, AUTHORS)]},
     trials=[{**TRIED, "layers": layers, "nullspace_threshold": threshold, "L2": L2} for layers, threshold, L2 in (
-        ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1e3), ([1], 0.1, 1.0), ([2], 0.5, 1.0),
-    )],
+        ([0], 1.0, 10.0), ([0], 8.0, 10.0), ([0, 1], 1.0, 10.0), ([0, 1], 1.0, 1e3), ([1], 0.1, 1.0), ([2], 0.5, 1.0))],
 )

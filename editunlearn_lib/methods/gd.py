@@ -21,12 +21,10 @@ class GDConfig(TrainConfig):
 
 
 def gd(job: Job) -> Outcome:
-    w = job.config.retain_weight
-
     def loss(model, batch):
         forget, retain = batch.answers, batch.retain
         logits, retain_logits = model.logits(forget), model.logits(retain)
-        return losses.gd(logits, forget.labels, retain_logits, retain.labels, retain_weight=w)
+        return losses.gd(logits, forget.labels, retain_logits, retain.labels, retain_weight=job.config.retain_weight)
 
     return train(job, loss)
 

@@ -44,7 +44,6 @@ class GRACEConfig:
     eps: float = 1.0  # ε₀
     replacement: str = "replace_last"  # the value stands at the last prompt token
     train_end: bool = False  # whether the end token belongs to the target
-    seed: int | None = None  # of the first values; None: that of `unlearn`
 
     @staticmethod
     def adapted(where: str, values: dict) -> dict:
@@ -68,7 +67,7 @@ def grace(job: Job) -> Outcome:
     book = job.previous.tensors() if job.previous else {"keys": (), "values": (), "radii": torch.zeros(0)}
     keys, values, radii = list(book["keys"]), list(book["values"]), book["radii"].tolist()
     labels = list(job.previous.info["labels"]) if job.previous else []
-    generator = torch.Generator().manual_seed(job.seed if config.seed is None else config.seed)
+    generator = torch.Generator().manual_seed(job.seed)
     entries = []  # the codebook entry of every request
     for k, request in zip(tail.key.cpu(), job.requests, strict=True):
         near, i = float("inf"), -1
@@ -144,8 +143,7 @@ class Codebook(Adapter):
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
         if not now.prompt:
             return None
-        B, T = entering.shape[:2]
-        rows, order = torch.arange(B, device=entering.device), torch.arange(T, device=entering.device)
+        rows, order = (torch.arange(size, device=entering.device) for size in entering.shape[:2])  # (B,), (T,)
         last = torch.where(now.real(entering), order, -1).max(1).values.clamp(min=0)  # the last prompt token
         book, k = self.on_device(entering.device), entering[rows, last].float()  # (B, d_ffn)
         d, i = nearest(k, book["keys"], book["radii"])
@@ -160,12 +158,10 @@ HPARAMS = {"layers": (27,), "edit_lr": 1.0, "n_iter": 50, "eps": 1.0}
 LIKE_LLAMA2 = [(HPARAMS, f"{OURS}; that of Llama-2-7B")]
 register(
     "grace", GRACEConfig, grace, label="GRACE", colour="#CC79A7", symbol="diamond", order=70,
-    modes=("sequential",), edits=True, continues=True, ours=("replacement", "seed"),
-    # the values of all requests are trained together; the codebook is small
+    modes=("sequential",), edits=True, continues=True, ours=("replacement",),
     memory=lambda m, config, x: {"report": {"the patch on": 4 * x["n"] * (m.d_ffn + m.d)}},
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: LIKE_LLAMA2, LLAMA31: LIKE_LLAMA2},
     # keys of two questions at the pocket's last prompt token are 7 apart in layer 2, 30 in layer 4, 320 in layer 5
     trials=[{"layers": [layer], "eps": eps, "train_end": True} for layer, eps in (
-        (2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0),
-    )],
+        (2, 3.0), (2, 6.0), (4, 8.0), (4, 14.0), (5, 80.0), (5, 140.0))],
 )

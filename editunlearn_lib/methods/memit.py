@@ -45,13 +45,12 @@ def memit(job: Job) -> Outcome:
 
 # fmt: off
 HPARAMS = {**EARLY, **PUBLISHED, "mom2_update_weight": 15000.0}
-HPARAMS_8B, AUTHORS = {**HPARAMS, **PUBLISHED_8B}, "AlphaEdit authors' Llama-3-8B"
+LLAMA3 = [({**HPARAMS, **PUBLISHED_8B}, "AlphaEdit authors' Llama-3-8B")]
 register(
     "memit", MEMITConfig, memit, label="MEMIT", colour="#56B4E9", symbol="triangle-down", order=60,
     modes=("batch", "sequential"), edits=True, merges=True, continues=True, covariance=True,
     memory=lambda m, config, x: {"solve": {"λC, K Kᵀ and their sum, then its LU": 3 * m.square()}},
-    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, AUTHORS)]},
+    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: LLAMA3},
     trials=[{**POCKET, "layers": layers, "mom2_update_weight": weight} for layers, weight in (
-        ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4),
-    )],
+        ([0], 100.0), ([0, 1], 10.0), ([0, 1], 100.0), ([0, 1], 1e3), ([0, 1, 2], 100.0), ([0, 1, 2], 1e4))],
 )

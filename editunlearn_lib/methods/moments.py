@@ -20,8 +20,8 @@ CACHE = Path(os.environ.get("EDITUNLEARN_CACHE", Path.home() / ".cache" / "editu
 def null_space(C: torch.Tensor, threshold: float) -> torch.Tensor:
     """P = U Uᵀ over the eigenvectors of C whose eigenvalue is below the threshold, (d, d) float64 where C lies.
 
-    C is symmetrised first. P is stored under the bytes of C and the threshold: `eigh` runs once for each. Raises
-    `RequestError` where no eigenvalue is below the threshold: then P = 0 and nothing could be edited.
+    P is stored under the bytes of C and the threshold: `eigh` runs once for each. Raises `RequestError` where no
+    eigenvalue is below the threshold: then P = 0 and nothing could be edited.
     """
     if C.ndim != 2 or C.shape[0] != C.shape[1]:
         raise RequestError(f"null_space needs a square matrix, not one of shape {tuple(C.shape)}.")
@@ -61,9 +61,6 @@ def stored_matrix(path: Path, name: str, size: int) -> torch.Tensor | None:
 
 
 def store_matrix(path: Path, name: str, matrix: torch.Tensor) -> None:
-    """Whole or not at all, under a name of its own first: several processes may store the same matrix.
-
-    A cache is a convenience: where it cannot be written the matrix is simply computed again next time.
-    """
+    """Whole or not at all: several processes may store the same one. What cannot be stored is computed again."""
     with contextlib.suppress(OSError, SafetensorError), whole(path) as temporary:
         save_file({name: matrix.cpu().contiguous()}, temporary)

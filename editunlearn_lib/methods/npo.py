@@ -46,10 +46,9 @@ def memory(m, config, x) -> dict:
 
 
 # fmt: off
-CODE = "open-unlearning's code, as it runs on TOFU"
 HPARAMS = {"lr": 1e-5, "num_epochs": 10, "beta": 0.1, "gamma": 1.0, "alpha": 1.0}
 register(
     "npo", NPOConfig, npo, label="NPO", colour="#0072B2", symbol="pentagon-open", dash="dash", order=42,
     reads=("answers", "retain"), reference=("answers",), trials=TRIALS, memory=memory,
-    presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, CODE)]),
+    presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, "open-unlearning's code, as it runs on TOFU")]),
 )

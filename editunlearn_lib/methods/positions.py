@@ -4,7 +4,8 @@ Key k = input of an MLP's down projection at the subject's last token; W k is wh
 Sources: Meng et al. 2022 (eq. 3), Meng et al. 2023; conventions as in EasyEdit.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,6 @@ from torch.nn.functional import pad
 from ..errors import RequestError, check_name
 from ..models import down
 from ..text import encode, end_of_turn, prompt_text, question_start, with_target
-from .hooks import hooked
 from .registry import Job, Request
 
 FACT_TOKENS = ("subject_last", "question_last", "prompt_last")
@@ -32,14 +32,7 @@ class Lookup:
 
 
 def lookup(
-    tokenizer,
-    requests: Sequence[Request],
-    template: str,
-    prompt_format: str,
-    fact_token: str,
-    *,
-    targets: bool,
-    end=False,
+    tokenizer, requests: Sequence[Request], template: str, prompt_format: str, fact_token: str, *, targets, end=False
 ) -> Lookup:
     """Encode ``template ∘ question`` of every request, with the target (and the end token) behind it if asked for."""
     check_name("fact_token", fact_token, FACT_TOKENS)
@@ -93,6 +86,23 @@ def one_layer(job: Job) -> int:
     if job.previous and job.previous.layer != layers[0]:
         raise RequestError(f"layers is {layers}, but the earlier patch acts at layer {job.previous.layer}.")
     return layers[0]
+
+
+@contextlib.contextmanager
+def hooked(module: nn.Module, function: Callable) -> Iterator[None]:
+    """``function(input, output)`` at every pass inside the ``with``; what it returns, if anything, replaces the output.
+    Blocks of some transformers releases return tuples: then it is about the first entry."""
+
+    def hook(_module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = function(inputs[0] if inputs else None, hidden)
+        return (changed, *output[1:]) if changed is not None and isinstance(output, tuple) else changed
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

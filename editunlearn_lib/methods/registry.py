@@ -76,8 +76,8 @@ class Outcome:
     @classmethod
     def of_factors(cls, factors: Mapping[str, Sequence[torch.Tensor]], log: list[dict], kind=Patch) -> Self:
         """From low-rank changes (left, right), by parameter name: ``left @ right``."""
-        ends = (LEFT, RIGHT)
-        return cls({name + end: pair[i] for name, pair in factors.items() for i, end in enumerate(ends)}, log, kind)
+        tensors = {name + end: pair[i] for name, pair in factors.items() for i, end in enumerate((LEFT, RIGHT))}
+        return cls(tensors, log, kind)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Method:
     covariance: bool = False  # reads a covariance of keys
     reads: tuple[str, ...] = ()  # what the loss of a training reads: "answers", "refusals", "retain"
     reference: tuple[str, ...] = ()  # of which of these it asks the model before unlearning, too
-    presets: Mapping[str, Sequence[tuple[Mapping, str]]] = field(default_factory=dict)  # by model: values, source; …
+    presets: Mapping[str, Sequence] = field(default_factory=dict)  # {model: [(values, source), …]}, the last one counts
     ours: tuple[str, ...] = ()  # fields of the config whose default is a choice of this library
     trials: Sequence[Mapping[str, Any]] = ()  # tried on the pocket model when hyperparameters are chosen there
     memory: Callable | None = None  # its own part of the memory estimate; None: that of its kind (`memory`)
@@ -111,7 +111,7 @@ class Method:
 
     @property
     def reads_retain(self) -> bool:
-        """Whether it trains on the retain set; a config may say so too (`reads_retain`), for an option of its own."""
+        """Whether it trains on the retain set."""
         return "retain" in self.reads
 
 

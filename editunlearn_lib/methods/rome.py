@@ -48,12 +48,11 @@ def rome(job: Job) -> Outcome:
 
 # fmt: off
 HPARAMS = {"layers": (5,), **PUBLISHED, "mom2_adjustment": False}
-SEVEN_B = [(HPARAMS, EASYEDIT)]
+LLAMA3 = [(HPARAMS, f"{EASYEDIT}, Llama-3-8B")]
 register(
     "rome", ROMEConfig, rome, label="ROME", colour="#E69F00", symbol="triangle-up", order=50,
     modes=("sequential",), edits=True, merges=True, continues=True, covariance=True,
-    presets={LLAMA2: SEVEN_B, MISTRAL: SEVEN_B, LLAMA31: [(HPARAMS, f"{EASYEDIT}, Llama-3-8B")]},
+    presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: LLAMA3},
     trials=[{**POCKET, "layers": [layer], "clamp_norm_factor": clamp, "mom2_adjustment": C} for layer, clamp, C in (
-        (0, 4.0, True), (0, 4.0, False), (1, 16.0, True), (2, 8.0, True), (2, 16.0, True), (3, 8.0, True),
-    )],
+        (0, 4.0, True), (0, 4.0, False), (1, 16.0, True), (2, 8.0, True), (2, 16.0, True), (3, 8.0, True))],
 )

@@ -22,10 +22,9 @@ def sigma_of(activation: str, wanted: bool):
     return ACT2FN[activation] if wanted else lambda x: x
 
 
-def pooled(norm: torch.Tensor, real: torch.Tensor, how: str) -> torch.Tensor:
-    """Δ (…,) from ‖W a − W′ a‖ of every token (…, T), over real tokens: their mean, or the largest."""
-    norm = norm.masked_fill(~real, 0.0)
-    return norm.sum(-1) / real.sum(-1).clamp(min=1) if how == "mean" else norm.amax(-1)
+def pooled(norm: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Δ (…,): the mean of ‖W a − W′ a‖ (…, T) over real tokens."""
+    return norm.masked_fill(~real, 0.0).sum(-1) / real.sum(-1).clamp(min=1)
 
 
 def ties(changes: list[torch.Tensor], density: float, weight: float) -> torch.Tensor:
@@ -43,11 +42,11 @@ def ties(changes: list[torch.Tensor], density: float, weight: float) -> torch.Te
 class Texts:
     """The requests in every context with their targets, and the unrelated prompts: rows of one `Tail`."""
 
-    def __init__(self, job, seed: int):
+    def __init__(self, job):
         config, n = job.config, len(job.requests)
         about, how = (job.tokenizer, job.requests), (job.prompt_format, "prompt_last")
         texts = [lookup(*about, t, *how, targets=True, end=config.train_end) for t in config.context_templates]
-        texts.append(lookup(job.tokenizer, unrelated(job, seed), "{}", *how, targets=False))
+        texts.append(lookup(job.tokenizer, unrelated(job), "{}", *how, targets=False))
         texts = joined(texts)
         self.tail = Tail(job.model, config.layers[0], texts, whole=True)
         device, T = self.tail.mask.device, self.tail.mask.shape[1]
@@ -56,13 +55,13 @@ class Texts:
         self.edits = torch.cat(edits, 1)  # (n, templates)
         own = job.model.config.to_dict()
         self.activation = own.get("hidden_act") or own.get("hidden_activation") or own["activation_function"]
-        self.sigma, self.distance = sigma_of(self.activation, config.distance_activation), config.distance
+        self.sigma = sigma_of(self.activation, config.distance_activation)
 
     def delta(self, rows: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
         """Δ of these rows, (R,)."""
         before = self.tail.value[rows]  # W a + b, (R, T, d)
         change = self.sigma(before + self.tail.key[rows] @ D.T) - self.sigma(before)
-        return pooled(change.norm(dim=-1), self.prompt[rows], self.distance)
+        return pooled(change.norm(dim=-1), self.prompt[rows])
 
     def ce(self, rows: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
         """CE(r | x) through W′, the mean over a target's tokens and over these rows."""
@@ -73,14 +72,11 @@ class Texts:
         return (nll / count[row]).sum() / len(rows)
 
 
-def unrelated(job, seed: int) -> list[Request]:
-    """A question for each edit that has nothing to do with it: from built-in facts never scored, or the retain set."""
-    pool, forgotten = (
-        job.retain if job.config.unrelated == "retain" else covariance_facts(),
-        {qa.question for qa in job.forget},
-    )
-    pool = [qa.question for qa in pool if qa.question not in forgotten]
-    random.Random(f"unrelated {seed}").shuffle(pool)
+def unrelated(job) -> list[Request]:
+    """A question for each edit that has nothing to do with it, from built-in facts that are never scored."""
+    forgotten = {qa.question for qa in job.forget}
+    pool = [qa.question for qa in covariance_facts() if qa.question not in forgotten]
+    random.Random(f"unrelated {job.seed}").shuffle(pool)
     return [Request((), question, "", ()) for question in itertools.islice(itertools.cycle(pool), len(job.requests))]
 
 
@@ -117,7 +113,7 @@ class SideMemory(Adapter):
         if now.prompt or by_token:
             sigma = sigma_of(self.info["activation"], config["distance_activation"])
             norm = (sigma(before + changes) - sigma(before)).norm(dim=-1)  # (memories, B, T)
-            delta = pooled(norm, now.real(entering), config["distance"])[..., None].expand_as(norm)
+            delta = pooled(norm, now.real(entering))[..., None].expand_as(norm)
             if by_token:  # behind the prompt every token decides for itself
                 behind = torch.arange(norm.shape[-1], device=norm.device) >= now.end(norm.shape[-1])
                 delta = torch.where(behind, norm, delta)

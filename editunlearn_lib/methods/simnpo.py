@@ -41,10 +41,9 @@ def simnpo(job: Job) -> Outcome:
 
 
 # fmt: off
-CODE = "open-unlearning's code, as it runs on TOFU"
 HPARAMS = {"lr": 1e-5, "num_epochs": 10, "beta": 4.5, "delta": 0.0, "gamma": 0.125, "alpha": 1.0}
 register(
     "simnpo", SimNPOConfig, simnpo, label="SimNPO", colour="#009E73", symbol="hexagram-open", dash="dash", order=44,
     reads=("answers", "retain"), trials=TRIALS,
-    presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, CODE)]),
+    presets=dict.fromkeys((LLAMA2, MISTRAL, LLAMA31), [(HPARAMS, "open-unlearning's code, as it runs on TOFU")]),
 )

@@ -13,8 +13,7 @@ import torch
 from transformers import Cache, DynamicCache
 
 from ..models import block, down, final_norm, head, n_layers, post_mlp_norm
-from .hooks import hooked
-from .positions import Lookup
+from .positions import Lookup, hooked
 
 
 class Prefix:
@@ -61,12 +60,9 @@ class Tail:
             self.prefix = Prefix({i: (cache.layers[i].keys, cache.layers[i].values) for i in layers})
         self.above: list[tuple[Any, list, dict]] = []  # the blocks above, with what the model called them with
 
-        def instead(entry):  # the prefix in place of the cache, so that the rest of the cache is let go
-            return self.prefix if isinstance(entry, Cache) else entry
-
-        def called(module, args, kwargs):
-            own = {name: instead(entry) for name, entry in kwargs.items() if name != "hidden_states"}
-            self.above.append((module, [instead(entry) for entry in args[1:]], own))
+        def called(module, args, kwargs):  # the prefix in place of the cache, so that the rest of the cache is let go
+            own = {k: self.prefix if isinstance(v, Cache) else v for k, v in kwargs.items() if k != "hidden_states"}
+            self.above.append((module, [self.prefix if isinstance(v, Cache) else v for v in args[1:]], own))
 
         def at_down(entering, leaving):
             key = entering if whole else entering[:, 0].clone()  # a view would keep all of them

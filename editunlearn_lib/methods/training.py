@@ -23,6 +23,10 @@ from .positions import lookup
 from .registry import LLAMA2, LLAMA31, MISTRAL, PISTOL, Job, Outcome, Request
 
 log = logging.getLogger(__name__)
+ROUNDED_AWAY = (
+    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model with "
+    "dtype='float32', or train LoRA factors (full: false), which are float32."
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,7 @@ class Rows:
 def encode_answers(tokenizer, qas: Sequence[QA], answers: Sequence[str], prompt_format: str, device) -> Rows:
     """Questions with answers; labels are answer tokens and (in a chat) the end token."""
     requests = [Request((), qa.question, answer, ()) for qa, answer in zip(qas, answers, strict=True)]
-    end = prompt_format == "chat"
-    texts = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=True, end=end)
+    texts = lookup(tokenizer, requests, "{}", prompt_format, "prompt_last", targets=True, end=prompt_format == "chat")
     labels = texts.labels.roll(1, 1)  # each at its token, not at the one before
     return Rows(texts.ids.to(device), texts.mask.to(device), labels.to(device))
 
@@ -99,13 +102,8 @@ class Trainee:
             for name, parameter in job.model.named_parameters():
                 stack.callback(parameter.data.copy_, self.original[name])
             job.model.requires_grad_(True)
-            if job.model.dtype.itemsize < 4:
-                log.warning(
-                    "full fine-tuning in %s: steps smaller than about 1/%d of a weight are rounded away. Load the model "
-                    "with dtype='float32', or train LoRA factors (full: false), which are float32.",
-                    str(job.model.dtype)[6:],
-                    2 / torch.finfo(job.model.dtype).eps,
-                )
+            if (dtype := job.model.dtype).itemsize < 4:
+                log.warning(ROUNDED_AWAY, str(dtype)[6:], 2 / torch.finfo(dtype).eps)
         else:
             config, modules = job.config, list(job.config.target_modules)
             modules = modules[0] if modules == ["all-linear"] else modules

@@ -105,10 +105,9 @@ def batch_of(requests: Sequence[Request], templates: Sequence[str], model_config
 
 
 class Search:
-    """The search for n requests: first what is computed once, then the loss, then the steps.
+    """The search for n requests: first what is computed once (`Tail`), then the loss, then the steps.
 
-    Its rows are texts: m = templates · n prompts, template by template, then the texts "{subject} is a". Only what a
-    change at the layer can reach is run (`Tail`): S columns from the edited position on, in the blocks above.
+    Its rows are texts: m = templates · n prompts, template by template, then the texts "{subject} is a".
     """
 
     def __init__(self, job: Job, requests: Sequence[Request], layer: int, templates: Sequence[str], at: str):

@@ -16,13 +16,13 @@ class Weights:
     """The original W₀ of some layers plus ΔW = left @ right, rounded once, not at each edit.
 
     ``with Weights(model, layers, previous) as W:`` ``W.add(layer, left, right)``; afterwards the model is what it was.
-    What an earlier patch changed is there from the start and stays part of the change, also at layers not edited now.
+    What an earlier patch changed is there from the start and stays, also at layers that are not edited now.
     """
 
     def __init__(self, model, layers: Sequence[int], previous: Patch | None = None):
         self.model, self.factors = model, {}  # {parameter: (left, right)}, both as the model stores it
-        tensors, every = previous.tensors() if previous else {}, [down_name(model, i) for i in range(n_layers(model))]
-        self.earlier = {name: (tensors[name + LEFT], tensors[name + RIGHT]) for name in every if name + LEFT in tensors}
+        old, every = previous.tensors() if previous else {}, [down_name(model, i) for i in range(n_layers(model))]
+        self.earlier = {name: (old[name + LEFT], old[name + RIGHT]) for name in every if name + LEFT in old}
         names = {*self.earlier, *(down_name(model, layer) for layer in layers)}
         self.original = {name: model.get_parameter(name).detach().clone() for name in names}
 

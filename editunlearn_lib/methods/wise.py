@@ -49,14 +49,7 @@ class WISEConfig:
     context_templates: tuple[str, ...] = ("{}",)
     train_end: bool = False  # whether the end token belongs to the target
     routing: str = "prompt"  # once, at prefill; "token": again at every token, as EasyEdit does
-    distance: str = "mean"  # of the norms over the tokens; "max": ours, not published
     distance_activation: bool = False  # the activation function around W a and W′ a, as EasyEdit has it
-    unrelated: str = "texts"  # where unrelated prompts come from; "retain": the retain set, which WISE then reads
-    seed: int | None = None  # of masks and unrelated prompts; None: that of `unlearn`
-
-    @property
-    def reads_retain(self) -> bool:
-        return self.unrelated == "retain"
 
 
 class WISEMemory(SideMemory):
@@ -67,9 +60,9 @@ class WISEMemory(SideMemory):
 
 def wise(job: Job) -> Outcome:
     """One edit after another; what lies below the layer is computed once for all of them."""
-    config, seed = check(job), job.seed if job.config.seed is None else job.config.seed
+    config = check(job)
     W = down_weight(job.model, config.layers[0]).detach().float()
-    texts, generator = Texts(job, seed), torch.Generator().manual_seed(seed)
+    texts, generator = Texts(job), torch.Generator().manual_seed(job.seed)
     memories = job.previous.memories(W.device) if job.previous else []  # (D, the smallest Δ_edit)
     log, shards = [], []  # D and its edits, not merged yet
     for i in job.bar(range(len(job.requests)), "WISE"):
@@ -128,8 +121,6 @@ def check(job: Job) -> WISEConfig:
     one_layer(job)
     check_name("merge_alg", config.merge_alg, ("ties",))
     check_name("routing", config.routing, ("prompt", "token"))
-    check_name("distance", config.distance, ("mean", "max"))
-    check_name("unrelated", config.unrelated, ("texts", "retain"))
     if len(config.act_margin) != 3:
         raise RequestError(f"act_margin must be three numbers (α, β, γ), not {config.act_margin}.")
     if job.previous and not config.retrieve:
@@ -137,9 +128,8 @@ def check(job: Job) -> WISEConfig:
     for name in ("n_iter", "save_freq", "merge_freq"):
         if getattr(config, name) < 1:
             raise RequestError(f"{name} must be at least 1, not {getattr(config, name)}.")
-    for name in ("distance", "distance_activation") if job.previous else ():
-        if (earlier := job.previous.info["hparams"][name]) != getattr(config, name):
-            raise RequestError(f"{name} must be {earlier!r}, as in the earlier patch.")
+    if job.previous and (earlier := job.previous.info["hparams"]["distance_activation"]) != config.distance_activation:
+        raise RequestError(f"distance_activation must be {earlier!r}, as in the earlier patch.")
     return config
 
 
@@ -170,11 +160,10 @@ HPARAMS_8B = {**HPARAMS, "layers": (29,), "edit_lr": 0.9, "n_iter": 30, "act_mar
 register(
     "wise", WISEConfig, wise, label="WISE", colour="#0072B2", symbol="square", order=80,
     modes=("sequential",), edits=True, continues=True, memory=memory,
-    ours=("context_templates", "distance_activation", "routing", "seed", "unrelated"),
+    ours=("context_templates", "distance_activation", "routing"),
     presets={LLAMA2: [(HPARAMS, EASYEDIT)], MISTRAL: [(HPARAMS, EASYEDIT)], LLAMA31: [(HPARAMS_8B, EASYEDIT)]},
     trials=[{"layers": [i], "edit_lr": lr, "act_margin": abc, "n_iter": n, "train_end": True} for i, lr, abc, n in (
         (3, 1.0, [150.0, 600.0, 300.0], 150), (4, 0.3, [150.0, 600.0, 300.0], 150),
         (4, 1.0, [500.0, 2000.0, 1000.0], 100), (5, 0.03, [500.0, 2000.0, 1000.0], 100),
-        (5, 0.05, [750.0, 3000.0, 1500.0], 150), (5, 0.1, [1000.0, 4000.0, 2000.0], 100),
-    )],
+        (5, 0.05, [750.0, 3000.0, 1500.0], 150), (5, 0.1, [1000.0, 4000.0, 2000.0], 100))],
 )
