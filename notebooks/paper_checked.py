@@ -94,7 +94,8 @@ display(
     Markdown(
         "First is "
         + "; ".join(f"**{show.style(r.method).label}** ({r.dataset}: {r.score:.2f})" for r in first.itertuples())
-        + f". {first.method.nunique()} methods come first somewhere. Best and worst place of the methods that are printed everywhere: "
+        + f". {first.method.nunique()} methods come first somewhere. "
+        + "Best and worst place of the methods that are printed everywhere: "
         + ", ".join(f"{show.style(r.Index).label} {r.best} to {r.worst}" for r in figures.places(scores).itertuples())
         + "."
     )
@@ -162,7 +163,8 @@ measures = probability.measures(run, PAPER, dataset)
 show.plain_table(
     probability.columns(measures),
     "Prob. three ways: the formula's product and PISTOL's code on the pocket, the paper's column",
-    provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); paper: its data file, Llama2-7B",
+    provenance=f"{made}, {n_forget} questions of {dataset}, {run.seed.nunique()} forget set(s); "
+    "paper: its data file, Llama2-7B",
     name="probabilities",
 )
 
@@ -180,8 +182,9 @@ display(
         f"what PISTOL's code computes by **{gap['code']:.3f}**, and the paper's column by **{gap['probability']:.2f}** "
         f"({pistol:.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
         f"{gap['ROUGE-1']:.2f} here and by {gap['rouge1_recall']:.2f} in the paper. "
-        f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; the other quantity moves by "
-        f"{moved.min():.3f} to {moved.max():.3f}. The bound Prob. ≤ MRR holds for the product in {probability.below_mrr(run):.0%} of {asked:,} outputs."
+        f"By unlearning the product on the forget set falls by {fell.min():.2f} to {fell.max():.2f}; "
+        f"the other quantity moves by {moved.min():.3f} to {moved.max():.3f}. "
+        f"The bound Prob. ≤ MRR holds for the product in {probability.below_mrr(run):.0%} of {asked:,} outputs."
     )
 )
 
@@ -195,10 +198,12 @@ display(
 
 # %% tags=["hide-input"]
 column = of_paper["probability"]
+by_paper, by_code, by_formula = map(probability.no_less, (column, measures["code"], measures["product"]))
 display(
     Markdown(
-        f"Counted: the forgotten answer is “at least as likely as the retained one” for **{probability.no_less(column)}** of {len(column)} methods by the paper's "
-        f"column, for **{probability.no_less(measures['code'])}** of {len(fell)} by PISTOL's code on the pocket, and for **{probability.no_less(measures['product'])}** of {len(fell)} by the formula on the same outputs."
+        "Counted: the forgotten answer is “at least as likely as the retained one” for "
+        f"**{by_paper}** of {len(column)} methods by the paper's column, for **{by_code}** of {len(fell)} by PISTOL's "
+        f"code on the pocket, and for **{by_formula}** of {len(fell)} by the formula on the same outputs."
     )
 )
 

@@ -1,4 +1,4 @@
-"""What the pages say of methods and runs, worked out from code and files as HTML: no number of a run is typed into prose.
+"""What the pages say of methods and runs, worked out from code and files as HTML: no number is typed into prose.
 
 No Sphinx in here: the directives and roles that put it on a page are in `facts.py`.
 """
@@ -205,7 +205,7 @@ def preset_html(method: str) -> str:
 
 
 def cost_html(*methods: str) -> str:
-    """What methods cost, a column each: measured on the pocket, computed for large models; without a name all of them."""
+    """What methods cost, a column each: measured on the pocket, computed for large models; or all methods."""
     for method in methods:
         check_name("method", method, eu.METHODS)
     methods = methods or tuple(eu.METHODS)
@@ -229,7 +229,8 @@ def cost_html(*methods: str) -> str:
     if not rows:
         return str(el("div", el("p", "What it costs has not been measured yet."), css=Css.eu))
     note = (
-        f"Source: committed results of the pocket model on a CPU, mean over the forget sets ({escape(committed()[1])}); "
+        "Source: committed results of the pocket model on a CPU, "
+        f"mean over the forget sets ({escape(committed()[1])}); "
         "memory: benchmarks/memory.json, with the part of the work at which it peaks; no large model was run. An edit "
         "took if the model begins its target with the patch on."
     )
@@ -256,7 +257,7 @@ def results_html(method: str) -> str:
 
 
 def answer_html(dataset: str = "factual") -> str:
-    """The three best by score on facts, how they answer in other words and under prefill, and the best training method."""
+    """The three best by score on facts, in other words and under prefill, and the best that trains."""
     names = [m for m in eu.METHODS if ((summary()["dataset"] == dataset) & (summary()["method"] == m)).any()]
     score = {m: 1 - value(m, dataset, "forget") + value(m, dataset, "retain") for m in names}
     order = sorted(score, key=score.get, reverse=True)
@@ -268,8 +269,8 @@ def answer_html(dataset: str = "factual") -> str:
         rows.append({"method": m, "score": f"{score[m]:.2f}", **values})
     seeds = runs()[runs()["dataset"] == dataset]["seed"].nunique()
     note = (
-        f"Source: committed results, {committed()[1]}; {seeds} forget sets. ROUGE-1 recall; low is good but for score and "
-        f"retain. Shown: the three best by score of {len(names)}, and the best that trains."
+        f"Source: committed results, {committed()[1]}; {seeds} forget sets. ROUGE-1 recall; low is good but for score "
+        f"and retain. Shown: the three best by score of {len(names)}, and the best that trains."
     )
     return table_html("The best by score, and what becomes of them", rows, note)
 

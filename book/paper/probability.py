@@ -59,7 +59,7 @@ def gap(measure: pd.DataFrame) -> float:
 
 
 def fall(measure: pd.DataFrame) -> pd.Series:
-    """By how much each method lowers a measure on the forget set; without a base model its distance to the retain set."""
+    """By how much each method lowers a measure on the forget set; without a base model, its distance to retain."""
     rows = after(measure)
     if "base" in measure.index:
         return measure.loc["base", "forget"] - rows["forget"]

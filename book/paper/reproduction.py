@@ -67,8 +67,8 @@ def match(records: pd.DataFrame, paper: pd.DataFrame) -> tuple[pd.DataFrame, pd.
     """What of some runs stands beside a cell of the paper, and what does not.
 
     First: one row per model, data set of ours (``data``), cell of the paper (`CELL`) and set, with every metric, its
-    interval, ``n`` questions and ``forget_sets``. Second: one row per cell left out (`study.KEYS` without the seed), with
-    ``forget_sets`` and ``why``.
+    interval, ``n`` questions and ``forget_sets``. Second: one row per cell left out (`study.KEYS` without the seed),
+    with ``forget_sets`` and ``why``.
     """
     keys = [k for k in study.KEYS if k != "seed"]
     cells = records[list(study.KEYS)].drop_duplicates().groupby(keys, sort=False, dropna=False)["seed"].nunique()
@@ -110,7 +110,7 @@ def _why(cell: Mapping, printed: set[tuple]) -> str:
 
 
 def run_columns(runs: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """One column per model and data set: ``{"pocket": match(…)[0]}`` gives ``{"pocket": …}``, or several where needed."""
+    """One column per model and data set: ``{"pocket": match(…)[0]}`` gives ``{"pocket": …}``, or several if need be."""
     columns: dict[str, pd.DataFrame] = {}
     for name, summary in runs.items():
         for model, rows in summary.groupby("model", sort=False):
@@ -162,7 +162,7 @@ def group_name(dataset: str, n_forget: int, merge: int, stage: str) -> str:
 
 
 def quality(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], table: str) -> tuple[pd.DataFrame, str]:
-    """One number per cell and column, high is good, and its name: the score, or 1 − ROUGE-1 where only rephrased questions are."""
+    """One number per cell and column, high is good, and its name: the score, or 1 − ROUGE-1 rephrased."""
     frame = beside(paper, columns, table)
     sources = [c for c in frame if c.startswith(PAPER)] + list(columns)
     frame = frame.reindex(columns=[*CELL, "set", *sources])  # a run without any cell in this table: no values
@@ -189,8 +189,8 @@ def rankings(values: pd.DataFrame, table: str) -> Iterator[tuple[str, pd.DataFra
 def agreement(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
     """How alike the methods are ranked: one row per table, group of rows, model of the paper and column of runs.
 
-    ``rho`` is Spearman's rank correlation over the ``n`` methods that both have (Table 7: over the cells of both methods
-    and all m); ``p`` the share of 9,999 random orders with as high a one; ``first`` and ``ours_first`` the best of each.
+    ``rho`` is Spearman's rank correlation over the ``n`` methods that both have (Table 7: the cells of both methods and
+    all m), ``p`` the share of 9,999 random orders with as high a one, ``first`` and ``ours_first`` the best of each.
     Groups with fewer than four are left out: a rank correlation of three says nothing.
     """
     rows = []
@@ -210,7 +210,7 @@ def agreement(paper: pd.DataFrame, columns: Mapping[str, pd.DataFrame], *, seed:
 
 
 def rank_agreement(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Spearman's rho, and the share of seeded random orders of ``b`` with at least as high a rho; NaN where one is constant."""
+    """Spearman's rho, and the share of seeded random orders of ``b`` with as high a one; NaN where one is constant."""
     x, y = (pd.Series(np.round(np.asarray(v, dtype=float), 6)).rank().to_numpy() for v in (a, b))  # (n,)
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt((x @ x) * (y @ y)))

@@ -1,3 +1,4 @@
+# ruff: noqa: F401 (what is offered here stands in __all__)
 """Figures and tables from records and summaries: what the book shows and what a live notebook shows.
 
 Nothing here touches a model. Plotly figures (`radar`, `trade_off`, …) and HTML objects (`side_by_side`, `table`, …)
@@ -12,27 +13,7 @@ from .outputs import answer_words, output_html, side_by_side
 from .page import DATASET_LABELS, BookRenderer, Html, Style, ordered, style, use_book_renderer
 from .tables import Column, Table, edit_report, plain_table, table
 
-__all__ = [
-    "DATASET_LABELS",
-    "BookRenderer",
-    "Column",
-    "Html",
-    "Style",
-    "Table",
-    "answer_words",
-    "edit_report",
-    "linked",
-    "matrix",
-    "ordered",
-    "output_html",
-    "pairs",
-    "plain_table",
-    "radar",
-    "side_by_side",
-    "stops",
-    "style",
-    "sweep",
-    "table",
-    "trade_off",
-    "use_book_renderer",
-]
+__all__ = """
+    DATASET_LABELS BookRenderer Column Html Style Table answer_words edit_report linked matrix ordered output_html pairs
+    plain_table radar side_by_side stops style sweep table trade_off use_book_renderer
+""".split()

@@ -34,8 +34,8 @@ def linked(
 ) -> Html:
     """Radar, dot plot with intervals, table and outputs of the same cells, joined by one choice of data set and method.
 
-    ``summary`` has one row per data set, method and set; ``records`` are the rows behind it (of one seed: one output per
-    question and method); ``paper`` has the columns of `paper_tables()` and is a second layer of each.
+    ``summary`` has one row per data set, method and set; ``records`` are the rows behind it, of one seed: one output
+    per question and method. ``paper`` has the columns of `paper_tables()` and is a second layer of each.
     """
     both = {"provenance": provenance, "paper": paper}
     reading = "Forget and rephrased: left is better. Retain: right is better. Crosses: the paper."
@@ -68,9 +68,9 @@ def stops(
 ) -> Html:
     """A slider over the column ``x`` (``merge``, ``n_forget``): at each stop score, sets, cost and outputs of a method.
 
-    ``summary`` has one row per method, set and value of ``x``; ``records`` the outputs of one seed, the same questions at
-    each stop (a column ``note`` is shown beside an output); ``cost`` is a sentence for each (method, value); ``paper``
-    sets a tick on each bar. Intervals are those of the summary.
+    ``summary`` has one row per method, set and value of ``x``, ``records`` the outputs of one seed, the same questions
+    at each stop (a column ``note`` is shown beside an output). ``cost`` is a sentence for each (method, value);
+    ``paper`` sets a tick on each bar.
     """
     page.need(summary, ("method", "set", x, "rouge1_recall", "score"), "summary")
     page.need(records, ("method", "set", x, "id", "question", "answer", "output", "outcome"), "records")

@@ -1,8 +1,9 @@
-"""Plotly figures from summaries. Each holds what its menu offers, carries alt text, source and data, and touches no model."""
+"""Plotly figures from summaries. Each holds what its menu offers and carries alt text, source and data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -26,21 +27,20 @@ def radar(
     """Three axes: 1 - ROUGE-1 on the forget set, ROUGE-1 on the retain set, 1 - ROUGE-1 on the rephrased questions.
 
     `summary` has one row per data set, method and set; each data set is an entry of the menu. A method that was not
-    measured on an axis has a gap there, never a zero. `paper` (the columns of `paper_tables()`) is a second layer of thin
-    dotted outlines, off at first; the book's page offers a box to tick.
+    measured on an axis has a gap there, never a zero. `paper` (the columns of `paper_tables()`) is a second layer of
+    thin dotted outlines, off at first; the book's page offers a box to tick.
     """
     table, theirs = page.Summary(summary), page.paper_values(paper)
     axes = {"Forget": "forget", "Retain": "retain", "Generalize": "rephrased"}
 
-    def outline(dataset: str, method: str, of_paper: bool) -> dict[str, list]:
+    def outline(method: str, of_paper: bool, dataset: str) -> dict[str, list]:
         spans = []
-        for which in axes.values():
+        for which in [*axes.values(), "forget"]:  # back to the first axis: the outline closes
             value = theirs.get((dataset, method, which))
             span = (value, value, value) if of_paper else table[dataset, method, which]
             spans.append(_flip(span) if which in page.GONE else span)
         texts = [page.plain(span[0]) if of_paper else _words(span) for span in spans]
-        values = {"r": [span[0] for span in spans], "theta": list(axes), "customdata": texts}
-        return {key: [*three, three[0]] for key, three in values.items()}  # back to the first axis: it closes
+        return {"r": [span[0] for span in spans], "theta": [*axes, "Forget"], "customdata": texts}
 
     def look(method: str, of_paper: bool) -> dict[str, Any]:
         mark = style(method)
@@ -52,9 +52,8 @@ def radar(
         hover = "<b>%{fullData.name}</b><br>%{theta}: %{customdata}<extra></extra>"
         return own | {"type": "scatterpolar", "mode": "lines+markers", "hovertemplate": hover, "connectgaps": False}
 
-    traces = [(method, of_paper) for of_paper in ([False, True] if theirs else [False]) for method in table.methods]
-    looks = [look(*trace) for trace in traces]
-    values = {dataset: [outline(dataset, *trace) for trace in traces] for dataset in table.datasets}
+    layers = [(method, of_paper) for of_paper in ([False, True] if theirs else [False]) for method in table.methods]
+    traces = [(look(*layer), partial(outline, *layer)) for layer in layers]
     polar = {
         "gridshape": "linear",
         "sector": [-31, 211],  # the triangle without the empty lower half of its circle; a mark on the edge is cut
@@ -64,7 +63,7 @@ def radar(
     about = {"title": "Forgetting, retaining, generalizing", "reading": "Further out is better on every axis."}
     alt = "Radar chart; on each of three axes (forget, retain, generalize) further out is better."
     about |= {"alt": f"{alt} {table.in_words()}.", "provenance": provenance, "name": name}
-    return _figure(looks, values, {"polar": polar}, table.frame, height=480, **about)
+    return _figure(table.frame, table.datasets, traces, {"polar": polar}, height=480, **about)
 
 
 def trade_off(
@@ -76,7 +75,7 @@ def trade_off(
     """
     table = page.Summary(summary)
 
-    def point(dataset: str, method: str) -> dict[str, list]:
+    def point(method: str, dataset: str) -> dict[str, list]:
         x, y = _flip(table[dataset, method, "forget"]), table[dataset, method, "retain"]
         score = table.score(dataset, method)
         text = f"forgotten {_words(x)}<br>retained {_words(y)}" + ("" if score is None else f"<br>score {score:.2f}")
@@ -98,12 +97,11 @@ def trade_off(
     xaxis = axis | {"title": {"text": "Forgotten: 1 − ROUGE-1, forget set →"}}
     yaxis = axis | {"title": {"text": "Retained: ROUGE-1, retain set →"}}
     layout = {"xaxis": xaxis, "yaxis": yaxis, "shapes": lines, "annotations": scores}
-    looks = [look(method) for method in table.methods]
-    values = {dataset: [point(dataset, method) for method in table.methods] for dataset in table.datasets}
+    traces = [(look(method), partial(point, method)) for method in table.methods]
     reading = "Up and to the right is better; dotted lines join equal scores; bars are intervals."
     alt = "Scatter plot of how much was forgotten against how much was retained; the upper right corner is ideal."
     about = {"title": title, "reading": reading, "alt": f"{alt} {table.in_words()}.", "provenance": provenance}
-    return _figure(looks, values, layout, table.frame, height=520, name=name, **about)
+    return _figure(table.frame, table.datasets, traces, layout, height=520, name=name, **about)
 
 
 def sweep(
@@ -127,9 +125,8 @@ def sweep(
         theirs = page.Spans(paper, ("method", "set", x), "paper")
     methods = sorted(page.ordered(summary["method"]), key=page.REFERENCES.__contains__)  # flat lines come last
     sets = [which for which in ("forget", "rephrased", "retain") if which in set(summary["set"])]
-    traces = [(which, of) for of in (ours, theirs) for which in sets if which in {key[1] for key in of}]
 
-    def line(method: str, which: str, of: dict[tuple, Span]) -> dict[str, list]:
+    def line(which: str, of: dict[tuple, Span], method: str) -> dict[str, list]:
         places = sorted(key for key in of if key[:2] == (method, which))
         spans = [of[key] for key in places]
         texts = [_words(span) if of is ours else page.plain(span[0]) for span in spans]
@@ -138,29 +135,22 @@ def sweep(
 
     def look(which: str, of: dict[tuple, Span]) -> dict[str, Any]:
         colour, symbol = _SET_LOOKS[which]
-        end, width, dash, filled = ("", 2.5, "solid", "") if of is ours else (" (paper)", 1.5, "dot", "-open")
-        return {
-            "name": which + end,
-            "mode": "lines+markers",
-            "line": {"color": colour, "width": width, "dash": dash},
-            "marker": {"symbol": symbol + filled, "size": 9, "color": colour},
-            "error_y": _bars(colour),
-            "hovertemplate": "<b>%{fullData.name}</b>, %{x}: %{customdata}<extra></extra>",
-        }
+        whose, width, dash, hollow = ("", 2.5, "solid", "") if of is ours else (" (paper)", 1.5, "dot", "-open")
+        own = {"name": which + whose, "mode": "lines+markers", "error_y": _bars(colour)}
+        own["line"] = {"color": colour, "width": width, "dash": dash}
+        own["marker"] = {"symbol": symbol + hollow, "size": 9, "color": colour}
+        return own | {"hovertemplate": "<b>%{fullData.name}</b>, %{x}: %{customdata}<extra></extra>"}
 
-    looks = [look(*trace) for trace in traces]
-    values = {style(method).label: [line(method, *trace) for trace in traces] for method in methods}
+    layers = [(which, of) for of in (ours, theirs) for which in sets if which in {key[1] for key in of}]
+    traces = [(look(*layer), partial(line, *layer)) for layer in layers]
     ticks = sorted(map(int, set(summary[x])))
     xaxis = {"title": {"text": x_title}, "tickvals": ticks, "zeroline": False, "showgrid": False}
     layout = {"xaxis": xaxis, "yaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}}
-    texts = []
-    for method in methods:
-        each = (f"{which} {', '.join(map(page.plain, line(method, which, ours)['y']))}" for which in sets)
-        texts.append(f"{style(method).label}: {'; '.join(each)}")
-    alt = f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {'. '.join(texts)}."
+    texts = _texts(methods, sets, lambda m, which: ", ".join(map(page.plain, line(which, ours, m)["y"])), "; ")
+    alt = f"Line chart of ROUGE-1 recall over {x_title} ({', '.join(map(str, ticks))}). {texts}."
     reading = "Forget and rephrased: lower is better. Retain: higher is better."
     about = {"title": title, "reading": reading, "alt": alt, "provenance": provenance, "name": name}
-    return _figure(looks, values, layout, summary, height=480, menu="Method", **about)
+    return _figure(summary, methods, traces, layout, height=480, menu="Method", **about)
 
 
 def pairs(
@@ -185,7 +175,7 @@ def pairs(
         y = [label for label in labels for _ in [*sets, ""]]
         return {"x": x, "y": y, "customdata": [""] * len(x), **_arms("x", [])}
 
-    def marks(dataset: str, which: str, of_paper: bool) -> dict[str, list]:
+    def marks(which: str, of_paper: bool, dataset: str) -> dict[str, list]:
         spans = [table[dataset, m, which] for m in table.methods]
         values, texts = [span[0] for span in spans], [f"{which} {_words(span)}" for span in spans]
         if of_paper:
@@ -196,24 +186,20 @@ def pairs(
     def look(which: str, of_paper: bool) -> dict[str, Any]:
         colour, symbol = _SET_LOOKS[which]
         marker = _cross(colour, 9) if of_paper else {"symbol": symbol, "size": 11, "color": colour}
-        name = f"{which} (paper)" if of_paper else which
-        hover = "<b>%{y}</b>: %{customdata}<extra></extra>"
+        name, hover = which + " (paper)" * of_paper, "<b>%{y}</b>: %{customdata}<extra></extra>"
         return {"name": name, "mode": "markers", "marker": marker, "hovertemplate": hover, "error_x": _bars(colour)}
 
-    traces = [(which, of_paper) for of_paper in (False, True) for which in sets]
     line = {"mode": "lines", "line": {"color": GREY, "width": 2}, "hoverinfo": "skip", "showlegend": False}
-    looks = [line, *(look(*trace) for trace in traces)]
-    values = {d: [joined(d), *(marks(d, *trace) for trace in traces)] for d in table.datasets}
+    layers = [(which, of_paper) for of_paper in (False, True) for which in sets]
+    traces = [(line, joined), *((look(*layer), partial(marks, *layer)) for layer in layers)]
     yaxis = {"autorange": "reversed", "showgrid": False, "categoryorder": "array", "categoryarray": labels}
     layout = {"xaxis": {"title": {"text": "ROUGE-1 recall"}, **_RECALL}, "yaxis": yaxis}
-    texts = []
-    for d in table.datasets:
-        each = (" and ".join(page.plain(table[d, m, which][0]) for which in sets) for m in table.methods)
-        each = map(" ".join, zip(labels, each, strict=True))
-        texts.append(f"{page.dataset_label(d)}: {', '.join(each)}")
-    alt = f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {'. '.join(texts)}."
+    texts = _texts(
+        table.datasets, table.methods, lambda d, m: " and ".join(page.plain(table[d, m, s][0]) for s in sets)
+    )
+    alt = f"Dot plot of ROUGE-1 recall, {', '.join(sets)} of each method. {texts}."
     about = {"title": title, "reading": reading, "alt": alt, "provenance": provenance, "name": name}
-    return _figure(looks, values, layout, table.frame, height=540, left=118, **about)
+    return _figure(table.frame, table.datasets, traces, layout, height=540, left=118, **about)
 
 
 def matrix(
@@ -226,7 +212,6 @@ def matrix(
     """
     spans = page.Spans(frame, ("dataset", rows, columns), "frame")
     datasets, down, across = (list(dict.fromkeys(frame[c])) for c in ("dataset", rows, columns))
-    labels = [style(str(row)).label for row in down]
 
     def grid(dataset: str, show: Callable[[Span], Any]) -> list[list]:
         return [[show(spans[dataset, a, b]) for b in across] for a in down]
@@ -238,37 +223,32 @@ def matrix(
         z = grid(dataset, lambda span: span[0])
         return {"z": z, "text": grid(dataset, short), "customdata": grid(dataset, _words)}
 
-    look = {
-        **{"type": "heatmap", "x": across, "y": labels, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2, "showscale": False},
-        **{"texttemplate": "%{text}", "textfont": {"size": 11}, "hoverongaps": False},
-        "colorscale": [[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]],  # a tint: text stays legible on it
-        "hovertemplate": "<b>%{y}</b>, %{x}: %{customdata}<extra></extra>",
-    }
-    values = {dataset: [shades(dataset)] for dataset in datasets}
+    def text(dataset: str, row: str) -> str:
+        return ", ".join(f"{b} {page.plain(spans[dataset, row, b][0])}" for b in across)
+
+    look = {"type": "heatmap", "x": across, "y": [style(str(a)).label for a in down], "xgap": 2, "ygap": 2}
+    look |= {"texttemplate": "%{text}", "textfont": {"size": 11}, "hoverongaps": False, "showscale": False}
+    look["colorscale"] = [[0, "rgba(213,94,0,0.04)"], [1, "rgba(213,94,0,0.6)"]]  # a tint: text stays legible on it
+    look |= {"zmin": 0, "zmax": 1, "hovertemplate": "<b>%{y}</b>, %{x}: %{customdata}<extra></extra>"}
     axis = {"showgrid": False, "fixedrange": True}
     layout = {"xaxis": {"side": "top", "tickangle": -45, **axis}, "yaxis": {"autorange": "reversed", **axis}}
-    texts = []
-    for d in datasets:
-        each = (", ".join(f"{b} {page.plain(spans[d, a, b][0])}" for b in across) for a in down)
-        each = map(" ".join, zip(labels, each, strict=True))
-        texts.append(f"{page.dataset_label(d)}: {'; '.join(each)}")
-    about = {"title": title, "reading": reading, "provenance": provenance, "name": name}
-    about["alt"] = f"Matrix of ROUGE-1 recall. {'. '.join(texts)}."
-    return _figure([look], values, layout, frame, height=180 + 30 * len(down), left=118, **about)
+    alt = f"Matrix of ROUGE-1 recall. {_texts(datasets, down, text, '; ')}."
+    about = {"title": title, "reading": reading, "alt": alt, "provenance": provenance, "name": name}
+    return _figure(frame, datasets, [(look, shades)], layout, height=180 + 30 * len(down), left=118, **about)
 
 
 def _figure(
-    looks: list[dict],
-    values: dict[str, list[dict]],
-    layout: dict,
     frame: pd.DataFrame,
+    entries: Sequence[str],
+    traces: list[tuple[dict, Callable]],
+    layout: dict,
     menu: str = "Data set",
     **about: Any,
 ) -> go.Figure:
-    """`values` has what each entry of the menu puts into each trace; the first is there to begin with."""
-    updates = [{key: [trace[key] for trace in traces] for key in traces[0]} for traces in values.values()]
-    drawn = []
-    for look, first in zip(looks, next(iter(values.values())), strict=True):
+    """Each of `traces` is its look, and a function that has its values for an entry of the menu; the first is drawn."""
+    values = [[of(entry) for _, of in traces] for entry in entries]
+    fig = go.Figure()
+    for (look, _), first in zip(traces, values[0], strict=True):
         trace = {"type": "scatter", **look}
         for key, value in first.items():
             outer, _, inner = key.partition(".")  # "error_x.array", where the trace has bars
@@ -278,9 +258,16 @@ def _figure(
                 trace[outer] = {**trace[outer], inner: value}
         if trace["type"] == "scatter" and trace["mode"] != "lines":
             trace["cliponaxis"] = False
-        drawn.append(trace)
-    fig = go.Figure(drawn).update_layout(**layout, updatemenus=page.menu(list(values), updates, menu))
+        fig.add_trace(trace)
+    updates = [{key: [trace[key] for trace in each] for key in each[0]} for each in values]
+    fig.update_layout(**layout, updatemenus=page.menu(entries, updates, menu))
     return page.finish(fig, csv=page.csv(frame), **about)
+
+
+def _texts(entries: Sequence[str], names: Sequence[str], text: Callable[[str, str], str], between: str = ", ") -> str:
+    """What the alt text says of each name for each entry of the menu."""
+    lines = (between.join(f"{page.label(name)} {text(entry, name)}" for name in names) for entry in entries)
+    return ". ".join(f"{page.label(entry)}: {line}" for entry, line in zip(entries, lines, strict=True))
 
 
 def _arms(axis: str, spans: Sequence[Span]) -> dict[str, list]:

@@ -45,7 +45,7 @@ def output_html(output: str, answer: str | None, question: str) -> Raw:
 
 
 def judged_html(row: Mapping[str, Any]) -> Raw:
-    """A record's output behind its outcome: a word with a bar, whose colour and pattern come from ``data-outcome`` around it."""
+    """A record's output behind its outcome, a word with a bar whose look comes from ``data-outcome`` around it."""
     output = output_html(str(row["output"]), str(row["answer"]), str(row["question"]))
     return raw(el("span", row["outcome"], css=Css.outcome), " ", el("span", output, css=Css.output))
 
@@ -63,8 +63,8 @@ def side_by_side(
     """For each of some questions: the answer, the base model's output and every method's, beside its outcome.
 
     `questions` is the number taken from the head of each set (no picking of telling ones), or a list of
-    (set, id, variant). Without a page script each question is a fold-out; in the book the page script puts a question
-    selector and filters by method, outcome and word in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
+    (set, id, variant). Without a script each question is a fold-out; the book's script puts a question selector and
+    filters by method, outcome and word in front, whose state lies in the address (`#<name>?q=…&outcome=…`).
     """
     page.need(records, ("method", "set", "id", "question", "answer", "output", "outcome"), "records")
     variant = records["variant"].fillna(0).astype(int) if "variant" in records else 0
@@ -87,7 +87,7 @@ def side_by_side(
         {
             "key": "/".join(map(str, key if many else key[1:])),
             "dataset": str(key[0]),
-            "group": (f"{page.dataset_label(key[0])}: " if many else "") + str(key[1]),
+            "group": (f"{page.label(key[0])}: " if many else "") + str(key[1]),
             "question": str(rows[0]["question"]),
             "outcomes": sorted({row["outcome"] for row in rows}),
         }

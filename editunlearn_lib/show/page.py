@@ -1,4 +1,4 @@
-"""What all that is seen shares: how a method looks, class names, what a notebook displays, checks, numbers, downloads."""
+"""What all that is seen shares: the look of a method, class names, what a notebook displays, checks, numbers."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ def style(method: str) -> Style:
 def ordered(methods: Iterable[str]) -> list[str]:
     """References first, then training, then editing methods; unknown ones last, by name."""
     order = [*REFERENCES, *sorted(METHODS, key=lambda name: METHODS[name].edits)]
-    rank = {name: i for i, name in enumerate(order)}
-    return sorted(set(methods), key=lambda name: (rank.get(name, len(rank)), name))
+    return sorted(set(methods), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 DATASET_LABELS = {
@@ -60,8 +59,9 @@ DATASET_LABELS = {
 GONE = ("forget", "rephrased")  # the sets whose answers should be gone; everywhere else they should stay
 
 
-def dataset_label(name: str) -> str:
-    return DATASET_LABELS.get(name, name)
+def label(name: str) -> str:
+    """A data set or a method as people call it; any other name as it is."""
+    return DATASET_LABELS.get(name) or style(name).label
 
 
 def better(which: str) -> str:
@@ -69,8 +69,8 @@ def better(which: str) -> str:
     return "lower is better" if which in GONE else "higher is better"
 
 
-# Every class name that Python writes and that scripts and style sheets read: those of figures; tables; outputs; explorers;
-# other boxes; the interactive figures (the frame, then what their script makes).
+# Every class name that Python writes and that scripts and style sheets read: those of figures; tables; outputs;
+# explorers; other boxes; the interactive figures (the frame, then what their script makes).
 CLASSES = """
 figure plot title reading note provenance controls keys tickbox question
 table scroll many text paper ours edits miss facts words claims repro view
@@ -92,7 +92,7 @@ class Raw(str):
 
 
 def el(tag: str, *inner: Any, **attributes: Any) -> Raw:
-    """An element: ``css`` is its class, ``data_method`` its ``data-method``; without a value (None, False) none is written."""
+    """An element: ``css`` is its class, ``data_method`` its ``data-method``; None and False are not written."""
     written = ""
     for key, value in attributes.items():
         if value is not None and value is not False:
@@ -157,8 +157,7 @@ def section(css: str, name: str, title: str, reading: str | Raw, *inner: Any) ->
 class BookRenderer(MimetypeRenderer):
     """Plotly figures for JupyterLab (its own MIME type), for the offline book (HTML) and for terminals (alt text).
 
-    The HTML holds the figure as JSON and no script: the book's page script finds it and draws it with the one copy
-    of plotly.js that all pages share.
+    The HTML holds the figure as JSON; the book's script draws it with the one copy of plotly.js that all pages share.
     """
 
     def to_mimebundle(self, fig_dict: dict) -> dict[str, Any]:
@@ -213,11 +212,11 @@ def need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
 
 def one_per(frame: pd.DataFrame, keys: Sequence[str], what: str) -> None:
     """Refuse to draw two values for one mark: the caller has to say which of them is meant."""
-    double = frame[frame.duplicated(list(keys), keep=False)]
+    double = frame[frame.duplicated(list(keys))]
     if double.empty:
         return
     first = double.iloc[0]
-    same = double[(double[list(keys)] == first[list(keys)]).all(axis=1)]
+    same = frame[(frame[list(keys)] == first[list(keys)]).all(axis=1)]
     cell = ("model", "n_forget", "targets", "merge", "mode", "seed", "table", "stage", "metric")
     vary = [f"{c} ({', '.join(map(str, same[c].unique()))})" for c in cell if c in same and same[c].nunique() > 1]
     where = ", ".join(f"{k}={first[k]!r}" for k in keys)
@@ -253,11 +252,8 @@ def _no_formula(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     cell = re.sub("\r\n?", "\n", cell)  # the csv module does not quote a lone \r: it would end the row
-    formula = cell.lstrip().startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(cell)
-    return "'" + cell if formula else cell
-
-
-_SIGNED = re.compile(r"[+-][0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?")  # a number with its sign stays one
+    signed = re.fullmatch(r"[+-][0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?", cell)  # a number with its sign stays one
+    return "'" + cell if cell.lstrip().startswith(("=", "+", "-", "@")) and not signed else cell
 
 
 def marker(look: Style, size: int) -> dict[str, Any]:
@@ -266,12 +262,12 @@ def marker(look: Style, size: int) -> dict[str, Any]:
     return {"symbol": look.symbol, "size": size, "color": look.colour, "line": edge}
 
 
-def menu(labels: Sequence[str], values: Sequence[dict[str, list]], name: str = "Data set") -> list[dict]:
+def menu(entries: Sequence[str], values: Sequence[dict[str, list]], name: str) -> list[dict]:
     """A menu that puts each entry's values into the same traces, so that the legend's choices stay."""
-    if len(labels) < 2:
+    if len(entries) < 2:
         return []
-    entries = zip(map(dataset_label, labels), values, strict=True)
-    buttons = [{"label": label, "method": "restyle", "args": [update]} for label, update in entries]
+    both = zip(map(label, entries), values, strict=True)
+    buttons = [{"label": entry, "method": "restyle", "args": [update]} for entry, update in both]
     return [{"name": name, "buttons": buttons, "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"}]
 
 
@@ -320,7 +316,7 @@ class Summary(Spans):
         for dataset in self.datasets:
             scores = {m: s for m in self.methods if (s := self.score(dataset, m)) is not None}
             ranked = (f"{style(m).label} {scores[m]:.2f}" for m in sorted(scores, key=lambda m: -scores[m]))
-            lines.append(f"{dataset_label(dataset)}, score: {', '.join(ranked)}")
+            lines.append(f"{label(dataset)}, score: {', '.join(ranked)}")
         return ". ".join(lines)
 
 

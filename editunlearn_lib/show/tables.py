@@ -24,8 +24,8 @@ _KINDS = {"number": None, "words": Css.text, "ours": Css.ours, "paper": Css.pape
 class Column:
     """One column: which value of a row it shows, its head, and how its cells look.
 
-    A value is a float (written by `number`; None and NaN are a dash), a `Raw` (HTML as it is) or anything else (its text,
-    escaped). The first column heads the rows. Where a row has ``key_low`` and ``key_high``, the interval stands small
+    A value is a float (written by `number`; None and NaN are a dash), a `Raw` (HTML as it is) or anything else (its
+    text). The first column heads the rows. Where a row has ``key_low`` and ``key_high``, the interval stands small
     under the value; then ``key_more``, a text or `Raw`, where a row has one.
     """
 
@@ -47,7 +47,7 @@ class Column:
         if isinstance(value, Raw):
             return value
         if self.key in ("method", "dataset"):
-            return page.style(value).label if self.key == "method" else page.dataset_label(value)
+            return page.label(value)
         if value is None or isinstance(value, float):
             return "–" if pd.isna(value) else self.number(value)
         return Raw(re.sub(r"(?<=\d)–(?=[\d.−])", "–&NoBreak;", raw(value)))
@@ -57,12 +57,11 @@ class Column:
 class Table(Html):
     """Rows under heads.
 
-    Values of a column ``method`` or ``dataset`` show by their labels. `group` names a value of the rows that stands over
-    all rows that share it. `folded` are further rows in a closed fold-out of their own below, under its title. `join`
-    gives consecutive rows that begin alike one head. `mark` puts ``data-dataset`` and ``data-method`` of the rows into
-    the HTML, where a page's script finds them. `css` are further names from `Css`, for a look of its own. `provenance`
-    stands below after "Source:", a `Raw` as it is. `csv` is what "Download CSV" gives (the rows, unless told); without
-    a `name` for the file there is no download.
+    Values of a column ``method`` or ``dataset`` show by their labels. `group` names a value of the rows that stands
+    over all that share it. `folded` are further rows in a closed fold-out below, under its title. `join` gives
+    consecutive rows that begin alike one head. `mark` puts ``data-dataset`` and ``data-method`` of the rows into the
+    HTML, where a script finds them. `css` are further names from `Css`. `provenance` stands below after "Source:", a
+    `Raw` as it is. `csv` is what "Download CSV" gives (else the rows); without a `name` there is no download.
     """
 
     caption: str | Raw
@@ -142,8 +141,8 @@ def table(
 ) -> Table:
     """ROUGE-1 recall: one row per method, one column per set; the paper's value beside ours where there is one.
 
-    `paper` has the columns of `paper_tables()`, cut down to one value per data set, method and set; to set PISTOL beside
-    our contracts, rename its data set first. The paper's score is worked out from its values.
+    `paper` has the columns of `paper_tables()`, cut down to one value per data set, method and set; to set PISTOL
+    beside our contracts, rename its data set first. The paper's score is worked out from its values.
     """
     ours, theirs = page.Summary(summary, methods), page.paper_values(paper)
     sets = [which for which in sets if which in set(ours.frame["set"])]
@@ -172,9 +171,8 @@ def plain_table(values: pd.DataFrame, caption: str, *, provenance: str, name: st
     """Any table of a few columns: numbers with two decimals, methods and data sets by their labels.
 
     The column "method" (else the first) names the rows; each value of `group`, in the order of the rows, stands over
-    its own. Columns "x_low" and "x_high" are the interval of "x" and stand small under it. A column "product; forget" has
-    its name in two lines. The download holds `values` as they are. Raises ValueError if there are no rows, or no such
-    `group`.
+    its own. Columns "x_low" and "x_high" are the interval of "x" and stand small under it. A column "product; forget"
+    has its name in two lines. Raises ValueError if there are no rows, or no such `group`.
     """
     page.need(values, () if group is None else (group,), f"the table {name!r}")
     rows = values.to_dict("records")
