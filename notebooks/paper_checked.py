@@ -15,8 +15,8 @@
 # # The paper, checked
 #
 # The paper {cite}`li2025editing` prints its results in full, in seven tables. So everything that its text says about
-# them can be worked out again. This page does that: each claim is quoted, the numbers that enter are shown, and a verdict
-# follows from them by a rule that is stated. No model is run for it; the values come from one file of data.
+# them can be worked out again. This page does that: each claim is quoted, the numbers that enter are shown, and a
+# verdict follows from them by a rule that is stated. No model is run for it; the values come from one file of data.
 #
 # :::{admonition} Before you read on
 # :class: tip
@@ -61,9 +61,10 @@ display(
 # %% [markdown]
 # ## All claims
 #
-# In the order of the text. A verdict leads to its arithmetic. *Holds in part*: some of what the sentence speaks of is so,
-# some is not, or is not printed. *Cannot be checked*: no table has the numbers. Where a word has no number ("robust",
-# "close to"), the rule is ours and stands beside the arithmetic; with another rule the verdict may be another.
+# In the order of the text. A verdict leads to its arithmetic. *Holds in part*: some of what the sentence speaks of is
+# so, some is not, or is not printed. *Cannot be checked*: no table has the numbers. Where a word has no number
+# ("robust", "close to"), the rule is ours and stands beside the arithmetic; with another rule the verdict may be
+# another.
 
 # %% tags=["hide-input"]
 claims.overview(results, provenance=SOURCE)
@@ -114,8 +115,8 @@ figure.update_layout(meta={**figure.layout.meta, "reading": reading})
 # %% [markdown]
 # ## More to forget
 #
-# The paper's Figure 3 shows four methods of Table 5; here are all that it has. A button beneath the title hides or shows a
-# line.
+# The paper's Figure 3 shows four methods of Table 5; here are all that it has. A button beneath the title hides or
+# shows a line.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paper-sizes", "caption": "The score over the size of the forget set, the paper's Table 5. GA and KL are printed for two sizes only."}}
 figures.size_lines(PAPER, provenance=SOURCE)
@@ -139,11 +140,11 @@ claims.details(results, provenance=SOURCE)
 #
 # The text defines it as the product of the probabilities of the answer's tokens,
 # $\prod_t p(a_t \mid x, a_{<t})$. One claim above shows, from the tables alone, that the column cannot be that while
-# MRR is what its formula says. The public evaluation code of PISTOL {cite}`qiu2024pistol`, on whose metrics the paper draws, stores
-# something else under "probs": the mean, over the first positions of the **prompt**, of the largest probability that the model
-# gives to any next token. It never looks at the answer. Whether the paper ran that code as it is, it does not say; but
-# both quantities can be computed on a run and laid beside its column. (*Per token* is the geometric mean over the product's
-# factors.)
+# MRR is what its formula says. The public evaluation code of PISTOL {cite}`qiu2024pistol`, on whose metrics the paper
+# draws, stores something else under "probs": the mean, over the first positions of the **prompt**, of the largest
+# probability that the model gives to any next token. It never looks at the answer. Whether the paper ran that code as
+# it is, it does not say; but both quantities can be computed on a run and laid beside its column. (*Per token* is the
+# geometric mean over the product's factors.)
 #
 # :::{admonition} Before you read on
 # :class: tip
@@ -191,10 +192,11 @@ display(
 # %% [markdown]
 # ### What that does to a conclusion
 #
-# Who takes the column for the formula reads that after unlearning a forgotten answer is as likely as a retained one, and
-# concludes that every method merely hides what it should remove. If the column is what PISTOL's code stores, it does not
-# say that. It says how sure the model is of the next word of a **question**, which unlearning need not change, and which
-# is no evidence on forgetting: neither for a method nor against it. So no verdict on this page leans on it.
+# Who takes the column for the formula reads that after unlearning a forgotten answer is as likely as a retained one,
+# and concludes that every method merely hides what it should remove. If the column is what PISTOL's code stores, it
+# does not say that. It says how sure the model is of the next word of a **question**, which unlearning need not
+# change, and which is no evidence on forgetting: neither for a method nor against it. So no verdict on this page
+# leans on it.
 
 # %% tags=["hide-input"]
 column = of_paper["probability"]
@@ -210,11 +212,11 @@ display(
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# That a claim follows from the tables does not make the tables right: each value is one run on one forget set, without an
-# interval, and the next one may come out otherwise. That a claim does not follow does not make it false either: the
-# authors may have looked at runs, figures or marks that the text we have does not hold. Claims about people's ratings and
-# about outputs cannot be judged here at all. And a rule of ours, such as "half of what was known before", stands where the paper
-# has a word.
+# That a claim follows from the tables does not make the tables right: each value is one run on one forget set,
+# without an interval, and the next one may come out otherwise. That a claim does not follow does not make it false
+# either: the authors may have looked at runs, figures or marks that the text we have does not hold. Claims about
+# people's ratings and about outputs cannot be judged here at all. And a rule of ours, such as "half of what was known
+# before", stands where the paper has a word.
 # :::
 
 # %% tags=["hide-input"]
@@ -229,8 +231,8 @@ display(
 # %% [markdown]
 # ## Run it yourself
 #
-# A claim is a quotation, a check and a wording; other tables can be put in the place of the paper's, your own among them.
-# In the project's folder:
+# A claim is a quotation, a check and a wording; other tables can be put in the place of the paper's, your own among
+# them. In the project's folder:
 #
 # ```python
 # import editunlearn_lib as eu

@@ -14,14 +14,15 @@
 # %% [markdown]
 # # Reproduction: paper | pocket | your run
 #
-# The seven tables of the paper {cite}`li2025editing`, each value beside what the pocket model gave, and, if you have run
-# the study on a model of your own, beside yours. The models differ, so the values will; the question is whether the
+# The seven tables of the paper {cite}`li2025editing`, each value beside what the pocket model gave, and, if you have
+# run the study on a model of your own, beside yours. The models differ, so the values will; the question is whether
+# the
 # **order of the methods** survives.
 #
 # :::{admonition} Before you read on
 # :class: tip
-# The paper's models have seven and eight billion weights, the pocket has under seven million. Rank its nine methods by score on both:
-# will the rank correlation be near 1, near 0, or below? Will the best method be the same?
+# The paper's models have seven and eight billion weights, the pocket has under seven million. Rank its nine methods
+# by score on both: will the rank correlation be near 1, near 0, or below? Will the best method be the same?
 # :::
 
 # %% tags=["parameters"]
@@ -80,10 +81,12 @@ display(Markdown(" ".join(lines)))
 # %% [markdown]
 # ## What stands beside what
 #
-# A cell of the paper is matched by the data (its facts: ours or TOFU's; its PISTOL: our contracts or the official ones), by the
-# number of forgotten questions, by how many are joined into one edit, and by the target (*vanilla*: a refusal from the set;
+# A cell of the paper is matched by the data (its facts: ours or TOFU's; its PISTOL: our contracts or the official
+# ones), by the number of forgotten questions, by how many are joined into one edit, and by the target (*vanilla*: a
+# refusal from the set;
 # *self-improved*: the model's own). Ours are the runs with each method's own mode, the default covariance and the default
-# key. Under a value of ours: its 95 % interval over questions, and the number of forget sets. The paper's values have neither.
+# key. Under a value of ours: its 95 % interval over questions, and the number of forget sets. The paper's values have
+# neither.
 #
 # Before unlearning, which the tables do not print:
 
@@ -126,9 +129,9 @@ def say(table):
 # %% [markdown]
 # ## Do they agree?
 #
-# Spearman's rank correlation of the methods by score, for each group of rows that has at least four methods on both sides.
-# It is 1 where the order is the same, 0 where one order says nothing on the other. **With so few methods it is a weak
-# instrument**: the table says how often a random order would agree as well.
+# Spearman's rank correlation of the methods by score, for each group of rows that has at least four methods on both
+# sides. It is 1 where the order is the same, 0 where one order says nothing on the other. **With so few methods it is
+# a weak instrument**: the table says how often a random order would agree as well.
 
 # %% tags=["hide-input"]
 if len(agree):
@@ -223,16 +226,16 @@ say("table7")
 # %% [markdown]
 # :::{admonition} What this does not show
 # :class: note
-# A low agreement does not say who is right. The pocket is a thousand times smaller, its hyperparameters were tuned on it, and
-# its facts were learnt from a corpus that says them often; the paper's methods ran with presets that others had published. Where a
-# method fails on one side, the order of all methods changes. And a single forget set behind many of the values, theirs
-# always and ours often, is a reason for differences by itself.
+# A low agreement does not say who is right. The pocket is a thousand times smaller, its hyperparameters were tuned on
+# it, and its facts were learnt from a corpus that says them often; the paper's methods ran with presets that others
+# had published. Where a method fails on one side, the order of all methods changes. And a single forget set behind
+# many of the values, theirs always and ours often, is a reason for differences by itself.
 # :::
 #
 # ## Your column
 #
-# Run the cells on your model; a model of seven billion weights wants a GPU. They are stored one by one, and a run that was stopped
-# goes on where it was. The first line is the part to begin with.
+# Run the cells on your model; a model of seven billion weights wants a GPU. They are stored one by one, and a run
+# that was stopped goes on where it was. The first line is the part to begin with.
 #
 # ```python
 # import editunlearn_lib as eu
@@ -255,8 +258,8 @@ say("table7")
 # make book ARGS="-p your_store my-store"
 # ```
 #
-# A relative path starts at the repository's folder. `make book` looks at the path, not at what lies in it: after more cells have
-# been run, say `make book ARGS="-p your_store my-store --force"`.
+# A relative path starts at the repository's folder. `make book` looks at the path, not at what lies in it: after more
+# cells have been run, say `make book ARGS="-p your_store my-store --force"`.
 #
 # ## What matches no cell
 
