@@ -32,8 +32,9 @@ def read_sweep(file: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise DatasetError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(fields, dict):
-        kind = type(fields).__name__
-        raise DatasetError(f"{file}: a sweep has the fields 'store' and 'grid'; this file holds {kind}.")
+        raise DatasetError(
+            f"{file}: a sweep has the fields 'store' and 'grid'; this file holds {type(fields).__name__}."
+        )
     try:
         for name in fields:
             check_name("field of a sweep", name, KINDS)
@@ -51,22 +52,22 @@ def read_sweep(file: str | Path) -> dict[str, Any]:
     return {"device": "auto", "dtype": "auto", **fields, "grid": parts}
 
 
-def sweep(arguments: argparse.Namespace) -> int:
+def sweep(file: str, store: str, device: str, dtype: str, dry_run: bool, retry_failed: bool, **workers) -> int:
     """Run what is missing, or say what would be run."""
-    options = vars(arguments)
-    fields = read_sweep(arguments.file) | {n: options[n] for n in ("store", "device", "dtype") if options[n]}
-    grid, store, on = fields["grid"], fields["store"], {name: fields[name] for name in ("device", "dtype")}
-    if arguments.dry_run:
-        print(described(study.plan(grid, store, **on), store, retry_failed=arguments.retry_failed))
+    own = {"store": store, "device": device, "dtype": dtype}
+    fields = read_sweep(file) | {name: value for name, value in own.items() if value}
+    grid, store = fields.pop("grid"), fields.pop("store")
+    if not dry_run:
+        study.run(grid, store=store, retry_failed=retry_failed, **workers, **fields)
+    table = study.plan(grid, store, **fields)
+    if dry_run:
+        print(described(table, store, retry_failed))
         return 0
-    workers = {name: options[name] for name in ("executor", "address", "num_workers", "retry_failed")}
-    study.run(grid, store=store, **workers, **on)
-    table = study.plan(grid, store, **on)
     print(f"{int((table.status == 'done').sum())} of {len(table)} cells are in {store}.")
     return int((table.status == "failed").any())
 
 
-def described(table: pd.DataFrame, store: str, *, retry_failed: bool = False) -> str:
+def described(table: pd.DataFrame, store: str | Path, retry_failed: bool) -> str:
     """The plan of a sweep as text: a line a cell, then how many are done and how long the others will take."""
     lines = []
     for row in table.itertuples():
@@ -82,41 +83,37 @@ def described(table: pd.DataFrame, store: str, *, retry_failed: bool = False) ->
     return "\n".join(lines)
 
 
-def whole_study(arguments: argparse.Namespace) -> int:
+def whole_study(store: Path | None, out: Path | None, retry_failed: bool) -> int:
     """Go on from a results file: run the cells that are missing, after saying how long that takes, and write it anew."""
     home = files.project() or Path()
-    store, out = arguments.store or home / "store", arguments.out or home / study.results.RESULTS / "pocket.parquet"
+    store, out = store or home / "store", out or home / study.results.RESULTS / "pocket.parquet"
     grid = study.whole_grid()
     if out.exists():
         study.adopt(out, store)
-    print(described(study.plan(grid, store), store, retry_failed=arguments.retry_failed).splitlines()[-1], flush=True)
-    study.run(grid, store=store, retry_failed=arguments.retry_failed)
+    print(described(study.plan(grid, store), store, retry_failed).splitlines()[-1], flush=True)
+    study.run(grid, store=store, retry_failed=retry_failed)
+    return export(store, out)
+
+
+def export(store: str | Path, out: str | Path) -> int:
+    """A store as one results file."""
     print(f"written: {study.export(store, out)}")
     return 0
 
 
-def export(arguments: argparse.Namespace) -> int:
-    """A store as one results file."""
-    print(f"written: {study.export(arguments.store, arguments.out)}")
-    return 0
-
-
-def check(arguments: argparse.Namespace) -> int:
+def check(results: Path | None, **options) -> int:
     """Run a sample of a results file again."""
-    file = arguments.results or study.results_file("pocket")
-    if file is None:
-        raise StoreError(
-            "there are no committed results here: run this in the project's folder, or name a file: --results."
-        )
-    on = {"device": arguments.device, "dtype": arguments.dtype}
-    table = verify.verify(file, n=arguments.sample, seed=arguments.seed, **on)
+    if (file := results or study.results_file("pocket")) is None:
+        where = "run this in the project's folder, or name a file: --results."
+        raise StoreError(f"there are no committed results here: {where}")
+    table = verify.verify(file, **options)
     print(table.to_string(index=False, float_format="{:.4g}".format))
     outside = int((table.verdict == "outside").sum())
     print(
         f"{len(table) - outside} of {len(table)} cells agree with {file}. Needed: identical on the same machine "
         f"with the same versions, else {verify.OUTPUTS:.0%} of the outputs and every set's mean within {verify.METRIC}."
     )
-    return 1 if outside else 0
+    return int(outside > 0)
 
 
 def number(text: str) -> int:
@@ -151,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("out", metavar="FILE")
     one.set_defaults(run=export)
     one = commands.add_parser("verify", help="run a sample of committed results again and compare")
-    one.add_argument("--sample", type=number, default=3, metavar="N", help="how many cells")
+    one.add_argument("--sample", type=number, default=3, metavar="N", dest="n", help="how many cells")
     one.add_argument("--results", type=Path, metavar="FILE", help="a parquet file with its manifest")
     one.add_argument("--seed", type=int, default=0, help="of the draw")
     one.add_argument("--device", default="auto")
@@ -163,9 +160,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 0 if all is well, 1 if cells failed or results disagree, 2 if something asked for is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    chosen = parser().parse_args(arguments)
+    chosen = vars(parser().parse_args(arguments))
     try:
-        return chosen.run(chosen)
+        return chosen.pop("run")(**chosen)
     except EditUnlearnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

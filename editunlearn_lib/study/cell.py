@@ -20,7 +20,6 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,15 @@ PROTOCOLS = {  # what is asked of the patched model
     "attacks": lambda model, tokenizer, split, seed: attack(model, tokenizer, split, seed=seed),
 }
 TARGETS = ("refusal", "self-improved")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+NAMES = {"covariance": SOURCES, "protocol": PROTOCOLS, "targets": TARGETS, "dtype": DTYPES, "fact_token": FACT_TOKENS}
 WEIGHTS = ("*.safetensors", "tokenizer.json", "chat_template.jinja")  # of a local folder: what its answers depend on
 CONTRACT_LIKE = ("contracts", "pistol")  # knowledge that is fine-tuned in before it is forgotten
+KEYS = tuple("model dataset method n_forget targets merge mode covariance fact_token protocol seed".split())
 Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Reference:
     """A row that is no method: what makes its patch (``None``: the untouched model), and of which models there is one."""
 
@@ -68,7 +69,7 @@ def register_reference(name: str, patch: Callable[[Any, Any], Patch], *, models:
     REFERENCES[name] = Reference(patch, models)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """One run: what is forgotten, how, and from which model."""
 
@@ -90,19 +91,19 @@ class Cell:
     @property
     def key(self) -> str:
         """The name of the cell's file: readable, then a hash of its identity."""
-        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "{model}-{dataset}-{method}".format(**self._named()))
-        digest = _hex(json.dumps(self.identity, sort_keys=True, default=str))[:10]
-        # a file's name may not be long
-        return f"{name[-120:]}-n{self.n_forget}-m{self.merge}-s{self.seed}-v{SCHEMA}-{digest}"
+        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "{model}-{dataset}-{method}".format(**self._named()))[
+            -120:
+        ]  # of at most 255
+        name += f"-n{self.n_forget}-m{self.merge}-s{self.seed}-v{SCHEMA}-"
+        return name + _hex(json.dumps(self.identity, sort_keys=True, default=str))[:10]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What determines the cell's numbers, and nothing else.
 
         ``cell``: the fields that differ from their defaults, ``"own"`` and ``"local"`` in place of paths. ``hparams``:
-        the hyperparameters that differ from their class's defaults. ``data, weights, refusals``: 16 hex digits of
-        the rows, of the weights (of a model on the hub its commit, `None` where that is not known) and of the
-        sentences that are the targets, where the method reads them. Raises `DatasetError`.
+        likewise. ``data, weights, refusals``: 16 hex digits of the rows, of the weights (of a model on the hub its
+        commit, `None` where that is not known) and of the targets, where they are refusals. Raises `DatasetError`.
         """
         fields = {f.name: f.default for f in dataclasses.fields(self) if f.name != "source"}
         plain = {name: value for name, value in self._named().items() if value != fields.get(name, value)}
@@ -139,9 +140,8 @@ class Cell:
 
     def _named(self) -> dict[str, Any]:
         """The fields without paths: what lies there is in the identity by its content."""
-        local = {
-            n: "local" for n in ("model", "checkpoint") if (p := vars(self)[n]) and p not in POCKET and Path(p).is_dir()
-        }
+        places = {name: p for name in ("model", "checkpoint") if (p := getattr(self, name)) and p not in POCKET}
+        local = {name: "local" for name, place in places.items() if Path(place).is_dir()}
         return vars(self) | local | ({"dataset": "own"} if Path(self.dataset).suffix else {})
 
 
@@ -150,11 +150,6 @@ def columns(cell: Cell) -> dict[str, Any]:
     mode = cell.mode or (METHODS[cell.method].modes[0] if cell.method in METHODS else "")
     chosen = {"mode": mode, "fact_token": cell.fact_token or "default"}
     return {name: chosen.get(name, getattr(cell, name)) for name in KEYS}
-
-
-KEYS = tuple("model dataset method n_forget targets merge mode covariance fact_token protocol seed".split())
-
-# ---------------------------------------------------------------- grids
 
 
 def as_list(value: Any, kind: Callable[[Any], Any]) -> list:
@@ -181,7 +176,7 @@ def cells(grid: Grid, *, device: str = "auto", dtype: str = "auto") -> list[Cell
             cell = Cell(**{"dtype": dtype, **dict(zip(lists, values, strict=True))})
             _check(cell)
             if _possible(cell):
-                own = cell.mode is not None and cell.method in METHODS and cell.mode == METHODS[cell.method].modes[0]
+                own = cell.method in METHODS and cell.mode == METHODS[cell.method].modes[0]
                 # a method's own mode, named or not, is the same run
                 chosen[dataclasses.replace(cell, mode=None if own else cell.mode, dtype=_dtype(cell, device))] = None
     return list(chosen)
@@ -193,17 +188,14 @@ def _check(cell: Cell) -> None:
         kind, value = numbers.Integral if entry.type == "int" else (str, os.PathLike), getattr(cell, entry.name)
         if not isinstance(value, kind) and not (value is None and "None" in entry.type):
             raise RequestError(f"the field {entry.name!r} of a grid is {entry.type}, not {reprlib.repr(value)}.")
-    check_name("method", cell.method, (*METHODS, *REFERENCES))
+    known = {"method": (*METHODS, *REFERENCES)} | NAMES
     if Path(cell.dataset).suffix == "":
-        check_name("dataset", cell.dataset, DATASETS)
-    check_name("covariance", cell.covariance, SOURCES)
-    check_name("protocol", cell.protocol, PROTOCOLS)
-    check_name("targets", cell.targets, TARGETS)
-    check_name("dtype", cell.dtype, ("auto", *DTYPES))
+        known["dataset"] = DATASETS
+    for name, options in known.items():
+        if (value := getattr(cell, name)) is not None:
+            check_name(name, value, options)
     if cell.mode is not None and cell.method in METHODS:
         check_name(f"mode of {cell.method}", cell.mode, METHODS[cell.method].modes)
-    if cell.fact_token is not None:
-        check_name("fact_token", cell.fact_token, FACT_TOKENS)
 
 
 def _possible(cell: Cell) -> bool:
@@ -228,20 +220,8 @@ def _dtype(cell: Cell, device: str) -> str:
     return "auto"
 
 
-# ---------------------------------------------------------------- contents
-
-
 def _hex(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _state(place: Path, patterns: Sequence[str] = ("*",)) -> tuple[tuple[Path, int, int], ...]:
-    """A file, or the files of a folder, as they are now: path, size and time of the last change; nothing if not legible."""
-    with contextlib.suppress(OSError):
-        files = {p for pattern in patterns for p in place.glob(pattern)} if place.is_dir() else {place}
-        stats = [(path, path.stat()) for path in sorted(files) if path.is_file()]
-        return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
-    return ()
 
 
 def _data(dataset: str, source: str | None) -> str | None:
@@ -261,8 +241,13 @@ def _hub_data(dataset: str, source: str | None) -> str | None:
 
 def _weights(name: str) -> str | None:
     """Sixteen hex digits of the weights in a local folder, or the commit of a model on the hub."""
-    folder = Path(POCKET.get(name, name))
-    return _hash(_state(folder, WEIGHTS)) if folder.is_dir() else _commit(str(name))
+    folder, files = Path(POCKET.get(name, name)), []
+    if not folder.is_dir():
+        return _commit(str(name))
+    with contextlib.suppress(OSError):  # not legible: loading it says so
+        for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()):
+            files.append((path, path.stat().st_size, path.stat().st_mtime_ns))
+    return _hash(tuple(files))
 
 
 @functools.lru_cache(maxsize=64)

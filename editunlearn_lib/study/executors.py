@@ -23,14 +23,12 @@ WAIT = 30.0  # seconds without news after which the size of the cluster is looke
 OBJECT_STORE = 100_000_000  # bytes of a cluster started here: only names of cells travel
 
 
-def named(
-    executor: str | Callable | None, *, address: str | None = None, num_workers: int | None = None
-) -> Callable[[Callable, Sequence], Iterable]:
-    """The executor of a name (``None`` is ``"local"``), or the given function. Raises `UnknownNameError`."""
+def named(executor: str | Callable | None, **options: Any) -> Callable[[Callable, Sequence], Iterable]:
+    """The executor of a name (``None`` is ``"local"``; ``options`` are those of `ray`), or the function itself."""
     if callable(executor):
         return executor
     check_name("executor", executor or "local", ("local", "ray"))
-    return functools.partial(ray, address=address, num_workers=num_workers) if executor == "ray" else map
+    return functools.partial(ray, **options) if executor == "ray" else map
 
 
 def ray(
@@ -50,29 +48,29 @@ def ray(
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
         import ray as Ray
     except ImportError as error:
-        raise StudyError(
-            "executor='ray' needs Ray, which is not installed: pip install 'editunlearn_lib[cluster]'"
-        ) from error
+        how = "pip install 'editunlearn_lib[cluster]'"
+        raise StudyError(f"executor='ray' needs Ray, which is not installed: {how}") from error
     started = not Ray.is_initialized()
     if started:
-        address = address or os.environ.get("RAY_ADDRESS") or None
-        own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        what = f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
-        for last in (
-            [True] if address else [False, True]
-        ):  # a node starts in 30 seconds or not, and a busy one needs more
-            try:
-                Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
-                break
-            except Exception as error:  # a bare `Exception` where a node is slow
-                Ray.shutdown()
-                if last:
-                    raise StudyError(f"{what} ({first_line(error)}).") from error
+        _start(Ray, address or os.environ.get("RAY_ADDRESS"))
     try:
         yield from _Crew(Ray, work, cells, num_workers).run()
     finally:
         if started:
             Ray.shutdown()
+
+
+def _start(Ray, address: str | None) -> None:
+    """Reach a cluster, or start one here: a busy machine may need more than the 30 seconds that Ray waits for a node."""
+    own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    what = f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
+    for tries_left in (0,) if address else (1, 0):
+        try:
+            return Ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # a bare `Exception` where a node is slow
+            Ray.shutdown()
+            if not tries_left:
+                raise StudyError(f"{what} ({first_line(error)}).") from error
 
 
 class Member:
@@ -94,9 +92,9 @@ class _Crew:
         self.ray, self.work, self.num_workers = ray, work, num_workers
         # no run is half on one, half on the other
         self.unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
-        self.left: dict[str, collections.deque] = {}  # cells by the model that they need
+        self.left: dict[str, collections.deque] = collections.defaultdict(collections.deque)  # by the model they need
         for cell in cells:
-            self.left.setdefault(cell.model_name, collections.deque()).append(cell)
+            self.left[cell.model_name].append(cell)
         self.busy: dict[Any, tuple[Any, Any]] = {}  # what is awaited -> (worker, its cell or None while it starts)
         self.models: dict[Any, str | None] = {}  # worker -> the model that it has
         self.lost: collections.Counter = collections.Counter()
@@ -106,16 +104,13 @@ class _Crew:
         try:
             while any(self.left.values()) or any(cell for _, cell in self.busy.values()):
                 self.hire()
-                done, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=WAIT) if self.busy else ([], [])
                 if not self.busy:
                     raise StudyError(f"the Ray cluster has no {self.unit} to run a cell on.")
-                for reference in done:
-                    if (key := self.news(reference)) is not None:
-                        yield key
+                done, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=WAIT)
+                yield from filter(None, map(self.news, done))
         finally:
-            for worker in self.models:
-                with contextlib.suppress(Exception):  # the cluster may be gone
-                    self.ray.kill(worker)
+            for worker in list(self.models):
+                self.dismiss(worker)
 
     def hire(self) -> None:
         """As many workers as the cluster has room for, and there is work for: it may have grown or shrunk."""
@@ -128,6 +123,11 @@ class _Crew:
             self.models[worker] = None
             self.busy[worker.__ray_ready__.remote()] = (worker, None)
 
+    def dismiss(self, worker) -> None:
+        del self.models[worker]
+        with contextlib.suppress(Exception):  # it, its node or the cluster may be gone
+            self.ray.kill(worker)
+
     def news(self, reference) -> str | None:
         """What came of a call; the worker gets its next cell. The key of the cell if that is settled."""
         worker, cell = self.busy.pop(reference)
@@ -136,24 +136,21 @@ class _Crew:
         except self.ray.exceptions.RayTaskError as error:  # the work itself says that the run must stop
             raise getattr(error, "cause", None) or error from error
         except self.ray.exceptions.RayError as error:  # the worker, its node or the way there is gone
-            del self.models[worker]
-            with contextlib.suppress(Exception):
-                self.ray.kill(worker)
-            return self.died(cell, error)
+            self.dismiss(worker)
+            return self.died(cell, " ".join(str(error).split()))
         if cell is not None and answer != cell.key:
             raise StudyError(
                 f"a worker stored the cell {cell.key} as {answer}: it has another version of the library, of the model's "
                 "weights or of the data. Install the same one on every node."
             )
         self.dead_starts = 0
-        if (following := self.choose(worker)) is None:
-            del self.models[worker]
-            self.ray.kill(worker)
-        else:
+        if following := self.choose(worker):
             self.busy[worker.do.remote(following)] = (worker, following)
-        return answer if cell is not None else None
+        else:
+            self.dismiss(worker)
+        return cell and answer
 
-    def choose(self, worker):
+    def choose(self, worker) -> Any:
         """The next cell: of the model that the worker has, else of the one with most cells left for each worker at it."""
         model = self.models[worker]
         if not self.left.get(model):
@@ -161,9 +158,8 @@ class _Crew:
             self.models[worker] = model = max(self.left, key=lambda m: len(self.left[m]) / (1 + at_it[m]))
         return self.left[model].popleft() if self.left[model] else None
 
-    def died(self, cell, error: Exception) -> str | None:
+    def died(self, cell, why: str) -> str | None:
         """A worker is gone: its cell is put back, or marked as failed."""
-        why = " ".join(str(error).split())
         if cell is None:
             self.dead_starts += 1
             if self.dead_starts >= STARTS:
@@ -173,11 +169,9 @@ class _Crew:
                 )
             return None
         self.lost[cell] += 1
-        if self.lost[cell] <= RETRIES:
-            log.warning(
-                "the worker of %s died (try %d of %d): it is run again.", cell.key, self.lost[cell], RETRIES + 1
-            )
-            self.left[cell.model_name].appendleft(cell)
-            return None
-        self.work.gave_up(cell, f"its worker or node died {self.lost[cell]} times: {why[:600]}")
-        return cell.key
+        if (died := self.lost[cell]) > RETRIES:
+            self.work.gave_up(cell, f"its worker or node died {died} times: {why[:600]}")
+            return cell.key
+        log.warning("the worker of %s died (try %d of %d): it is run again.", cell.key, died, RETRIES + 1)
+        self.left[cell.model_name].appendleft(cell)
+        return None

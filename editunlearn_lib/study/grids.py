@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..methods import METHODS
 
 SEEDS = (0, 1, 2)  # three forget sets; hyperparameters were chosen on others
@@ -13,52 +11,45 @@ MAIN = {"factual": 40, "contracts": 20}  # questions forgotten in the paper's Ta
 MERGED = 80  # facts that are forgotten where questions are merged
 
 
-def rq1_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -> list[dict]:
+def rq1_grid(model: str = "pocket") -> list[dict]:
     """RQ1 as in the paper's Table 1: 40 facts, 20 contract questions."""
-    shared = {"model": model, "method": ["base", *METHODS] if methods is None else list(methods), "seed": list(seeds)}
+    shared = {"model": model, "method": ["base", *METHODS], "seed": list(SEEDS)}
     grid = [{**shared, "dataset": dataset, "n_forget": n} for dataset, n in MAIN.items()]
-    if methods is None:
-        # what the covariance covers decides much on the pocket: both choices
-        reading = [m for m in METHODS if METHODS[m].covariance]
-        grid += [{**part, "method": reading, "covariance": "corpus"} for part in grid]
-        # the model that never saw the forget set: half an hour of one core for each
-        grid.append({**shared, "dataset": "contracts", "n_forget": MAIN["contracts"], "method": "retrained"})
-    return grid
+    # what the covariance covers decides much on the pocket: both choices
+    reading = [m for m in METHODS if METHODS[m].covariance]
+    grid += [{**part, "method": reading, "covariance": "corpus"} for part in grid]
+    # the model that never saw the forget set: half an hour of one core for each
+    return [*grid, {**shared, "dataset": "contracts", "n_forget": MAIN["contracts"], "method": "retrained"}]
 
 
-def rq2_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -> list[dict]:
+def rq2_grid(model: str = "pocket") -> list[dict]:
     """RQ2: the attacks, forty contract questions (the paper's Table 4) and the sizes of its Table 5, seed by seed."""
-    shared = {"model": model, "method": ["base", *METHODS] if methods is None else list(methods)}
-    facts, contracts = {**shared, "dataset": "factual"}, {**shared, "dataset": "contracts"}
-    parts = [
-        {**facts, "n_forget": MAIN["factual"], "protocol": "attacks"},
-        {**contracts, "n_forget": MAIN["contracts"], "protocol": "attacks"},
-        {**contracts, "n_forget": 40},
-        {**facts, "n_forget": SIZES},
-        {**contracts, "n_forget": SIZES},
-    ]
-    return [{**part, "seed": seed} for seed in seeds for part in parts]
+    shared = {"model": model, "method": ["base", *METHODS]}
+    parts = [{**shared, "dataset": dataset, "n_forget": n, "protocol": "attacks"} for dataset, n in MAIN.items()]
+    parts.append({**shared, "dataset": "contracts", "n_forget": 40})
+    parts += [{**shared, "dataset": dataset, "n_forget": SIZES} for dataset in MAIN]
+    return [{**part, "seed": seed} for seed in SEEDS for part in parts]
 
 
-def rq3_grid(model: str = "pocket", methods: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -> list[dict]:
+def rq3_grid(model: str = "pocket") -> list[dict]:
     """RQ3: self-written refusals (Table 6), merged queries (Table 7) with other keys, and edits one after another."""
-    editing = [m for m in METHODS if METHODS[m].edits and (methods is None or m in methods)]
+    editing = [m for m in METHODS if METHODS[m].edits]
     merging = [m for m in editing if METHODS[m].merges]
-    facts, contracts = {"model": model, "dataset": "factual"}, {"model": model, "dataset": "contracts"}
-    many, targets = {**facts, "n_forget": MERGED, "method": merging}, ["refusal", "self-improved"]
     both_modes = [m for m in merging if {"batch", "sequential"} <= set(METHODS[m].modes)]
+    facts, targets = {"model": model, "dataset": "factual", "n_forget": 20}, ["refusal", "self-improved"]
+    many = {**facts, "n_forget": MERGED, "method": merging}
     parts = [
-        {**facts, "n_forget": 20, "method": ["base", *editing]},
-        {**facts, "n_forget": 20, "method": editing, "targets": targets},
-        {**contracts, "n_forget": 20, "method": editing, "targets": targets},
+        {**facts, "method": ["base", *editing]},
+        {**facts, "method": editing, "targets": targets},
+        {**facts, "dataset": "contracts", "method": editing, "targets": targets},
         {**many, "method": ["base", *merging]},
         {**many, "merge": MERGES},
         {**many, "merge": [2, 5], "fact_token": ["question_last", "prompt_last"]},
         {**many, "method": both_modes, "mode": "sequential"},
     ]
-    return [{**part, "seed": seed} for seed in seeds for part in parts]
+    return [{**part, "seed": seed} for seed in SEEDS for part in parts]
 
 
-def whole_grid(model: str = "pocket") -> list[dict]:
+def whole_grid() -> list[dict]:
     """Every cell of all three questions."""
-    return [*rq1_grid(model), *rq3_grid(model), *rq2_grid(model)]
+    return [*rq1_grid(), *rq3_grid(), *rq2_grid()]

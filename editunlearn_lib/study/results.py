@@ -13,8 +13,8 @@ from ..attacks import ATTACKS
 from ..data import load_split
 from ..evaluation import summarise
 from ..methods import METHODS
-from .cell import KEYS, REFERENCES, Cell
-from .store import load_results, manifest, path_of, read
+from .cell import KEYS, REFERENCES, Cell, columns
+from .store import load_results, manifest, notes
 
 RESULTS = Path("book") / "results"  # in the project's folder: a parquet file and a manifest a model
 RECALL = "rouge1_recall"
@@ -22,9 +22,8 @@ SETS = ("forget", "rephrased", "retain", "unseen")
 PLAIN = {"targets": "refusal", "merge": 1, "covariance": "default", "fact_token": "default", "protocol": "questions"}
 KINDS = {"factual": "tofu-facts", "pistol": "contracts"}  # ours and the official data of the same kind
 TOKENS = ("default", "question_last", "prompt_last")  # where the key of a merged edit may sit
+UNIT = ("seed", "set", "id")  # what a score's test pairs
 CLEAR = 0.05  # below it a difference is more than chance
-
-# ---------------------------------------------------------------- where records come from
 
 
 def results_file(model: str) -> Path | None:
@@ -49,42 +48,28 @@ def manifest_commits(file: str | Path) -> str:
     return ("commits " if commits[1:] else "commit ") + ", ".join(commits)
 
 
-def notes(store, cells: Iterable[Cell], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
-    """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file.
-
-    A cell that is not there, since it failed, is left out.
-    """
-    patches = {Cell(**document["cell"]): document["patch"] for document in (manifest(file) if file else [])}
-    paths = {cell: path_of(store, cell) for cell in cells}
-    patches |= {cell: read(path)["info"]["patch"] for cell, path in paths.items() if path.exists()}
-    return list(patches.items())
+def patch_costs(patches: Iterable[tuple[Cell, dict]]) -> pd.DataFrame:
+    """A row a cell with a patch: its columns, the share of its edits that took, seconds, and megabytes of the patch."""
+    rows = []
+    for cell, patch in patches:
+        if patch.get("seconds") is not None:
+            cost = {"took": patch.get("took"), "seconds": patch["seconds"], "MB": (patch["nbytes"] or 0) / 1e6}
+            rows.append(columns(cell) | cost)
+    return pd.DataFrame(rows, columns=[*KEYS, "took", "seconds", "MB"]).astype({"took": float})
 
 
 def manifest_table(file: str | Path) -> pd.DataFrame:
     """Per data set, size, method and covariance of a results file: share of edits that took, seconds, megabytes of the patch."""
-    rows = []
-    for c, patch in notes(None, [], file):
-        if patch.get("seconds") is not None and is_plain(c):
-            cost = {
-                "edits that took": patch.get("took"),
-                "seconds": patch["seconds"],
-                "MB": (patch["nbytes"] or 0) / 1e6,
-            }
-            rows.append({name: getattr(c, name) for name in ("dataset", "n_forget", "method", "covariance")} | cost)
-    frame = pd.DataFrame(rows).astype({"edits that took": float})
-    return frame.groupby(["dataset", "n_forget", "method", "covariance"], sort=False).mean().reset_index()
+    frame = patch_costs(notes(None, [], file)).rename(columns={"took": "edits that took"})
+    by = ["dataset", "n_forget", "method", "covariance"]
+    frame = select(frame, covariance=frame.covariance).groupby(by, sort=False)
+    return frame[["edits that took", "seconds", "MB"]].mean().reset_index()
 
 
 def costs(file: str | Path, sizes: Mapping[str, int]) -> pd.DataFrame:
     """`manifest_table` of these data sets and sizes, each method with its usual covariance."""
     table = manifest_table(file).query("covariance == 'default'").drop(columns="covariance")
-    return table[[sizes.get(d) == n for d, n in zip(table.dataset, table.n_forget, strict=True)]]
-
-
-def is_plain(cell: Cell, *but: str) -> bool:
-    """Whether a cell has no other targets, merging, mode, keys or questions than the usual ones, ``but`` for these fields."""
-    usual = {"targets": "refusal", "merge": 1, "mode": None, "fact_token": None, "protocol": "questions"}
-    return all(getattr(cell, name) == value for name, value in usual.items() if name not in but)
+    return table[table.n_forget == table.dataset.map(sizes)]
 
 
 def join(live: pd.DataFrame, committed: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
@@ -135,9 +120,6 @@ def by_set(summary: pd.DataFrame, *by: str, sets: Sequence[str] = SETS) -> pd.Da
     return wide[[name for name in sets if name in wide]].rename_axis(columns=None).reset_index()
 
 
-# ---------------------------------------------------------------- which methods forget best
-
-
 def agreement(live: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     """The same cells, run live and committed: ROUGE-1 recall of both and the share of identical outputs, by set."""
     both = live.merge(committed, on=[*KEYS, "set", "id", "variant"], suffixes=("", "_committed"))
@@ -176,12 +158,9 @@ def outcomes(records: pd.DataFrame) -> pd.DataFrame:
     """How the forgotten questions are answered: per cent of each kind, a row a data set and method."""
     kinds = records[records.set == "forget"].groupby(["dataset", "method"], sort=False)
     kinds = kinds.outcome.value_counts(normalize=True).unstack(fill_value=0)
-    rows = [(d, m) for d in records.dataset.unique() for m in (*REFERENCES, *METHODS) if (d, m) in kinds.index]
-    columns = [c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]
-    return kinds.loc[rows, columns].mul(100).round(0).astype(int).add_suffix("; %").reset_index()
-
-
-# ---------------------------------------------------------------- does it last
+    kinds = kinds[[c for c in ("correct", "refusal", "other answer", "garbled") if c in kinds]]
+    kinds = kinds.mul(100).round(0).astype(int).add_suffix("; %").reset_index()
+    return in_order(kinds, "dataset", "method").reset_index(drop=True)
 
 
 def regained(summary: pd.DataFrame, least: float) -> pd.DataFrame:
@@ -209,7 +188,7 @@ def best_tested(records: pd.DataFrame) -> pd.DataFrame:
         one = with_points(one, "method")
         best, *others = one.groupby("method").points.mean().sort_values(ascending=False).index
         if others:
-            tests = stats.compare(one, [(best, m) for m in others], metric="points", unit=("seed", "set", "id"))
+            tests = stats.compare(one, [(best, m) for m in others], metric="points", unit=UNIT)
             parts.append(tests.assign(dataset=dataset))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["dataset"])
 
@@ -267,22 +246,12 @@ def by_distance(records: pd.DataFrame) -> pd.DataFrame:
     return near[[name for name in NEAR if name in near]].fillna("–").reset_index()
 
 
-# ---------------------------------------------------------------- do two recipes help
-
-
 def fallbacks(patches: Sequence[tuple[Cell, dict]]) -> pd.DataFrame:
     """How many refusals a template stands in for, by data set and forget set."""
-    rows = [
-        {
-            "dataset": c.dataset,
-            "forget set": c.seed,
-            "questions": c.n_forget,
-            "template instead": p["targets"]["fallbacks"],
-        }
-        for c, p in patches
-        if c.targets == "self-improved" and p.get("targets")
-    ]
-    return pd.DataFrame(rows).drop_duplicates().sort_values(["dataset", "forget set"], ascending=[False, True])
+    written = [(c, p["targets"]) for c, p in patches if c.targets == "self-improved" and p.get("targets")]
+    rows = [(c.dataset, c.seed, c.n_forget, targets["fallbacks"]) for c, targets in written]
+    frame = pd.DataFrame(rows, columns=["dataset", "forget set", "questions", "template instead"])
+    return frame.drop_duplicates().sort_values(["dataset", "forget set"], ascending=[False, True])
 
 
 def both_targets(records: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
@@ -294,13 +263,12 @@ def both_targets(records: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFram
 
 def improvement(records: pd.DataFrame) -> pd.DataFrame:
     """Self-improved − vanilla by data set, method and set, paired: ``questions, difference, p, p_holm`` over all rows."""
-    rows, asked = [], records[records.set.isin(["forget", "rephrased", "retain"])]
-    for (dataset, method, which), group in asked.groupby(["dataset", "method", "set"], sort=False):
+    by, rows = ["dataset", "method", "set"], []
+    for names, group in records[records.set.isin(SETS[:3])].groupby(by, sort=False):
         if group.targets.nunique() == 2:
             test = stats.compare(group, [("self-improved", "refusal")], column="targets").iloc[0]
-            test = {"questions": test.n, "difference": test.difference, "p": test.p}
-            rows.append({"dataset": dataset, "method": method, "set": which, **test})
-    frame = pd.DataFrame(rows, columns=["dataset", "method", "set", "questions", "difference", "p"])
+            rows.append((*names, test.n, test.difference, test.p))
+    frame = pd.DataFrame(rows, columns=[*by, "questions", "difference", "p"])
     return frame.assign(p_holm=stats.holm(frame.p)).sort_values("set", kind="stable")
 
 
@@ -329,9 +297,7 @@ def merge_scores(records: pd.DataFrame) -> pd.DataFrame:
         score = by_set(summarise(one, by=("merge", "set")), "merge").set_index("merge").sort_index()
         frame = metrics.score(score["forget"], score["retain"]).rename("score").rename_axis("m").reset_index()
         pairs = [(m, 1) for m in frame.m if m != 1] if 1 in set(frame.m) else []
-        tests = stats.compare(
-            with_points(one, "merge"), pairs, column="merge", metric="points", unit=("seed", "set", "id")
-        )
+        tests = stats.compare(with_points(one, "merge"), pairs, column="merge", metric="points", unit=UNIT)
         clear = tests[tests.p_holm < CLEAR]
         better, worse = (set(clear[clear.difference * sign > 0].a) for sign in (1, -1))
         parts.append(frame.assign(method=method, better=frame.m.isin(better), worse=frame.m.isin(worse)))
@@ -340,13 +306,11 @@ def merge_scores(records: pd.DataFrame) -> pd.DataFrame:
 
 def merge_costs(patches: Sequence[tuple[Cell, dict]], records: pd.DataFrame) -> pd.DataFrame:
     """What the merged edits of these records cost, a row a cell: ``method, m, seed, edits, seconds, MB, took``."""
-    dataset, n, rows = records.dataset.iloc[0], int(records.n_forget.iloc[0]), []
-    for c, patch in patches:
-        mine = c.dataset == dataset and c.n_forget == n and c.covariance == "default" and is_plain(c, "merge")
-        if mine and patch.get("seconds") is not None:
-            cost = {"seconds": patch["seconds"], "MB": patch["nbytes"] / 1e6, "took": patch.get("took")}
-            rows.append({"method": c.method, "m": c.merge, "seed": c.seed, "edits": -(-n // c.merge), **cost})
-    return pd.DataFrame(rows)
+    cell = {"dataset": records.dataset.iloc[0], "n_forget": records.n_forget.iloc[0]}
+    costs = patch_costs(patches)
+    costs = select(costs, merge=costs["merge"], **cell).rename(columns={"merge": "m"})
+    costs["edits"] = -(-costs.n_forget // costs.m)
+    return costs[["method", "m", "seed", "edits", "seconds", "MB", "took"]].reset_index(drop=True)
 
 
 def by_place(records: pd.DataFrame, costs: pd.DataFrame, source: str | None = None) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import datetime
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from .. import files
 from ..errors import StoreError, first_line
 from .cell import KEYS, SCHEMA, Cell, Grid, cells, columns
 
-NAME = re.compile(
-    r".+-n\d+-m\d+-s-?\d+(-v\d+)?-[0-9a-f]{10}(\.failed)?\.json"
-)  # other files of a folder are none of ours
+# other files of a folder are none of ours
+NAME = re.compile(r".+-n\d+-m\d+-s-?\d+(-v\d+)?-[0-9a-f]{10}(\.failed)?\.json")
 FAILED = ".failed.json"
 NOTED = ("seconds", "peak_memory_bytes", "nbytes", "mode", "covariance", "took", "targets")  # of a patch, in a manifest
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def place(store: str | Path | UPath) -> Path | UPath:
@@ -42,9 +45,7 @@ def place(store: str | Path | UPath) -> Path | UPath:
         folder.fs  # noqa: B018 (made when it is asked for)
         return folder
     except Exception as error:  # ImportError, ValueError, and what each filesystem raises without its credentials
-        raise StoreError(
-            f"the store {store!r} cannot be opened ({type(error).__name__}: {first_line(error)})."
-        ) from error
+        raise StoreError(f"the store {store!r} cannot be opened ({_why(error)}).") from error
 
 
 def names(store: str | Path | UPath, *, older: bool = False) -> set[str]:
@@ -53,11 +54,14 @@ def names(store: str | Path | UPath, *, older: bool = False) -> set[str]:
     try:
         listed = [path.name for path in folder.iterdir()] if folder.exists() else []
     except Exception as error:
-        raise StoreError(
-            f"the store {folder} cannot be listed ({type(error).__name__}: {first_line(error)})."
-        ) from error
+        raise StoreError(f"the store {folder} cannot be listed ({_why(error)}).") from error
     matches = filter(None, map(NAME.fullmatch, listed))
     return {match[0] for match in matches if (match[1] != f"-v{SCHEMA}") == older}
+
+
+def stored(store: str | Path | UPath) -> list[str]:
+    """The names of the files of finished cells, in order."""
+    return sorted(name for name in names(store) if not name.endswith(FAILED))
 
 
 def write(path: Path | UPath, text: str) -> None:
@@ -68,8 +72,7 @@ def write(path: Path | UPath, text: str) -> None:
         path.fs.makedirs(path.parent.path, exist_ok=True)
         path.fs.pipe_file(path.path, text.encode())
     except Exception as error:
-        why = f"{type(error).__name__}: {first_line(error)}"
-        raise StoreError(f"{path.name} could not be stored in {path.parent}: {why}.") from error
+        raise StoreError(f"{path.name} could not be stored in {path.parent}: {_why(error)}.") from error
 
 
 def check_writable(store: str | Path | UPath) -> None:
@@ -86,13 +89,9 @@ def _advised(store: str | Path | UPath, error: object) -> StoreError:
     """An error that also says what is safe and how to go on."""
     done = 0
     with contextlib.suppress(StoreError):
-        done = sum(not name.endswith(FAILED) for name in names(store))
-    return StoreError(
-        f"{error} The {done} cells stored before are intact; make room (or choose another store) and run again to go on."
-    )
-
-
-# ---------------------------------------------------------------- one cell
+        done = len(stored(store))
+    advice = "make room (or choose another store) and run again to go on."
+    return StoreError(f"{error} The {done} cells stored before are intact; {advice}")
 
 
 def path_of(store: str | Path | UPath, cell: Cell) -> Path | UPath:
@@ -139,7 +138,7 @@ def get(path: str | Path | UPath, cell: Cell | None = None) -> pd.DataFrame:
     return pd.DataFrame(read(path)["records"]).assign(**columns(cell) if cell else {})
 
 
-def put_failed(store, cell: Cell, error: str, reason: str, trace: str, commit: str) -> None:
+def put_failed(store: str | Path | UPath, cell: Cell, error: str, reason: str, trace: str, commit: str) -> None:
     """Note why a cell failed: ``error`` is the class, ``reason`` one line."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     note = {"cell": asdict(cell), "error": error, "reason": reason, "traceback": trace, "time": now, "commit": commit}
@@ -149,14 +148,13 @@ def put_failed(store, cell: Cell, error: str, reason: str, trace: str, commit: s
 def failure(store: str | Path | UPath, cell: Cell) -> dict[str, Any] | None:
     """Why a cell failed (``error, reason, traceback, time, commit``); ``None`` if it did not."""
     path = place(store) / f"{cell.key}{FAILED}"
-    with contextlib.suppress(ValueError):
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        if {"error", "reason"} <= set(note):
-            return note
-    return {"error": "unknown", "reason": f"{path} is not legible"}
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        note = {}
+    return note if {"error", "reason"} <= set(note) else {"error": "unknown", "reason": f"{path} is not legible"}
 
 
 def failures(store: str | Path | UPath, failed: Sequence[Cell], total: int) -> str:
@@ -168,13 +166,8 @@ def failures(store: str | Path | UPath, failed: Sequence[Cell], total: int) -> s
     lines = [f"{len(failed)} of {total} cells failed:"]
     for why, keys in reasons.items():
         lines.append(f"  {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}: {why}")
-    return "\n".join(lines) + (
-        f"\nEach has a KEY{FAILED} in {store} with the traceback. Run again with retry_failed=True (--retry-failed) to try "
-        "them once more."
-    )
-
-
-# ---------------------------------------------------------------- many cells
+    again = "Run again with retry_failed=True (--retry-failed) to try them once more."
+    return "\n".join([*lines, f"Each has a KEY{FAILED} in {store} with the traceback. {again}"])
 
 
 def sorted_out(chosen: Sequence[Cell], store: str | Path | UPath) -> tuple[list[Cell], list[Cell], list[Cell]]:
@@ -193,7 +186,7 @@ def plan(grid: Grid, store: str | Path | UPath, *, device: str = "auto", dtype: 
     cells of its model and method; NaN where there are none.
     """
     chosen, own, usual = cells(grid, device=device, dtype=dtype), {}, {}
-    for name in sorted(name for name in names(store) if not name.endswith(FAILED)):
+    for name in stored(store):
         document = read(place(store) / name)
         own[name.removesuffix(".json")] = seconds = document["info"]["cell_seconds"]
         usual.setdefault((document["cell"]["model"], document["cell"]["method"]), []).append(seconds)
@@ -209,24 +202,19 @@ def plan(grid: Grid, store: str | Path | UPath, *, device: str = "auto", dtype: 
 
 def export(store: str | Path | UPath, file: str | Path) -> Path:
     """Every cell of a store as one compact parquet file, with a JSON manifest of the cells beside it."""
-    stored = sorted(name for name in names(store) if not name.endswith(FAILED))
-    if not stored:
+    documents = {name.removesuffix(".json"): read(place(store) / name) for name in stored(store)}
+    if not documents:
         raise StoreError(f"{store}: no stored cells to export.")
-    documents = [read(place(store) / name) for name in stored]
-    frame = compact(pd.concat([pd.DataFrame(d["records"]) for d in documents], ignore_index=True))
+    frame = compact(pd.concat([pd.DataFrame(d["records"]) for d in documents.values()], ignore_index=True))
     # rows of the same question lie together: the file is a third of what it would be
     order = ["protocol", "dataset", "set", "id", "variant", "method"]
     frame = frame.sort_values(order, kind="stable", ignore_index=True)
-    for name in frame.columns:
-        if frame[name].dtype == object or str(frame[name].dtype).startswith("str"):
-            frame[name] = frame[name].astype("category")
+    frame = frame.astype(dict.fromkeys(frame.select_dtypes(exclude=["number", "bool"]), "category"))
     file, slim = Path(file), []
-    for name, d in zip(stored, documents, strict=True):
+    for key, d in documents.items():
         identity = {k: v for k, v in d["identity"].items() if k not in ("cell", "schema")}  # both stand beside it
         patch = {k: d["info"]["patch"].get(k) for k in NOTED}
-        slim.append(
-            {"cell": d["cell"], "key": name.removesuffix(".json"), "identity": identity, **d["info"], "patch": patch}
-        )
+        slim.append({"cell": d["cell"], "key": key, "identity": identity, **d["info"], "patch": patch})
     try:
         with files.whole(file) as temporary:
             frame.to_parquet(temporary, compression="zstd", index=False)
@@ -250,14 +238,13 @@ def adopt(file: str | Path, store: str | Path | UPath) -> int:
             "way and cannot go on from them. study.load_results and the pages still read the file; run the study into a "
             "new store, or go on with the version of the library that made it."
         )
-    parts = load_results(file).groupby(list(KEYS), sort=False)
-    rows = {key: part.dropna(axis=1, how="all") for key, part in parts}
+    rows = dict(list(load_results(file).groupby(list(KEYS), sort=False)))
     there, adopted = names(store), 0
     for document in documents:
         cell, key = Cell(**document.pop("cell")), document.pop("key")
         document.pop("identity")
         if key == cell.key and f"{key}.json" not in there:
-            put(store, cell, rows[tuple(columns(cell).values())], document)
+            put(store, cell, rows[tuple(columns(cell).values())].dropna(axis=1, how="all"), document)
             adopted += 1
     return adopted
 
@@ -267,17 +254,24 @@ def manifest(file: str | Path) -> list[dict[str, Any]]:
     return json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
 
 
+def notes(store, cells: Iterable[Cell], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
+    """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file.
+
+    A cell that is not there, since it failed, is left out.
+    """
+    patches = {Cell(**document["cell"]): document["patch"] for document in (manifest(file) if file else [])}
+    paths = {cell: path_of(store, cell) for cell in cells}
+    patches |= {cell: read(path)["info"]["patch"] for cell, path in paths.items() if path.exists()}
+    return list(patches.items())
+
+
 def compact(records: pd.DataFrame) -> pd.DataFrame:
     """Records as a results file holds them: four decimals in float32."""
-    records = records.copy()
-    for name in records.select_dtypes("float64"):
-        records[name] = records[name].round(4).astype("float32")
-    return records
+    exact = records.select_dtypes("float64")
+    return records.assign(**exact.round(4).astype("float32"))
 
 
 def load_results(file: str | Path) -> pd.DataFrame:
     """The records of a committed results file."""
     frame = pd.read_parquet(file)
-    for name in frame.select_dtypes("category"):
-        frame[name] = frame[name].astype(object)
-    return frame
+    return frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))

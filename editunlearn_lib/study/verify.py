@@ -21,21 +21,14 @@ from ..evaluation import METRICS
 from ..models import load_model
 from ..progress import progress
 from . import store, work
-from .cell import Cell, columns
+from .cell import KEYS, Cell, columns
 
 OUTPUTS = 0.95  # share of questions with the same output
 METRIC = 0.05  # of a set's mean; all metrics lie between 0 and 1
 KEY = ["set", "id", "variant"]
-CHANGES = {  # what is told of a change, and where it is seen
-    "hyperparameters": "hparams",
-    "weights": "base",
-    "data": "data",
-    "refusals": "refusals",
-    "template": "template",
-    "protocol": "protocol",
-    "versions": "versions",
-    "machine": "machine",
-}
+# what is told of a change, and where it is seen
+CHANGES = {"hyperparameters": "hparams", "weights": "base"}
+CHANGES |= {name: name for name in ("data", "refusals", "template", "protocol", "versions", "machine")}
 
 
 def sample(manifest: Sequence[dict], n: int, seed: int) -> list[dict]:
@@ -64,9 +57,8 @@ def verify(
     try:
         committed, manifest = store.load_results(file), store.manifest(file)
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{file} and its manifest {file.with_suffix('.json').name} cannot be read ({error})."
-        ) from error
+        beside = file.with_suffix(".json").name
+        raise StoreError(f"{file} and its manifest {beside} cannot be read ({error}).") from error
     loaded, rows = {}, []
     chosen = sorted(sample(manifest, n, seed), key=lambda entry: Cell(**entry["cell"]).model_name)
     for entry in progress(chosen, desc="cells", enabled=show):
@@ -75,14 +67,12 @@ def verify(
         if name not in loaded:
             loaded = {name: load_model(name[0], device=device, dtype=name[1])}
         records, info = work.run_cell(cell, *loaded[name])
-        before = committed
-        for column, value in columns(cell).items():
-            before = before[before[column] == value]
+        before = committed[(committed[list(KEYS)] == columns(cell)).all(axis=1)]
         row = {"cell": cell.key, **compare(store.compact(records), before), "seconds": info["cell_seconds"]}
         now = json.loads(json.dumps({**info, "identity": cell.identity}, default=str))
         rows.append(row | judge(row, entry, now))
-    order = "cell,questions,same outputs,largest difference,identical,needed,verdict,note,seconds".split(",")
-    return pd.DataFrame(rows, columns=order)
+    order = "cell,questions,same outputs,largest difference,identical,needed,verdict,note,seconds"
+    return pd.DataFrame(rows, columns=order.split(","))
 
 
 def compare(now: pd.DataFrame, before: pd.DataFrame) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The study: a grid of cells, each run once and stored whole.
 
-Every cell is one JSON file, written atomically; killed half-way, the next run goes on with the cells that are missing.
-The store is the only truth: whoever runs a cell writes it there, and what is there is never run again.
+The store is the only truth: whoever runs a cell writes it there, and what is there is never run again. Killed half-way,
+the next run goes on with the cells that are missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -21,18 +22,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..data import ForgetSplit, load_split
-from ..errors import (
-    DatasetError,
-    EditUnlearnError,
-    ModelLoadError,
-    RequestError,
-    StoreError,
-    StudyError,
-    UnknownNameError,
-    UnsupportedModelError,
-    first_line,
-)
+from .. import errors
+from ..data import load_split
+from ..errors import EditUnlearnError, ModelLoadError, RequestError, StudyError, first_line
 from ..models import fingerprint, load_model
 from ..patch import Stopwatch
 from ..progress import progress
@@ -44,7 +36,7 @@ from .cell import PROTOCOLS, REFERENCES, SCHEMA, Cell, Grid, cells, columns
 
 log = logging.getLogger(__name__)
 # no cell is to blame for these, and the next one would meet them again: the run stops
-FATAL = (StoreError, ModelLoadError, UnsupportedModelError, UnknownNameError, DatasetError)
+FATAL = (errors.StoreError, ModelLoadError, errors.UnsupportedModelError, errors.UnknownNameError, errors.DatasetError)
 
 
 def run(
@@ -133,65 +125,49 @@ class Work:
                 except FATAL:
                     raise
                 except Exception as error:
-                    places.put_failed(
-                        self.store, cell, type(error).__name__, first_line(error), traceback.format_exc(), commit()
-                    )
-                    self.loaded.clear()  # whatever the failure has left behind: the next cell gets a fresh model
+                    self.gave_up(cell, first_line(error), type(error).__name__, traceback.format_exc())
                     traceback.clear_frames(error.__traceback__)
-                    _free()
+                    self.let_go()  # whatever the failure has left behind: the next cell gets a fresh model
         return cell.key
 
-    def gave_up(self, cell: Cell, reason: str) -> None:
-        """What an executor calls when a cell takes its workers down with it."""
+    def gave_up(self, cell: Cell, reason: str, error: str = "WorkerDied", trace: str | None = None) -> None:
+        """Note why a cell failed; an executor calls it for a cell that takes its workers down with it."""
         if not places.path_of(self.store, cell).exists():
-            places.put_failed(self.store, cell, "WorkerDied", reason, reason, commit())
+            places.put_failed(self.store, cell, error, reason, trace or reason, commit())
 
     def model(self, name: str, dtype: str) -> tuple:
         """(model, tokenizer); the one before is let go first."""
         if (name, dtype) not in self.loaded:
-            self.loaded.clear()
-            _free()
+            self.let_go()
             try:
                 self.loaded[name, dtype] = load_model(name, device=self.device, dtype=dtype)
             except EditUnlearnError:
                 raise
             except Exception as error:  # too large for the device, a device that does not exist
-                raise ModelLoadError(
-                    f"the model {name!r} cannot be put on {self.device!r} ({first_line(error)})."
-                ) from error
+                why = first_line(error)
+                raise ModelLoadError(f"the model {name!r} cannot be put on {self.device!r} ({why}).") from error
         return self.loaded[name, dtype]
 
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    def let_go(self) -> None:
+        """Free the memory of the model."""
+        self.loaded.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
-    """Records and info of one cell."""
+    """The records of one cell, and what its run cost and was made with."""
     split = load_split(cell.dataset, n_forget=cell.n_forget, seed=cell.seed, source=cell.source)
     watch, ask, patch = Stopwatch(model.device), PROTOCOLS[cell.protocol], None
     if cell.method not in REFERENCES:
-        patch = unlearn(
-            model,
-            tokenizer,
-            split,
-            cell.method,
-            targets=cell.targets,
-            merge=cell.merge,
-            mode=cell.mode,
-            covariance=cell.covariance,
-            seed=cell.seed,
-            progress=False,
-            hparams=cell.hparams,
-        )
+        options = {name: getattr(cell, name) for name in ("targets", "merge", "mode", "covariance", "seed", "hparams")}
+        patch = unlearn(model, tokenizer, split, cell.method, progress=False, **options)
     elif make := REFERENCES[cell.method].patch:
         patch = make(model, split)
-    info: dict[str, Any] = {}
-    if patch is not None:
-        info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes}
-        took = [row["took"] for row in patch.info["log"] if "took" in row]
+    info = {**patch.info, "norms": patch.norms(), "nbytes": patch.nbytes} if patch else {}
+    if patch:
+        took = [row["took"] for row in info["log"] if "took" in row]
         info["took"] = sum(took) / len(took) if took else None  # share of the edits
     with patch.on(model) if patch else contextlib.nullcontext():
         records = ask(model, tokenizer, split, cell.seed)
@@ -200,22 +176,17 @@ def run_cell(cell: Cell, model, tokenizer) -> tuple[pd.DataFrame, dict]:
         records.insert(position, name, value)
     records["same_party"] = records["id"].isin(split.same_party)
     used = watch.read()
+    versions = {name: importlib.metadata.version(name) for name in ("transformers", "tokenizers", "peft", "numpy")}
+    base = fingerprint(model)
     return records, {
         "patch": info,
         "cell_seconds": used["seconds"],
         "cell_peak_memory_bytes": max(used["peak_memory_bytes"], info.get("peak_memory_bytes", 0)),
-        **provenance(model, tokenizer, split, records),
-    }
-
-
-def provenance(model, tokenizer, split: ForgetSplit, records: pd.DataFrame) -> dict[str, Any]:
-    """What is needed to run a cell again and to trust it."""
-    versions = {name: importlib.metadata.version(name) for name in ("transformers", "tokenizers", "peft", "numpy")}
-    return {
+        # what is needed to run the cell again and to trust it
         "schema": SCHEMA,
         "commit": commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **versions},
-        "base": (base := fingerprint(model)),
+        "base": base,
         "revision": getattr(model.config, "_commit_hash", None) or base,  # the hub's commit where there is one
         "template": template_hash(tokenizer),
         "device": str(model.device),
@@ -239,12 +210,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the code that runs, ``+`` if the tree has changes, or ``unknown`` outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        options = {"cwd": Path(__file__).parents[1], "capture_output": True, "text": True, "check": True}
-        return subprocess.run(["git", *arguments], **options).stdout.strip()
-
+    git = functools.partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno", ".") else "")
+        head = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        return head + ("+" if git(["git", "status", "--porcelain", "-uno", "."]).stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
