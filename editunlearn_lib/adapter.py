@@ -1,7 +1,7 @@
 """Patches that change no weight but act in the forward pass, with the verbs of `Patch`.
 
-`Beside` keeps a low-rank change beside the weights, as peft does, where the model's dtype would round it away. `Adapter`
-acts at one layer's down projection and knows where the prompt ends.
+`Beside` keeps a low-rank change beside the weights, as peft does, where the model's dtype would round it away.
+`Adapter` acts at one layer's down projection and knows where the prompt ends.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Adapter(Hooked):
         self.layer: int = self.info["layer"]  # the layer at whose down projection it acts
 
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
-        """What the down projection puts out, (B, T, d), in place of ``leaving``, or None; ``entering`` is (B, T, d_ffn)."""
+        """What leaves the down projection instead, (B, T, d), or None; ``entering`` is (B, T, d_ffn)."""
         raise NotImplementedError
 
     def remove(self, model: nn.Module) -> None:

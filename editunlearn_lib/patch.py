@@ -157,7 +157,7 @@ class Patch:
             )
 
     def apply(self, model: nn.Module) -> None:
-        """Switch on. Raises `PatchError` if it is on already, was made for another model, or clashes with what is on."""
+        """Switch on. Raises `PatchError` if it is on already, is of another model, or clashes with what is on."""
         state = state_of(model := bare(model))
         if any(patch is self for patch in state.patches):
             raise PatchError("this patch is on already: remove it first.")
@@ -165,8 +165,8 @@ class Patch:
         for patch in state.patches:
             if clash := set() if self.adds and patch.adds else self.owns(model) & patch.owns(model):
                 raise PatchError(
-                    f"{self!r} and {patch!r} clash: both act at {sorted(clash)[0]}, and one was made without the other. "
-                    "Use one of them, or make them at different layers."
+                    f"{self!r} and {patch!r} clash: both act at {sorted(clash)[0]}, and one was made without the "
+                    "other. Use one of them, or make them at different layers."
                 )
         self._switch_on(model, state)
         state.patches.append(self)
@@ -227,7 +227,7 @@ class Patch:
 
     @torch.no_grad()
     def kept_in_dtype(self, model: nn.Module) -> float:
-        """Share of the norm of ΔW that survives in the untouched model's dtype: 1 − ‖rounded change − ΔW‖ / ‖ΔW‖, 0 to 1.
+        """Share of the norm of ΔW that the untouched model's dtype keeps: 1 − ‖rounded change − ΔW‖ / ‖ΔW‖, 0 to 1.
 
         A change of less than half the step between two neighbouring numbers of the dtype is rounded away: 0 is left.
         """
@@ -263,7 +263,8 @@ class Patch:
                 temporary.write_text(json.dumps(document), encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise PatchError(
-                f"{folder}: the patch could not be saved ({error}). It is still in memory: make room, or save it elsewhere."
+                f"{folder}: the patch could not be saved ({error}). It is still in memory: make room, or save it "
+                "elsewhere."
             ) from error
         return folder
 
@@ -277,7 +278,7 @@ def _sha256(file: Path) -> str:
 
 
 def load_patch(folder: str | Path) -> Patch:
-    """Read a saved patch; nothing in it is run. Raises `PatchError` naming the folder, also for values that are not finite."""
+    """Read a saved patch; nothing in it is run. Raises `PatchError` with the folder, also for values not finite."""
     folder = Path(folder)
     for name in ("patch.json", "patch.safetensors"):
         if not (folder / name).is_file():
