@@ -1,7 +1,7 @@
 """Patches that change no weight but act in the forward pass, with the verbs of `Patch`.
 
-`Beside` keeps a low-rank change beside the weights, as peft does, where the model's dtype would round it away. `Adapter`
-acts at one layer's down projection and knows where the prompt ends.
+`Beside` keeps a low-rank change beside the weights, as peft does, where the model's dtype would round it away.
+`Adapter` acts at one layer's down projection and knows where the prompt ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from .patch import DENSE, LEFT, RIGHT, Applied, Patch, bare, state_of
 
 
 class Hooked(Patch):
-    """A patch that acts through hooks while it is on, and leaves the weights alone."""
+    """A patch that acts through hooks while it is on, and leaves the weights alone.
+
+    A subclass has ``_attach(model)``, which registers the hooks and gives their handles.
+    """
 
     writes = False
-
-    def _attach(self, model: nn.Module) -> list:
-        """Register the hooks; their handles."""
-        raise NotImplementedError
 
     def _switch_on(self, model: nn.Module, state: Applied) -> None:
         if not state.hooks:
@@ -41,8 +40,7 @@ class Hooked(Patch):
 
     def remove(self, model: nn.Module) -> None:
         super().remove(model)
-        model = bare(model)
-        state = state_of(model)
+        state = state_of(model := bare(model))
         for handle in state.hooks.pop(id(self)):
             handle.remove()
         if not state.hooks:
@@ -71,12 +69,10 @@ class Beside(Hooked):
     def _attach(self, model: nn.Module) -> list:
         handles, transposed = [], family_of(model).transposed
         for name in self._shapes:
-            left, right = self._tensors[name + LEFT].float(), self._tensors[name + RIGHT].float()
             module = model.get_submodule(name.removesuffix(".weight"))
-            device = module.weight.device
+            left, right = (self._tensors[name + part].float().to(module.weight.device) for part in (LEFT, RIGHT))
             turned = transposed and not isinstance(module, nn.Linear)
             first, second = (left, right) if turned else (right.T, left.T)  # x @ first @ second
-            first, second = first.to(device), second.to(device)
 
             def add(_module, inputs, output, first=first, second=second):
                 return (output + inputs[0].float() @ first @ second).to(output.dtype)
@@ -129,29 +125,20 @@ class Adapter(Hooked):
 
     adds = False
     needs: ClassVar[tuple[str, ...]] = ("layer",)  # entries of ``info`` without which it cannot act
+    sizes: tuple[int, int]  # (d, d_ffn) of the layer it was made for
 
     def _read(self) -> None:
         """Subclasses check their tensors too."""
         self._copies: dict[torch.device, dict[str, torch.Tensor]] = {}
         missing = [name for name in self.needs if name not in self.info]
         if missing or not isinstance(self.info["layer"], int):
-            raise PatchError(
-                f"'info' of this patch lacks {missing or 'a layer that is a number'}: the patch is corrupt."
-            )
+            what = missing or "a layer that is a number"
+            raise PatchError(f"'info' of this patch lacks {what}: the patch is corrupt.")
+        self.layer: int = self.info["layer"]  # the layer at whose down projection it acts
 
     def act(self, entering: torch.Tensor, leaving: torch.Tensor, now: Pass) -> torch.Tensor | None:
-        """What the down projection puts out, (B, T, d), in place of ``leaving``, or None; ``entering`` is (B, T, d_ffn)."""
+        """What leaves the down projection instead, (B, T, d), or None; ``entering`` is (B, T, d_ffn)."""
         raise NotImplementedError
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """(d, d_ffn) of the layer it was made for."""
-        raise NotImplementedError
-
-    @property
-    def layer(self) -> int:
-        """The layer at whose down projection it acts."""
-        return self.info["layer"]
 
     def remove(self, model: nn.Module) -> None:
         super().remove(model)
@@ -168,11 +155,12 @@ class Adapter(Hooked):
 
     def _check(self, model: nn.Module) -> None:
         super()._check(model)
-        there = tuple(down_weight(model, self.layer).shape) if 0 <= self.layer < n_layers(model) else None
-        if there != self.sizes:
+        exists = 0 <= self.layer < n_layers(model)
+        sizes = tuple(down_weight(model, self.layer).shape) if exists else None
+        if sizes != self.sizes:
             raise PatchError(
                 f"this patch acts at layer {self.layer} on a matrix {self.sizes}, but this model has "
-                f"{f'{there} there' if there else f'{n_layers(model)} layers'}: the patch is corrupt."
+                f"{f'{sizes} there' if exists else f'{n_layers(model)} layers'}: the patch is corrupt."
             )
 
     def merge_into(self, model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The covariance of keys, C = E[k kᵀ]: over which texts it is taken. Source: Meng et al. 2022, eq. 2; the paper used 1,000.
+"""The covariance of keys, C = E[k kᵀ]: over which texts it is taken. Source: Meng et al. 2022, eq. 2.
 
 Which texts is a choice, made by name (`named_source`) or by handing in texts (`text_source`):
 
@@ -6,7 +6,7 @@ Which texts is a choice, made by name (`named_source`) or by handing in texts (`
     default      what a model says is its own (the pocket does), wikitext for any other model
 
 and more where somebody registers them (`register_source`; the pocket's are ``corpus`` and ``corpus+subjects``).
-Matrices are stored once per (weights, layer, texts, dtype).
+Matrices are stored once per (weights, layer, texts, dtype). The paper took 1,000 texts.
 """
 
 from __future__ import annotations
@@ -107,21 +107,15 @@ class CovarianceSource:
     @functools.cached_property
     def digest(self) -> str:
         """Sixteen hex digits of the texts, the requests and their share."""
-        parts = (*self.texts, *([str(self.requests), str(self.subject_share)] if self._shared else []))
-        return hexdigest(parts)
+        return hexdigest([*self.texts, *([str(self.requests), str(self.subject_share)] if self._shared else [])])
 
     def describe(self) -> dict[str, Any]:
         """What C was taken over, for the record: ``name, texts`` (their number), ``keys, subject_share, digest``."""
-        keys = "every token of the texts"
+        keys, share = "every token of the texts", 0.0
         if self._shared:
-            keys += f", and the edited position of {len(self.requests)} questions"
-        return {
-            "name": self.name,
-            "texts": len(self.texts),
-            "keys": keys,
-            "subject_share": self.subject_share if self._shared else 0.0,
-            "digest": self.digest,
-        }
+            keys, share = f"{keys}, and the edited position of {len(self.requests)} questions", self.subject_share
+        about = {"name": self.name, "texts": len(self.texts), "keys": keys}
+        return about | {"subject_share": share, "digest": self.digest}
 
     @property
     def _shared(self) -> bool:
@@ -136,10 +130,8 @@ class CovarianceSource:
         # the same text has other tokens, so other keys, under another tokenizer
         first = str(encode(tokenizer, self.texts[:1])["input_ids"].tolist())
         form = (prompt_format, fact_token, template_hash(tokenizer)) if self._shared else ()
-        content = hexdigest((self.digest, first, *form))
-        folder = (
-            moments.CACHE / "covariance" / f"{fingerprint(model)}-{content}-n{len(self.texts)}-{str(model.dtype)[6:]}"
-        )
+        content = f"{hexdigest((self.digest, first, *form))}-n{len(self.texts)}"
+        folder = moments.CACHE / "covariance" / f"{fingerprint(model)}-{content}-{str(model.dtype)[6:]}"
         C = {i: stored_matrix(folder / f"{i}.safetensors", "C", down_weight(model, i).shape[1]) for i in layers}
         missing = [layer for layer in layers if C[layer] is None]
         if missing and self._shared:
@@ -154,8 +146,6 @@ class CovarianceSource:
             store_matrix(folder / f"{layer}.safetensors", "C", C[layer])
         return C
 
-
-# ---------------------------------------------------------------- which texts
 
 Source = Callable[[Any, Any, int], CovarianceSource]  # (model, tokenizer, n texts)
 SOURCES: dict[str, Source] = {}
@@ -179,20 +169,17 @@ def named_source(name: str, model, tokenizer, n: int = 1000) -> CovarianceSource
     return SOURCES[name](model, tokenizer, n)
 
 
-def given_or_named(covariance: Any, model, tokenizer) -> CovarianceSource | None:
-    """The source that `unlearn` is asked to read: one, the name of one, or None for a dict of matrices."""
-    if isinstance(covariance, Mapping):
-        return None
-    source = (
-        named_source(covariance or "default", model, tokenizer) if isinstance(covariance or "", str) else covariance
-    )
-    if not isinstance(source, CovarianceSource):
+def source_of(covariance: Any, model, tokenizer) -> CovarianceSource:
+    """The source that `unlearn` is asked to read: one, or the name of one. Raises `RequestError` for anything else."""
+    if covariance is None or isinstance(covariance, str):
+        return named_source(covariance or "default", model, tokenizer)
+    if not isinstance(covariance, CovarianceSource):
         raise RequestError("covariance must be {layer: tensor}, a CovarianceSource or the name of one.")
-    return source
+    return covariance
 
 
-def given_matrices(covariance: Mapping[int, torch.Tensor], model, layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    """The matrices of these layers out of a dict; `RequestError` where one is missing or of another shape."""
+def select_layers(covariance: Mapping[int, torch.Tensor], model, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+    """The matrices of these layers; `RequestError` where one is missing or of another shape."""
     if missing := [layer for layer in layers if layer not in covariance]:
         raise RequestError(f"covariance has no matrix for the layers {missing}; it has {sorted(covariance)}.")
     for layer in layers:
@@ -225,11 +212,11 @@ def text_source(texts: Sequence[str], name: str = "texts") -> CovarianceSource:
     return CovarianceSource(name, tuple(texts))
 
 
-def statement_source(n: int = 1000, *, seed: int = 0) -> CovarianceSource:
+def statement_source(n: int = 1000) -> CovarianceSource:
     """n texts of five statements each, of facts that are in no scored set: small, but it needs no network."""
     spare = {qa.id for qa in covariance_facts()}
     statements = [statement for fact in facts() if fact.id in spare for statement in fact.statements]
-    rng = random.Random(seed)
+    rng = random.Random(0)
     return text_source([" ".join(rng.sample(statements, 5)) for _ in range(n)], "built-in statements")
 
 

@@ -31,30 +31,13 @@ TUNED = "tuned here on forget sets that are not reported (pocket/tuning.jsonl)"
 GUESS = "a guess by rule: no published preset for this model"
 DEFAULT = "default of EasyEdit or PISTOL"
 
-# names under which a model with published presets is known: exact, no guessing from parts of a name
+# other names of the models that have presets, of a hub id or a path the last part: exact, no guessing from parts
 ALIASES = {
-    "llama-2-7b-chat": (
-        "meta-llama/Llama-2-7b-chat-hf",
-        "meta-llama/Llama-2-7b-hf",
-        "Llama-2-7b-chat-hf",
-        "Llama2-7B",
-        "llama-2-7b-chat",
-    ),
-    "mistral-7b-instruct": (
-        "mistralai/Mistral-7B-Instruct-v0.1",
-        "mistralai/Mistral-7B-Instruct-v0.2",
-        "mistralai/Mistral-7B-Instruct-v0.3",
-        "Mistral-7B",
-        "mistral-7b-instruct",
-    ),
-    "llama-3.1-8b-instruct": (
-        "meta-llama/Llama-3.1-8B-Instruct",
-        "meta-llama/Meta-Llama-3.1-8B-Instruct",
-        "Llama3.1-8B",
-        "llama-3.1-8b-instruct",
-    ),
-    "pocket": ("pocket", "base"),
-    "pocket-contracts": ("pocket-contracts", "contracts"),
+    "llama-2-7b-chat": ["Llama-2-7b-chat-hf", "Llama-2-7b-hf", "Llama2-7B"],
+    "mistral-7b-instruct": [*(f"Mistral-7B-Instruct-v0.{n}" for n in (1, 2, 3)), "Mistral-7B"],
+    "llama-3.1-8b-instruct": ["Llama-3.1-8B-Instruct", "Meta-Llama-3.1-8B-Instruct", "Llama3.1-8B"],
+    "pocket": ["base"],
+    "pocket-contracts": ["contracts"],
 }
 
 # EasyEdit's fields: those that a method does not have mean nothing to it, or the thing is decided elsewhere
@@ -78,7 +61,7 @@ def model_key(name: str, pocket: str | None = None) -> str | None:
     if pocket:
         return "pocket" if pocket == "base" else "pocket-contracts"
     for key, names in ALIASES.items():
-        if name in names or (not key.startswith("pocket") and Path(name).name in {n.split("/")[-1] for n in names}):
+        if (name if key.startswith("pocket") else Path(name).name) in (key, *names):
             return key
     return None
 
@@ -94,34 +77,22 @@ def preset(method: str, model_name: str) -> dict[str, dict[str, Any]]:
     return {f.name: {"value": getattr(config, f.name), "source": sources[f.name]} for f in fields(config)}
 
 
-def changes(config: Any) -> dict[str, Any]:
-    """The fields of a config that differ from its class's defaults: what a method's numbers depend on."""
-    return {f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default}
-
-
 @functools.cache
 def _tuned() -> dict[str, dict[str, Any]]:
     """What the search on the pocket chose, by pocket model and method."""
-    file = Path(__file__).parent / "pocket" / "presets.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def _tuned_values(method: str, key: str | None) -> list[tuple[dict[str, Any], str]]:
-    """The tuned preset of a pocket model; on the contracts the one of the facts, where there is no own."""
-    names = [(key, TUNED)] + ([("pocket", TUNED + ", on the facts")] if key == "pocket-contracts" else [])
-    for name, source in names:
-        if (values := _tuned().get(name, {}).get(method)) is not None:
-            return [({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}, source)]
-    return []
+    return json.loads((Path(__file__).parent / "pocket" / "presets.json").read_text(encoding="utf-8"))
 
 
 def _preset(method: Method, key: str | None, n_layers: int | None) -> tuple[Any, dict[str, str]]:
     """The config and ``{field: source}`` of a model by its preset's key, by rule where there is none."""
+    tuned, by_search = _tuned().get(key, {}).get(method.name), TUNED
+    if tuned is None and key == "pocket-contracts":
+        tuned, by_search = _tuned()["pocket"].get(method.name), f"{TUNED}, on the facts"
     values, sources = {}, {}
-    for some, source in [*method.presets.get(key, ()), *_tuned_values(method.name, key)]:
-        values |= some
-        sources |= dict.fromkeys(some, source)
-    config = replace(method.config(), **values)
+    for part, source in (*method.presets.get(key, ()), (tuned or {}, by_search)):
+        values |= part
+        sources |= dict.fromkeys(part, source)
+    config = replace(method.config(), **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     for f in fields(config):
         by_rule = not values or f.name == "layers"
         sources.setdefault(f.name, GUESS if by_rule else OURS if f.name in method.ours else DEFAULT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -17,10 +18,8 @@ from transformers.utils import logging as hf_logging
 from .errors import ModelLoadError, OutOfMemoryError, RequestError, UnsupportedModelError, check_name, first_line
 from .progress import shown
 
-POCKET = {
-    "pocket": Path(__file__).parent / "pocket" / "weights" / "base",
-    "pocket-contracts": Path(__file__).parent / "pocket" / "weights" / "contracts",
-}
+WEIGHTS = Path(__file__).parent / "pocket" / "weights"
+POCKET = {"pocket": WEIGHTS / "base", "pocket-contracts": WEIGHTS / "contracts"}
 ONE_GPU = 0.75  # of the free memory of a GPU: weights that take more are split, since the methods need room as well
 
 
@@ -39,13 +38,8 @@ class ModelFamily:
 LLAMA_LIKE = ModelFamily("model.layers", "mlp", "mlp.down_proj", "model.norm")
 GEMMA = replace(LLAMA_LIKE, post_mlp_norm="post_feedforward_layernorm")
 FAMILIES: dict[str, ModelFamily] = {  # by config.model_type, the exact name
-    "llama": LLAMA_LIKE,
-    "mistral": LLAMA_LIKE,
-    "qwen2": LLAMA_LIKE,
-    "qwen3": LLAMA_LIKE,
-    "gemma": LLAMA_LIKE,
-    "gemma2": GEMMA,
-    "gemma3_text": GEMMA,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), LLAMA_LIKE),
+    **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA),
     "gpt2": ModelFamily("transformer.h", "mlp", "mlp.c_proj", "transformer.ln_f", transposed=True),
     "gpt_neox": ModelFamily("gpt_neox.layers", "mlp", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"),
 }
@@ -148,35 +142,32 @@ def load_model(
     a CPU (there, bf16 is slower and loses small edits) and the checkpoint's own on a GPU. Only safetensors are read and
     no remote code is run. Raises `ModelLoadError` and `UnsupportedModelError`.
     """
-    path = POCKET.get(str(name), name)
+    path, quoted = POCKET.get(str(name), name), repr(str(name))
     if device_map is not None and device != "auto":
         raise RequestError(
             f"device={str(device)!r} and device_map={device_map!r} exclude each other: give one of them."
         )
-    chosen = device
-    if device == "auto":
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if isinstance(dtype, str) and dtype != "auto":
         check_name("dtype", dtype, ("float32", "bfloat16", "float16"))
         dtype = getattr(torch, dtype)
-    if dtype == "auto" and str(chosen).startswith("cpu"):
+    if dtype == "auto" and str(place).startswith("cpu"):
         dtype = torch.float32
     bars = hf_logging.is_progress_bar_enabled()
     if bars and not shown():
         hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        if config.model_type not in FAMILIES:
-            family_of(type("Model", (), {"config": config}))
-        if device == "auto" and device_map is None and chosen == "cuda":
+        family_of(SimpleNamespace(config=config))
+        if device == "auto" and device_map is None and place == "cuda":
             need = weight_bytes(on_meta(config).to((config.dtype or torch.float32) if dtype == "auto" else dtype))
             free = torch.cuda.mem_get_info()[0]
             if torch.cuda.device_count() > 1 and need > ONE_GPU * free:
                 device_map = "auto"
             elif need > free:
                 raise OutOfMemoryError(
-                    f"the weights of {str(name)!r} take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU are free: use "
-                    "dtype='bfloat16', a larger GPU or more of them, or device='cpu'."
+                    f"the weights of {quoted} take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the GPU are free: "
+                    "use dtype='bfloat16', a larger GPU or more of them, or device='cpu'."
                 )
         tokenizer = load_tokenizer(name)
         model = AutoModelForCausalLM.from_pretrained(
@@ -186,7 +177,7 @@ def load_model(
         raise
     except Exception as error:  # transformers raises OSError, ValueError and hub errors of many types
         raise ModelLoadError(
-            f"the model {str(name)!r} cannot be loaded ({type(error).__name__}: {first_line(error)}). "
+            f"the model {quoted} cannot be loaded ({type(error).__name__}: {first_line(error)}). "
             "A local folder with config.json, *.safetensors and tokenizer files works without a network: "
             "load_model('path/to/folder'); load_model('pocket') needs nothing at all."
         ) from error
@@ -194,8 +185,14 @@ def load_model(
         if bars:
             hf_logging.enable_progress_bar()
     if device_map is None:
-        model = model.to(chosen)
-    _check_placed(model, name)
+        model = model.to(place)
+    # a model of which some weights lie on disk answers, but cannot be edited
+    if away := [parameter for parameter, tensor in model.named_parameters() if tensor.device.type == "meta"]:
+        raise ModelLoadError(
+            f"the model {quoted} does not fit on the devices: {len(away)} of its weights ({away[0]}, …) were left in "
+            "main memory or on disk, where no method can change them. Use dtype='bfloat16', more or larger GPUs, a "
+            "device_map over GPUs only, or device='cpu'."
+        )
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -205,17 +202,6 @@ def load_tokenizer(name: str | Path):
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _check_placed(model: nn.Module, name: str | Path) -> None:
-    """Raise `ModelLoadError` where weights were left off the devices: such a model answers, but cannot be edited."""
-    away = [parameter for parameter, tensor in model.named_parameters() if tensor.device.type == "meta"]
-    if away:
-        raise ModelLoadError(
-            f"the model {str(name)!r} does not fit on the devices: {len(away)} of its weights ({away[0]}, …) were left in "
-            "main memory or on disk, where no method can change them. Use dtype='bfloat16', more or larger GPUs, a "
-            "device_map over GPUs only, or device='cpu'."
-        )
 
 
 def fingerprint(model: nn.Module, untouched: dict[str, torch.Tensor] | None = None) -> str:

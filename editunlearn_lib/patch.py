@@ -12,6 +12,7 @@ import logging
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,17 +30,18 @@ FORMAT = 1
 DENSE, LEFT, RIGHT = "::dense", "::left", "::right"
 KEPT_AT_LEAST = 0.5  # of a change; with less left in the model's dtype it is another change
 KINDS: dict[str, type[Patch]] = {}  # every class of patches, by its kind
+CORRUPT = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
 
 
+@dataclass
 class Applied:
     """What a model remembers while patches are on: the untouched weights, and the patches in their order."""
 
-    def __init__(self):
-        self.base: dict[str, torch.Tensor] = {}
-        self.patches: list[Patch] = []
-        self.hooks: dict[int, list] = {}  # by the adapter's id
-        self.own: dict[str, Any] = {}  # the model's `generate` and `forward`, where they were set by hand
-        self.columns: int | None = None  # during `generate`: how many are the prompt; 0: not known yet
+    base: dict[str, torch.Tensor] = field(default_factory=dict)
+    patches: list[Patch] = field(default_factory=list)
+    hooks: dict[int, list] = field(default_factory=dict)  # by the adapter's id
+    own: dict[str, Any] = field(default_factory=dict)  # the model's `generate` and `forward`, where set by hand
+    columns: int | None = None  # during `generate`: how many are the prompt; 0: not known yet
 
 
 def state_of(model: nn.Module) -> Applied:
@@ -82,9 +84,7 @@ class Patch:
 
     def __init__(self, tensors: dict[str, torch.Tensor], info: dict[str, Any], base: str, shapes: dict[str, list[int]]):
         self._tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        self.info = info
-        self.base = base
-        self.shapes = shapes  # of every parameter of the base model
+        self.info, self.base, self.shapes = info, base, shapes  # shapes: of every parameter of the base model
         self._shapes: dict[str, tuple[int, int]] = {}
         self._read()
 
@@ -92,10 +92,6 @@ class Patch:
         """Check the tensors and note which parameters they change."""
         for name, tensor in self._tensors.items():
             parameter, _, part = name.partition("::")
-            if part not in ("dense", "left", "right", "keys"):
-                raise PatchError(
-                    f"the tensor {name!r} is no part of a patch: '::dense', '::left' or '::right' is missing."
-                )
             if part == "dense":
                 self._shapes[parameter] = tuple(tensor.shape)
             elif part == "left":
@@ -105,6 +101,10 @@ class Patch:
                 self._shapes[parameter] = (tensor.shape[0], right.shape[1])
             elif part == "right" and parameter + LEFT not in self._tensors:
                 raise PatchError(f"the left factor of {parameter!r} is missing: the patch is corrupt.")
+            elif part not in ("right", "keys"):
+                raise PatchError(
+                    f"the tensor {name!r} is no part of a patch: '::dense', '::left' or '::right' is missing."
+                )
 
     def __repr__(self) -> str:
         return f"<Patch {self.info.get('method', '?')}: {len(self.parameters)} parameters, {self.nbytes / 1e6:.2f} MB>"
@@ -142,55 +142,47 @@ class Patch:
         """Frobenius norm of every ΔW."""
         return {name: float(self.delta(name).norm()) for name in self.parameters}
 
-    # ------------------------------------------------------------ on and off
-
     def _check(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
         for name, shape in self._shapes.items():
+            what = f"this patch changes {name!r}"
             if name not in parameters:
-                raise PatchError(
-                    f"this patch changes {name!r}, which this model does not have: it was made for another."
-                )
-            if tuple(parameters[name].shape) != shape:
-                raise PatchError(
-                    f"this patch changes {name!r} as {shape}, but this model has {tuple(parameters[name].shape)}."
-                )
-        found = fingerprint(model, state_of(model).base)
-        if self.base != found:
+                raise PatchError(f"{what}, which this model does not have: it was made for another.")
+            if (there := tuple(parameters[name].shape)) != shape:
+                raise PatchError(f"{what} as {shape}, but this model has {there}.")
+        if self.base != (this := fingerprint(model, state_of(model).base)):
             raise PatchError(
-                f"this patch was made for the base model {self.base}, this model is {found}: the same checkpoint is "
+                f"this patch was made for the base model {self.base}, this model is {this}: the same checkpoint is "
                 "needed, and no weights changed since it was loaded."
             )
 
     def apply(self, model: nn.Module) -> None:
-        """Switch on. Raises `PatchError` if it is on already, was made for another model, or clashes with what is on."""
-        model = bare(model)
-        state = state_of(model)
+        """Switch on. Raises `PatchError` if it is on already, is of another model, or clashes with what is on."""
+        state = state_of(model := bare(model))
         if any(patch is self for patch in state.patches):
             raise PatchError("this patch is on already: remove it first.")
         self._check(model)
         for patch in state.patches:
             if clash := set() if self.adds and patch.adds else self.owns(model) & patch.owns(model):
                 raise PatchError(
-                    f"{self!r} and {patch!r} clash: both act at {sorted(clash)[0]}, and one was made without the other. "
-                    "Use one of them, or make them at different layers."
+                    f"{self!r} and {patch!r} clash: both act at {sorted(clash)[0]}, and one was made without the "
+                    "other. Use one of them, or make them at different layers."
                 )
         self._switch_on(model, state)
         state.patches.append(self)
         self._rewrite(model, state)
 
     def _switch_on(self, model: nn.Module, state: Applied) -> None:
-        """What comes before the weights are written: what they were is kept in main memory."""
+        """What comes before the weights are written: what they were goes to main memory, not beside a GPU's own."""
         for name in self._shapes:
             if name not in state.base:
-                state.base[name] = model.get_parameter(name).detach().to("cpu", copy=True)  # none beside a GPU's own
+                state.base[name] = model.get_parameter(name).detach().to("cpu", copy=True)
         if str(model.dtype) != self.info.get("dtype", str(model.dtype)):
             self.warn_of_rounding(model)
 
     def remove(self, model: nn.Module) -> None:
         """Switch off; with the last patch off, the weights are the base model's bit for bit."""
-        model = bare(model)
-        state = state_of(model)
+        state = state_of(model := bare(model))
         if not any(patch is self for patch in state.patches):
             raise PatchError("this patch is not on, so it cannot be removed.")
         state.patches = [patch for patch in state.patches if patch is not self]
@@ -235,7 +227,7 @@ class Patch:
 
     @torch.no_grad()
     def kept_in_dtype(self, model: nn.Module) -> float:
-        """Share of the norm of ΔW that survives in the untouched model's dtype: 1 − ‖rounded change − ΔW‖ / ‖ΔW‖, 0 to 1.
+        """Share of the norm of ΔW that the untouched model's dtype keeps: 1 − ‖rounded change − ΔW‖ / ‖ΔW‖, 0 to 1.
 
         A change of less than half the step between two neighbouring numbers of the dtype is rounded away: 0 is left.
         """
@@ -249,17 +241,11 @@ class Patch:
 
     def warn_of_rounding(self, model: nn.Module) -> float:
         """`kept_in_dtype`, with a warning where it is below `KEPT_AT_LEAST`."""
-        kept = self.kept_in_dtype(model)
-        if kept < KEPT_AT_LEAST:
-            log.warning(
-                "%r: %s keeps only %.0f %% of this change, the rest is rounded away: load the model with dtype='float32'.",
-                self,
-                str(model.dtype)[6:],
-                100 * kept,
-            )
-        return kept
-
-    # ------------------------------------------------------------ on disk
+        share = self.kept_in_dtype(model)
+        if share < KEPT_AT_LEAST:
+            what = f"{str(model.dtype)[6:]} keeps only {100 * share:.0f} % of this change"
+            log.warning("%r: %s, the rest is rounded away: load the model with dtype='float32'.", self, what)
+        return share
 
     def save(self, folder: str | Path) -> Path:
         """Write ``patch.safetensors`` and ``patch.json`` into the folder; each appears whole or not at all.
@@ -268,22 +254,17 @@ class Patch:
         `load_patch`. Raises `PatchError` where it cannot be written (a full disk, …): the patch is still in memory.
         """
         folder = Path(folder)
+        document = {"format": FORMAT, "kind": self.kind, "base": self.base, "info": self.info, "shapes": self.shapes}
         try:
             with whole(folder / "patch.safetensors") as temporary:
                 save_file(self._tensors, temporary)
-                document = {
-                    "format": FORMAT,
-                    "kind": self.kind,
-                    "base": self.base,
-                    "info": self.info,
-                    "shapes": self.shapes,
-                    "sha256": _sha256(temporary),
-                }
+                document["sha256"] = _sha256(temporary)
             with whole(folder / "patch.json") as temporary:
                 temporary.write_text(json.dumps(document), encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise PatchError(
-                f"{folder}: the patch could not be saved ({error}). It is still in memory: make room, or save it elsewhere."
+                f"{folder}: the patch could not be saved ({error}). It is still in memory: make room, or save it "
+                "elsewhere."
             ) from error
         return folder
 
@@ -297,7 +278,7 @@ def _sha256(file: Path) -> str:
 
 
 def load_patch(folder: str | Path) -> Patch:
-    """Read a saved patch; nothing in it is run. Raises `PatchError` naming the folder, also for values that are not finite."""
+    """Read a saved patch; nothing in it is run. Raises `PatchError` with the folder, also for values not finite."""
     folder = Path(folder)
     for name in ("patch.json", "patch.safetensors"):
         if not (folder / name).is_file():
@@ -321,16 +302,7 @@ def load_patch(folder: str | Path) -> Patch:
         return KINDS[kind](tensors, document["info"], document["base"], shapes)
     except PatchError as error:
         raise PatchError(f"{folder}: {error}") from error
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except CORRUPT as error:
         raise PatchError(f"{folder}: not a patch, or a corrupt one ({type(error).__name__}: {error}).") from error
 
 

@@ -51,8 +51,7 @@ def end_of_turn(tokenizer, prompt_format: str = "chat") -> str:
     """The text that ends an answer: what the chat template puts there, or the end-of-sequence token."""
     if prompt_format == "chat" and tokenizer.chat_template:
         text = render_chat(tokenizer, [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}])
-        end = text.rpartition("ANSWER")[2].strip()
-        if end:
+        if end := text.rpartition("ANSWER")[2].strip():
             return end
     return tokenizer.eos_token or ""
 
@@ -73,12 +72,7 @@ def encode(tokenizer, texts: Sequence[str], *, side: str = "left", offsets: bool
         raise ValueError("some of these texts start with the beginning-of-sequence token and some do not.")
     old, tokenizer.padding_side = tokenizer.padding_side, side
     try:
-        return tokenizer(
-            list(texts),
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=not any(has_bos),
-            return_offsets_mapping=offsets,
-        )
+        options = {"add_special_tokens": not any(has_bos), "return_offsets_mapping": offsets}
+        return tokenizer(list(texts), padding=True, return_tensors="pt", **options)
     finally:
         tokenizer.padding_side = old

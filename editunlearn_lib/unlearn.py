@@ -6,14 +6,14 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from . import memory
-from .covariance import given_matrices, given_or_named
+from .covariance import select_layers, source_of
 from .data import QA, ForgetSplit, refusals
 from .errors import RequestError, TrainingError, check_name
 from .evaluation import answer_scores, generate
@@ -93,9 +93,9 @@ def unlearn(
         about_C: dict[str, Any] = {}
 
         def matrices(layers: Sequence[int]) -> dict[int, torch.Tensor]:
-            source = given_or_named(covariance, model, tokenizer)
-            if source is None:
-                return given_matrices(covariance, model, layers)
+            if isinstance(covariance, Mapping):
+                return select_layers(covariance, model, layers)
+            source = source_of(covariance, model, tokenizer)
             about_C.update(source.describe())
             form = {"prompt_format": prompt_format, "fact_token": config.fact_token}
             return source.matrices(model, tokenizer, layers, **form, show=progress)
