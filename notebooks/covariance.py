@@ -81,7 +81,8 @@ edits = {n: edit(source) for n, source in sources.items()}
 results = {n: scores(patch, ["forget", "retain"]) for n, (patch, _) in edits.items()}
 display(
     Markdown(
-        f"MEMIT on `{model}`, {n_forget} facts forgotten, seed {seed}. The texts: *{told['name']}*; covered: {told['keys']}"
+        f"MEMIT on `{model}`, {n_forget} facts forgotten, seed {seed}. The texts: *{told['name']}*; covered: "
+        f"{told['keys']}"
         + (f", which have a share of {told['subject_share']:g} in *C*." if told["subject_share"] else ".")
     )
 )

@@ -53,7 +53,8 @@ testable = len(results) - counts[claims.UNCHECKED]
 display(
     Markdown(
         f"Of **{len(results)}** claims **{counts[claims.HOLDS]}** hold, **{counts[claims.IN_PART]}** hold in part, "
-        f"**{counts[claims.FAILS]}** do not hold and **{counts[claims.UNCHECKED]}** cannot be checked: of those that can, "
+        f"**{counts[claims.FAILS]}** do not hold and **{counts[claims.UNCHECKED]}** cannot be checked: of those that "
+        "can, "
         f"{counts[claims.HOLDS] / testable:.0%} hold as they stand."
     )
 )
@@ -179,7 +180,8 @@ fell, moved = probability.fall(measures["product"]), probability.fall(measures["
 asked = int(run["set"].isin(["forget", "retain"]).sum())
 display(
     Markdown(
-        f"Between retain and forget, averaged over {len(fell)} methods, the **product differs by {gap['product']:.2f}**, "
+        f"Between retain and forget, averaged over {len(fell)} methods, the **product differs by "
+        f"{gap['product']:.2f}**, "
         f"what PISTOL's code computes by **{gap['code']:.3f}**, and the paper's column by **{gap['probability']:.2f}** "
         f"({pistol:.3f} on PISTOL, both models). For comparison, ROUGE-1 differs by "
         f"{gap['ROUGE-1']:.2f} here and by {gap['rouge1_recall']:.2f} in the paper. "
@@ -223,7 +225,8 @@ display(
 n = int(PAPER[PAPER.table == "table1"].n_forget.max())
 display(
     Markdown(
-        f"How much chance there is in one value: a mean over {n} questions that each score between 0 and 1 has a standard error of up to "
+        f"How much chance there is in one value: a mean over {n} questions that each score between 0 and 1 has a "
+        "standard error of up to "
         f"{(0.25 / n) ** 0.5:.2f}, and two such values may differ by twice {(0.5 / n) ** 0.5:.2f} without any cause."
     )
 )

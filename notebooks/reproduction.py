@@ -72,7 +72,8 @@ for name, summary in runs.items():
         f"**{name}**"
         + (f" ({whose})" if whose != name else "")
         + f": {len(there)} cells stand beside cells of the paper, made with "
-        f"{sets.min()} to {sets.max()} forget set(s) each; {len(left_out[name])} further ones match none and are counted at the end."
+        f"{sets.min()} to {sets.max()} forget set(s) each; {len(left_out[name])} further ones match none and are "
+        "counted at the end."
     )
 if not your_store:
     lines.append("There is no column of yours: `your_store` is not given. How to get one stands below.")
@@ -83,10 +84,9 @@ display(Markdown(" ".join(lines)))
 #
 # A cell of the paper is matched by the data (its facts: ours or TOFU's; its PISTOL: our contracts or the official
 # ones), by the number of forgotten questions, by how many are joined into one edit, and by the target (*vanilla*: a
-# refusal from the set;
-# *self-improved*: the model's own). Ours are the runs with each method's own mode, the default covariance and the default
-# key. Under a value of ours: its 95 % interval over questions, and the number of forget sets. The paper's values have
-# neither.
+# refusal from the set; *self-improved*: the model's own). Ours are the runs with each method's own mode, the default
+# covariance and the default key. Under a value of ours: its 95 % interval over questions, and the number of forget
+# sets. The paper's values have neither.
 #
 # Before unlearning, which the tables do not print:
 
@@ -119,7 +119,8 @@ agree = reproduction.agreement(PAPER, columns)
 def say(table):
     """The agreement of one table in a sentence for every pair of sources."""
     lines = [
-        f"- {r['rows']}, {r['paper']} and {r['run']}: rank correlation **{r['rho']:.2f}** over {r['n']} rows (by {r['by']}; as high in {r['p']:.0%} of "
+        f"- {r['rows']}, {r['paper']} and {r['run']}: rank correlation **{r['rho']:.2f}** over {r['n']} rows (by "
+        f"{r['by']}; as high in {r['p']:.0%} of "
         f"random orders). First: {r['first']} there, {r['ours_first']} here. Mean distance {r['distance']:.2f}."
         for r in agree[agree.table == table].to_dict("records")
     ]
@@ -158,11 +159,15 @@ if len(agree):
         )
         display(
             Markdown(
-                f"**{name}**: {len(part)} comparisons; the rank correlation lies between {part.rho.min():.2f} and {part.rho.max():.2f}"
+                f"**{name}**: {len(part)} comparisons; the rank correlation lies between {part.rho.min():.2f} and "
+                f"{part.rho.max():.2f}"
                 + (f" ({big.min():.2f} to {big.max():.2f} in Table 1)" if len(big) else "")
-                + f". In {clear} of them a random order would do as well less often than one time in twenty; the same method is first in {same}. "
-                f"By this measure the paper's order of methods **{verdict}** on {name}. Several comparisons share runs (the forty facts stand in "
-                f"Tables 1, 2, 3 and 5, and some groups have only {part.n.min()} methods), so they are not {len(part)} independent ones."
+                + f". In {clear} of them a random order would do as well less often than one time in twenty; the "
+                f"same method is first in {same}. "
+                f"By this measure the paper's order of methods **{verdict}** on {name}. Several comparisons share "
+                "runs (the forty facts stand in "
+                f"Tables 1, 2, 3 and 5, and some groups have only {part.n.min()} methods), so they are not "
+                f"{len(part)} independent ones."
             )
         )
 else:
@@ -245,7 +250,8 @@ say("table7")
 # study.run({**facts, "method": ["base", *eu.METHODS], "n_forget": 40}, store="my-store")  # Tables 1 and 2
 # study.run([
 #     {**facts, "method": list(eu.METHODS), "n_forget": [20, 60, 80, 100]},  # Table 5
-#     {**facts, "method": ["rome", "memit", "grace", "wise", "alphaedit"], "n_forget": 20, "targets": "self-improved"},  # 6
+#     {**facts, "method": ["rome", "memit", "grace", "wise", "alphaedit"], "n_forget": 20,
+#      "targets": "self-improved"},  # Table 6
 #     {**facts, "method": ["rome", "memit"], "n_forget": 80, "merge": [2, 4, 5, 8, 10]},  # Table 7
 # ], store="my-store")
 # ```
