@@ -68,7 +68,7 @@ This page is made from the method's own file and from what was run; nobody has w
 ```{{results}} {name}
 ```
 """
-# Jupyter Book's own front page names no icon, so a browser asks the server for one that is not there; this one needs none.
+# Jupyter Book's own front page names no icon, so a browser asks the server for one that is not there; this needs none.
 FRONT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Editing as Unlearning</title>
 <link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url=book/index.html"></head>
@@ -139,7 +139,7 @@ def method_page(name: str) -> str:
 
 
 def complete(root: Path) -> Path:
-    """Write a page for each method that has none, behind the last page of the chapter of methods; the table of contents.
+    """Write a page for each method that has none, behind the last of the chapter of methods; the table of contents.
 
     A book without that chapter is left as it is. _toc.yml itself is not changed.
     """

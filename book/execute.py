@@ -2,8 +2,8 @@
 
 For every `book/executed/NAME` in _toc.yml, notebooks/NAME.ipynb goes through papermill in a kernel of this Python, with
 the repository's root as working directory. A copy is kept as long as nothing that it depends on has changed: the
-notebook, the library with its data and weights, the lessons, book/paper, the committed results, the installed versions and the
-parameters.
+notebook, the library with its data and weights, the lessons, book/paper, the committed results, the installed versions
+and the parameters.
 Without parameters two run at a time on a CPU, each with half of its cores.
 `book/executed/status.json` holds what each copy was made with, and how long it took. NAME may lie in a subfolder
 (`workshop/ex1_break`). A notebook with a cell tagged `exercise` has gaps for the reader to fill in: it is copied as it
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "pandas", "plotly", "papermill")
 QUIET = {
     "EDITUNLEARN_QUIET": "1",  # no progress bars: each update of a text bar would be a line in the page
-    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",  # for the authors of libraries, not for readers
+    "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",  # for authors of libraries, not for readers
     "TOKENIZERS_PARALLELISM": "false",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
@@ -107,7 +107,8 @@ def targets(source: Path) -> list[Path]:
 
 
 def pair(notebook: Path) -> Path:
-    """Bring an .ipynb up to date with the .py it comes from and return it. A newer .ipynb that differs is never overwritten."""
+    """Bring an .ipynb up to date with the .py it comes from and return it. A newer .ipynb that differs is never
+    overwritten."""
     target = notebook.with_suffix(".ipynb")
     source, without = origin(target)
     if not source.exists():

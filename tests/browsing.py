@@ -246,7 +246,7 @@ def browser():
 
 
 class Visit:
-    """One page; notes every request, those off the machine (none gets there: no name resolves) and every console error."""
+    """One page; notes every request, those off the machine (none gets there: no name resolves) and console errors."""
 
     def __init__(self, browser, address: str, *, size: dict, scheme: str = "light"):
         self.asked, self.away, self.errors = set(), [], []

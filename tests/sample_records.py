@@ -1,4 +1,4 @@
-"""Made-up records and summaries for the tests of figures and pages, and what reads them. No model produced any of this."""
+"""Made-up records and summaries for tests of figures and pages, and what reads them. No model produced any of this."""
 
 import csv
 import io

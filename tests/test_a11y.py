@@ -13,12 +13,13 @@ pytestmark = needs_browser
 
 # Notes when the first figure is drawn, in milliseconds since the navigation began.
 STOPWATCH = """new MutationObserver((_, self) => {
-  if (document.querySelector('.eu-figure[data-drawn="true"]')) { window.firstFigure = performance.now(); self.disconnect(); }
+  const drawn = document.querySelector('.eu-figure[data-drawn="true"]');
+  if (drawn) { window.firstFigure = performance.now(); self.disconnect(); }
 }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ['data-drawn'] });"""
 
 
 def test_the_first_figure_is_drawn_within_two_seconds(pages, browser, serve):
-    """On a machine with other work the clock also counts that work: there, the page's own share of it is asked instead."""
+    """On a machine with other work the clock also counts that work: there, the page's own share of it is asked."""
     where, took, own = serve(pages), [], []
     for _ in range(3):
         context = browser.new_context(viewport=DESKTOP)
@@ -70,7 +71,8 @@ def test_on_paper_fold_outs_are_open(pages, visit):
     assert page.locator(folds).count() > 0
     empty = page.locator(folds).evaluate_all(
         """folds => folds.filter(f => f.getClientRects().length && ![...f.children]
-             .filter(c => c.tagName !== 'SUMMARY').some(c => c.getBoundingClientRect().height > 0)).map(f => f.outerHTML.slice(0, 90))"""
+             .filter(c => c.tagName !== 'SUMMARY').some(c => c.getBoundingClientRect().height > 0))
+             .map(f => f.outerHTML.slice(0, 90))"""
     )
     assert empty == []
     page.emulate_media(media="screen")
@@ -86,7 +88,8 @@ def test_on_paper_links_are_legible(pages, visit):
     page.emulate_media(media="print")
     link = page.locator("article p a[href^='http']").first
     style = link.evaluate(
-        "n => [getComputedStyle(n).textDecorationLine, getComputedStyle(n).color, getComputedStyle(n, '::after').content]"
+        "n => [getComputedStyle(n).textDecorationLine, getComputedStyle(n).color, "
+        "getComputedStyle(n, '::after').content]"
     )
     assert style[:2] == ["underline", "rgb(11, 74, 143)"]
     assert link.get_attribute("href") in style[2]

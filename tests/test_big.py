@@ -94,7 +94,8 @@ def test_full_training_in_bfloat16_warns_that_small_steps_are_lost(split, caplog
 
 
 def test_how_much_of_an_edit_bfloat16_keeps(split):
-    """The change is added in float32 and rounded once: of what was asked, most arrives, and forty edits lose no more than one."""
+    """The change is added in float32 and rounded once: of what was asked, most arrives, and forty edits lose no more
+    than one."""
     model, tokenizer = half(), make_tokenizer()
     name, lost = down_name(model, 1), {}
     for size in (1.0, 1e-2):

@@ -162,9 +162,10 @@ def test_the_stemmer_is_nltks(js_all):
     stems = (
         "relat hop tri geo y gen fall controll dy s yy sky archaeo radic agre feed oper commun nation adopt b".split()
     )
-    ends = """ies ied ed ing eed sses ss s y ational tional enci anci izer bli abli alli entli eli ousli ization ation ator
-        alism iveness fulness ousness aliti iviti biliti fulli logi icate ative alize iciti ical ful ness al ance ence er
-        ic able ible ant ement ment ent ion ou ism ate iti ous ive ize e ll""".split()
+    ends = """ies ied ed ing eed sses ss s y ational tional enci anci izer bli abli alli entli eli ousli ization ation
+        ator alism iveness fulness ousness aliti iviti biliti fulli logi icate ative alize iciti ical
+        ful ness al ance ence
+        er ic able ible ant ement ment ent ion ou ism ate iti ous ive ize e ll""".split()
     made = {stem + end for stem in stems for end in ends}
     made |= {stem + "".join(tail) for stem in stems[:5] for tail in itertools.product(ends, repeat=2)}
     irregular = "skies sky dying lying tying news innings outings cannings howe proceed exceed succeed".split()
@@ -340,7 +341,8 @@ def test_offline_narrow_and_legible(book, visit, scheme):
     page = seen.page
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     wide = page.evaluate(
-        """() => [...document.querySelectorAll('.eu-explore, .eu-explore *')].filter(n => !n.closest('.eu-scroll table, svg'))
+        """() => [...document.querySelectorAll('.eu-explore, .eu-explore *')]
+           .filter(n => !n.closest('.eu-scroll table, svg'))
            .filter(n => n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML.slice(0, 120))"""
     )
     assert wide == []
@@ -368,7 +370,8 @@ def test_every_control_is_named_and_reached_by_tab(book, visit, name):
     for _ in range(wanted + 1):
         page.keyboard.press("Tab")
         reached += page.evaluate(
-            "name => document.activeElement.matches(`[data-explore='${name}'] :is(select, input, textarea, [role=slider])`)",
+            "name => document.activeElement.matches("
+            "`[data-explore='${name}'] :is(select, input, textarea, [role=slider])`)",
             name,
         )
     assert reached == wanted

@@ -1,4 +1,5 @@
-"""What the pages say of a method: each directive gives the numbers of a direct computation, and the pages agree with the code."""
+"""What the pages say of a method: each directive gives the numbers of a direct computation, and the pages agree with
+the code."""
 
 import importlib.util
 import io
@@ -223,7 +224,7 @@ def test_method_table_follows_the_registry(monkeypatch):
 
 @pytest.fixture(scope="module")
 def sphinx_build(tmp_path_factory):
-    """Builds pages of MyST with the extension; the HTML of each, the warnings and the files that the first depends on."""
+    """Builds pages of MyST with the extension; the HTML of each, the warnings and the files the first depends on."""
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 

@@ -14,12 +14,15 @@ import house  # noqa: E402
 LIBRARY = ROOT / "editunlearn_lib"
 FILES = {
     "__init__.py": "from .top import run\nfrom . import data as _data\n",
-    "top.py": '"""The call: `run` it. And more."""\nimport os\nimport small.data.rows\nfrom .methods import METHODS, ga\nfrom . import *\n',
+    "top.py": '"""The call: `run` it. And more."""\nimport os\nimport small.data.rows\n'
+    "from .methods import METHODS, ga\nfrom . import *\n",
     "errors.py": "class Wrong(Exception):\n    pass\n",
     "data/__init__.py": "from ..errors import Wrong\nfrom .rows import ROWS\n",
     "data/rows.py": "from ..errors import Wrong as W\n\nROWS = ()\n",
-    "methods/__init__.py": '"""Methods."""\nMETHODS = {}\n\n\ndef all_of_them():\n    from . import ga, later\n    import small.top as t\n',
-    "methods/ga.py": "from __future__ import annotations\nimport torch\nfrom ..data import rows\nfrom .. import errors\n",
+    "methods/__init__.py": '"""Methods."""\nMETHODS = {}\n\n\ndef all_of_them():\n'
+    "    from . import ga, later\n    import small.top as t\n",
+    "methods/ga.py": "from __future__ import annotations\nimport torch\n"
+    "from ..data import rows\nfrom .. import errors\n",
     "methods/later.py": "if True:\n    from small.methods.ga import x\n\nclass A:\n    from ..data import ROWS\n",
 }
 

@@ -52,7 +52,8 @@ estimates = script("estimates")
 
 # ---------------------------------------------------------------- computed beside measured
 
-# a process each: the others are for `make soak`. ROME is 15.2 % off (24 MB, which is about what torch's own threads hold)
+# a process each: the others are for `make soak`. ROME is 15.2 % off (24 MB, which is about what torch's own threads
+# hold)
 BESIDE = slow_but([*(name for name in METHODS if name != "rome"), "covariance"], ["covariance"])
 
 
@@ -86,7 +87,7 @@ def test_full_training_holds_the_weights_four_times_more():
 
 
 def test_after_a_training_the_patch_is_on_while_the_questions_are_answered():
-    """LoRA is written into float32 weights, and what they were is kept on a CPU; in half precision it acts beside them."""
+    """LoRA is written into float32 weights, what they were is kept on a CPU; in half precision it acts beside them."""
     model = make_model()
     maps = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name)
     m, x = memory.Shape.of(model, gpu=False), memory.lengths(estimates.job_of(model, "ga", n_forget=3), "ga")

@@ -191,7 +191,8 @@ def test_texts_with_and_without_bos_do_not_mix():
 DATED = {
     "date_string": "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
     "{% endif %}Today Date: {{ date_string }} {% for m in messages %}{{ m['content'] }}{% endfor %}",
-    "strftime_now": "{{ bos_token }}Today is {{ strftime_now('%Y-%m-%d') }}. {% for m in messages %}{{ m['content'] }}{% endfor %}",
+    "strftime_now": "{{ bos_token }}Today is {{ strftime_now('%Y-%m-%d') }}. "
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}",
     "strftime_now if defined": "{% if strftime_now is defined %}{% set today = strftime_now('%d %B %Y') %}{% endif %}"
     "Date {{ today }} {% for m in messages %}{{ m['content'] }}{% endfor %}",
 }

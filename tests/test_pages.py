@@ -46,8 +46,8 @@ def axe() -> str:
     return Path(next(f for f in files if f.name == "axe.min.js").locate()).read_text(encoding="utf-8")
 
 
-# Marks up to three visible texts of each look: of the same colour and size on the same grounds. axe-core measures contrast
-# text by text, and on a long page it would measure the same thousands of times.
+# Marks up to three visible texts of each look: of the same colour and size on the same grounds. axe-core measures
+# contrast text by text, and on a long page it would measure the same thousands of times.
 LOOKS = """() => {
   const grounds = new Map([[null, '']]), looks = new Map();
   const ground = node => {
@@ -98,8 +98,8 @@ def violations(page, only_width: bool = False) -> list[tuple]:
 @pytest.mark.parametrize("other", [0, pytest.param(1, marks=pytest.mark.slow)])  # each page in its other theme, too
 @pytest.mark.parametrize("part", range(4))  # of the pages, so that the workers share them
 def test_every_page_from_disk_on_a_phone(pages, visit, part, other):
-    """Nothing leaves the machine or goes wrong, nothing is too wide, axe-core finds no serious fault, and a page loads a
-    megabyte besides what all share. Light and dark in turn: of what a page is made, its neighbours are made, too."""
+    """Nothing leaves the machine or goes wrong, nothing is too wide, axe-core finds no serious fault, and a page loads
+    a megabyte besides what all share. Light and dark in turn: of what a page is made, its neighbours are made, too."""
     loaded = {}
     for number, name in enumerate(html_pages(pages)[part::4]):
         scheme = ("light", "dark")[(number + other) % 2]
@@ -135,7 +135,8 @@ def test_every_page_from_disk_on_a_phone(pages, visit, part, other):
 def test_a_fault_is_found(sample_book, visit):
     page = visit(sample_book, "book/index.html").page
     page.evaluate(
-        "document.querySelector('article').insertAdjacentHTML('beforeend', '<img src=\"x.png\"><p style=\"color:#ccc;background:#fff\">pale</p>')"
+        "document.querySelector('article').insertAdjacentHTML('beforeend', "
+        '\'<img src="x.png"><p style="color:#ccc;background:#fff">pale</p>\')'
     )
     assert {"image-alt", "color-contrast"} <= {rule for rule, *_ in violations(page)}
 
@@ -221,7 +222,8 @@ def test_an_image_of_a_figure_has_its_title_and_its_keys(sample_book, visit):
     """They are text on the page; the image stands alone."""
     page = visit(sample_book).page
     page.evaluate(
-        "() => { const save = Plotly.downloadImage; Plotly.downloadImage = (f, o) => { window.saved = f.layout; return save(f, o); }; }"
+        "() => { const save = Plotly.downloadImage; Plotly.downloadImage = "
+        "(f, o) => { window.saved = f.layout; return save(f, o); }; }"
     )
     button = page.locator(".eu-figure").nth(0).locator(".modebar-btn")
     with page.expect_download() as download:

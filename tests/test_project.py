@@ -292,7 +292,8 @@ def test_an_error_in_a_cell_is_shown_and_the_old_copy_stays(small, capsys):
 
 def test_notebooks_run_two_at_a_time_and_one_that_fails_costs_the_others_nothing(small, capsys, monkeypatch):
     """Each of the first two waits for the other: one after another they would wait in vain."""
-    meet = "\n# %%\nimport time\nPath('{mine}').touch()\nend = time.monotonic() + 60\nwhile not Path('{other}').exists():\n"
+    meet = "\n# %%\nimport time\nPath('{mine}').touch()\nend = time.monotonic() + 60\n"
+    meet += "while not Path('{other}').exists():\n"
     meet += "    assert time.monotonic() < end\n    time.sleep(0.05)\n"
     for name, mine, other in (("page", "a", "b"), ("second", "b", "a"), ("third", "a", "b")):
         source = PERCENT + "\n# %%\nfrom pathlib import Path\n" + meet.format(mine=mine, other=other)

@@ -132,7 +132,8 @@ def test_every_printed_value_is_in_some_view(paper):
 def test_rank_agreement_by_hand():
     assert reproduction.rank_agreement([1, 2, 3, 4], [10, 20, 30, 40])[0] == pytest.approx(1)
     assert reproduction.rank_agreement([1, 2, 3, 4], [4, 3, 2, 1])[0] == pytest.approx(-1)
-    # ranks 1 2 3 4 and 2 1 4 3: rho = 1 - 6 * 4 / (4 * 15) = 0.6; of 24 orders 5 have at least 0.6 (1, three of .8, .6 …)
+    # ranks 1 2 3 4 and 2 1 4 3: rho = 1 - 6 * 4 / (4 * 15) = 0.6; of 24 orders 5 have at least 0.6 (1, three of .8, .6
+    # …)
     rho, p = reproduction.rank_agreement([1, 2, 3, 4], [2, 1, 4, 3])
     assert rho == pytest.approx(0.6)
     ideal = [np.corrcoef([1, 2, 3, 4], order)[0, 1] for order in itertools.permutations([1, 2, 3, 4])]

@@ -164,10 +164,14 @@ class HalvingConfig(TrainConfig):
 
 
 def halving(job: Job) -> Outcome:
-    return train(job, lambda model, batch: losses.ga(model.logits(batch.answers), batch.answers.labels) * job.config.strength)
+    def loss(model, batch):
+        return losses.ga(model.logits(batch.answers), batch.answers.labels) * job.config.strength
+
+    return train(job, loss)
 
 
-register("halving", HalvingConfig, halving, label="Halving", colour="#123456", symbol="star-diamond", reads=("answers",))
+LOOKS = {"label": "Halving", "colour": "#123456", "symbol": "star-diamond"}
+register("halving", HalvingConfig, halving, reads=("answers",), **LOOKS)
 '''
 USE = """
 import sys, types
@@ -182,8 +186,9 @@ split = eu.load_split("factual", n_forget=2, seed=0)
 patch = eu.unlearn(model, tokenizer, split, "halving", hparams={"lr": 1e-3, "num_epochs": 2}, progress=False)
 assert patch.info["hparams"]["strength"] == 0.5 and "changed" in patch.info and not patch.info["reads_retain"]
 # memory: the estimate of its kind, above nothing
-job = types.SimpleNamespace(model=model, tokenizer=tokenizer, forget=split.forget, retain=(), mode="batch", prompt_format="chat",
-    requests=tuple(eu.methods.Request((q.id,), q.question, "No.", ()) for q in split.forget), config=eu.METHODS["halving"].config())
+requests = tuple(eu.methods.Request((q.id,), q.question, "No.", ()) for q in split.forget)
+job = types.SimpleNamespace(model=model, tokenizer=tokenizer, forget=split.forget, retain=(), mode="batch",
+    prompt_format="chat", requests=requests, config=eu.METHODS["halving"].config())
 assert sum(memory.estimate(job, "halving")[1].values()) > 1e5
 # presets: a guess by rule, on every model; trials are none of ours
 assert {row["source"] for row in eu.preset("halving", "pocket").values()} == {eu.hparams.GUESS}

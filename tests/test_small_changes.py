@@ -69,7 +69,7 @@ def dense(model, scale: float) -> Patch:
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_by_hand_what_is_left_of_a_change(dtype):
-    """A step of bf16 at W is between |W|/256 and |W|/128 (of fp16: /2048 and /1024): less than half of it is nothing."""
+    """A step of bf16 at W is |W|/256 to |W|/128 (of fp16: /2048 to /1024): less than half of it is nothing."""
     model = make_model().to(dtype)
     step = torch.finfo(dtype).eps
     assert dense(model, step / 5).kept_in_dtype(model) == 0
@@ -164,7 +164,7 @@ def test_it_has_the_verbs_of_a_patch(tmp_path, caplog):
 
 
 def test_two_of_them_add_up_and_one_stands_beside_an_edit():
-    """In float32, where rounding between the hooks does not show: the same as written into the weights, in any order."""
+    """In float32, where rounding between hooks does not show: the same as written into the weights, in any order."""
     model = make_model()
     one, two = train(model, lr=1e-3), train(model, "dpo", lr=1e-3)
     assert type(one) is Patch

@@ -148,7 +148,8 @@ def test_killed_in_the_middle_of_writing_leaves_no_half_cell(grid, tmp_path):
     """The moment that a random kill hardly ever meets: the text of a cell is written, its name is not given yet."""
     code = RUN.replace(
         "study.run",
-        "import os, signal\nos.fsync = lambda f: os.fstat(f).st_size and os.kill(os.getpid(), signal.SIGKILL)\nstudy.run",
+        "import os, signal\nos.fsync = lambda f: os.fstat(f).st_size and "
+        "os.kill(os.getpid(), signal.SIGKILL)\nstudy.run",
     )
     few = grid | {"method": "base", "seed": 0}
     run = subprocess.run(

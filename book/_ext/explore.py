@@ -4,8 +4,8 @@
     The sentence that a hurried reader should take away.
     ```
 
-The second word is the method that the figure begins with; without it, the first of the figure's own. The content becomes
-the caption. What stands in the figure before the page's script runs (`book/_static/explore.js`), and stays where there is
+The second word is the method that the figure begins with; without it, the first of the figure's own. The content is the
+caption. What stands in the figure before the page's script runs (`book/_static/explore.js`), and stays where there is
 no script, makes the same point in words; `forgetting-as-editing` and `recipes` need no script.
 """
 
@@ -104,20 +104,20 @@ PIECES = {
     "rank-one": Piece(
         "A rank-one edit in two dimensions",
         points(
-            "The edit is one key and one new value: W′ = W + (v* − W k*) uᵀ, scaled so that W′ k* = v*. Every other key "
-            "moves as far as it points along u.",
+            "The edit is one key and one new value: W′ = W + (v* − W k*) uᵀ, scaled so that W′ k* = v*. Every other "
+            "key moves as far as it points along u.",
             "Plain rank-one takes u = k*, so a kept key that points the same way is carried along.",
             "ROME takes u = C⁻¹ k*: directions in which the kept keys are many weigh little, and these keys move less.",
-            "AlphaEdit takes u = P k*, the part of k* outside of the directions that the kept keys use. They hardly move; "
-            "but if k* lies among them, nothing is left of it and the edit does not take.",
+            "AlphaEdit takes u = P k*, the part of k* outside of the directions that the kept keys use. They hardly "
+            "move; but if k* lies among them, nothing is left of it and the edit does not take.",
         ),
         begins=("rome", "plain", "alphaedit"),
     ),
     "codebook": Piece(
         "GRACE’s codebook in two dimensions",
         points(
-            "Each forgotten question is a key with a radius ε. A question that falls within the radius of its nearest key "
-            "gets the stored refusal; every other one gets the model’s own answer.",
+            "Each forgotten question is a key with a radius ε. A question that falls within the radius of its nearest "
+            "key gets the stored refusal; every other one gets the model’s own answer.",
             "A rephrasing outside of the radius is answered as if nothing had been forgotten.",
             "A larger radius catches the rephrasing, and with it an unrelated question nearby.",
         ),
@@ -125,11 +125,11 @@ PIECES = {
     "metrics": Piece(
         "What the measures see",
         points(
-            "ROUGE-1 recall counts the words of the true answer that the output holds. It punishes neither rambling nor "
-            "another order.",
-            "Probability, MRR and hit rate look at the true answer’s tokens. Teacher-forced, each is looked up behind the "
-            "true ones before it. Free-running, the model continues its own text: after the first other token the rows no "
-            "longer match, and steps after the end rank last.",
+            "ROUGE-1 recall counts the words of the true answer that the output holds. It punishes neither rambling "
+            "nor another order.",
+            "Probability, MRR and hit rate look at the true answer’s tokens. Teacher-forced, each is looked up behind "
+            "the true ones before it. Free-running, the model continues its own text: after the first other token the "
+            "rows no longer match, and steps after the end rank last.",
             "So a refusal alone makes the free-running MRR low, whether or not the answer is still in the weights.",
         ),
     ),
@@ -139,20 +139,20 @@ PIECES = {
             "GA lowers the answer’s probability without end; what is shared with a question to be kept breaks with it.",
             "GD and KL drive the answer down as well, but pull the kept question back at every step.",
             "NPO and SimNPO do so, too, and let go of an answer that is unlikely already.",
-            "DPO and IDK move the probability to the refusal; where the questions share a direction, they do so in the kept "
-            "question too, to a lesser degree.",
+            "DPO and IDK move the probability to the refusal; where the questions share a direction, they do so in the "
+            "kept question too, to a lesser degree.",
         ),
         begins=("ga", "gd", "kl", "dpo", "npo", "simnpo", "idk"),
     ),
     "routing": Piece(
         "WISE’s router on a line",
         points(
-            "Δ says how much the side memory would change a question. The edited questions have a large Δ, unrelated ones "
-            "a small one.",
+            "Δ says how much the side memory would change a question. The edited questions have a large Δ, unrelated "
+            "ones a small one.",
             "A question goes to the side memory where Δ &gt; ε, with ε = act_ratio · the smallest Δ of the edits; "
             "otherwise the main memory answers as before.",
-            "A high ε lets rephrasings slip to the main memory, which still knows the answer; a low one sends unrelated "
-            "questions to the side memory.",
+            "A high ε lets rephrasings slip to the main memory, which still knows the answer; a low one sends "
+            "unrelated questions to the side memory.",
         ),
     ),
     "forgetting-as-editing": Piece("Forgetting as editing", EDITING, drawing=True),

@@ -1,6 +1,6 @@
 """The house, read from its code: which module imports which, where imports run in a circle, how long each file is.
 
-A graph is a dict from a name to the set of names that it imports. Nothing is imported to draw it: `ast` reads the files.
+A graph is a dict from a name to the set of names that it imports. Nothing is imported to draw it: `ast` reads files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def modules_of(statement: ast.Import | ast.ImportFrom, package: str, known: dict
 
 
 def imports(root: Path, *, inside: bool = False) -> Graph:
-    """What each module below ``root`` imports of the others when it is loaded; ``inside``: instead, inside functions."""
+    """What each module below ``root`` imports of the others when it is loaded; ``inside``: or else inside functions."""
     known = files(root)
     graph: Graph = {}
     for module, path in known.items():
@@ -81,7 +81,7 @@ def circles(graph: Graph) -> list[list[str]]:
 
 
 def rooms(graph: Graph) -> Graph:
-    """The same graph of a package's rooms: its folders and the modules beside them; its own ``__init__`` is the door."""
+    """The same graph of a package's rooms: its folders and the modules beside them; its ``__init__`` is the door."""
 
     def room(module: str) -> str:
         return module.split(".")[1] if "." in module else module

@@ -40,7 +40,7 @@ class SourceRole(SphinxRole):
 
 
 def mend_roles(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """A bibliography is a list whose children are no list items, of a role that was withdrawn: plain elements instead."""
+    """A bibliography is a list whose children are no list items, of a withdrawn role: plain elements instead."""
     body = context.get("body", "")
     if "citation-list" in body:
         body = body.replace(' role="list" class="citation-list"', ' class="citation-list"')
