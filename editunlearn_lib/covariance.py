@@ -38,10 +38,7 @@ log = logging.getLogger(__name__)
 
 def hexdigest(parts: Sequence[str]) -> str:
     """Sixteen hex digits of some texts in their order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join(f"{part}\0" for part in parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
