@@ -236,7 +236,7 @@ def free(model: torch.nn.Module) -> float:
         return available
 
 
-def check(job: Job, method: str, *, covariance: bool) -> None:
+def ensure_enough(job: Job, method: str, *, covariance: bool) -> None:
     """Warn where a method needs more than is free, raise `OutOfMemoryError` where it is ``CLEARLY`` more. Over several
     GPUs the sum counts: which of them fills up first is not computed."""
     name, parts = estimate(job, method, covariance=covariance)

@@ -104,7 +104,7 @@ def unlearn(
             model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress, previous
         )
         if check_memory:
-            memory.check(job, method, covariance=not isinstance(covariance, Mapping))
+            memory.ensure_enough(job, method, covariance=not isinstance(covariance, Mapping))
         base, ways = fingerprint(model), memory.advice(job, method)
         with memory.explained(method, ways), _at_rest(model) if about.edits else contextlib.nullcontext():
             outcome = about.run(job)
