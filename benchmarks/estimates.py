@@ -113,7 +113,7 @@ def hours(model_or_config: Any, method: str, *, questions: int, **options: Any) 
     base = method == "base"
     name = next(name for name, about in METHODS.items() if about.edits) if base else method  # its questions are asked
     job, edits = job_of(model_or_config, name, **options), METHODS[name].edits
-    m, x = memory.Shape.of(job.model, gpu=True), memory.lengths(job, name)
+    m, x = memory.Shape(job.model, gpu=True), memory.lengths(job, name)
     read, rate = m.parameters * m.bytes / (USED * CARD["bytes a second"]), USED * CARD["operations a second"]
 
     def passes(times: float, tokens: float, directions: int = 1, share: float = 1.0) -> float:

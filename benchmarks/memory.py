@@ -141,7 +141,7 @@ def computed(model, tokenizer, method: str, n: int) -> tuple[str, dict[str, floa
     """The fullest phase and its parts, in bytes."""
     if method == "covariance":
         tokens = encode(tokenizer, batch_of_texts(), side="right")["input_ids"].numel()
-        m, layers = memory.Shape.of(model, gpu=False), resolve(SPREADS, model.config, None).layers
+        m, layers = memory.Shape(model, gpu=False), resolve(SPREADS, model.config, None).layers
         return memory.fullest(m, memory.moments(m, len(layers), tokens))
     split = eu.load_split("factual", n_forget=n, seed=100)
     rows = {"tokenizer": tokenizer, "forget": split.forget, "retain": split.retain}

@@ -41,10 +41,7 @@ BATCH_TOKENS = 4_096  # of keys held in float64 at once: 0.5 GB with 14,336 dime
 
 def hexdigest(parts: Sequence[str]) -> str:
     """Sixteen hex digits of some texts in their order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join(f"{part}\0" for part in parts).encode()).hexdigest()[:16]
 
 
 class _Enough(Exception):

@@ -16,7 +16,6 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,33 +38,19 @@ EDITING = ("once", "prefix", "steps", "keys", "solve", "writing")  # phases with
 Phases = dict[str, dict[str, float]]  # bytes, by phase and part
 
 
-@dataclass(frozen=True)
 class Shape:
-    """Sizes of a model, and what every formula needs of them in bytes."""
+    """Sizes of a model, which may lie on the device ``meta``, and what every formula needs of them in bytes."""
 
-    d: int
-    d_ffn: int
-    layers: int
-    q: int  # heads · head size
-    kv: int
-    vocab: int
-    parameters: int
-    entering: int  # of all linear maps of the blocks: the sum of their inputs, and of their outputs
-    leaving: int
-    linear: int  # their weights
-    bytes: int  # of one weight
-    gpu: bool
-
-    @classmethod
-    def of(cls, model: torch.nn.Module, gpu: bool) -> Shape:
-        """Of a model, which may lie on the device ``meta``."""
-        config, layers, (d, d_ffn) = model.config, n_layers(model), down_weight(model, 0).shape
-        size = getattr(config, "head_dim", None) or d // config.num_attention_heads
-        q, kv = config.num_attention_heads * size, (getattr(config, "num_key_value_heads", None) or 0) * size
-        maps = [parameter.shape for parameter in block(model, 0).parameters() if parameter.ndim == 2]
-        entering, leaving, linear = (layers * sum(n) for n in zip(*((b, a, a * b) for a, b in maps), strict=True))
-        sizes = d, d_ffn, layers, q, kv or q, config.vocab_size, weight_bytes(model) // model.dtype.itemsize
-        return cls(*sizes, entering, leaving, linear, model.dtype.itemsize, gpu)
+    def __init__(self, model: torch.nn.Module, gpu: bool):
+        config, maps = model.config, [weight.shape for weight in block(model, 0).parameters() if weight.ndim == 2]
+        self.layers, self.vocab, (self.d, self.d_ffn) = n_layers(model), config.vocab_size, down_weight(model, 0).shape
+        self.gpu, self.bytes = gpu, model.dtype.itemsize  # of one weight
+        self.parameters, heads = weight_bytes(model) // self.bytes, config.num_attention_heads
+        size = getattr(config, "head_dim", None) or self.d // heads
+        self.q, self.kv = heads * size, (getattr(config, "num_key_value_heads", None) or heads) * size
+        # of all linear maps of the blocks: the sum of their inputs, and of their outputs
+        self.entering, self.leaving = (self.layers * sum(shape[i] for shape in maps) for i in (1, 0))
+        self.linear = self.layers * sum(a * b for a, b in maps)  # their weights
 
     def square(self) -> float:
         """A matrix (d_ffn, d_ffn) in float64."""
@@ -234,7 +219,7 @@ def fullest(m: Shape, phase: Phases) -> tuple[str, dict[str, float]]:
 def estimate(job: Job, method: str, *, covariance=True, gpu: bool | None = None) -> tuple[str, dict[str, float]]:
     """The phase in which a method needs most beside the weights, and its parts in bytes: their sum is what is needed.
     The model may lie on the device ``meta``. ``covariance=False``: C is in the cache or given."""
-    m = Shape.of(job.model, devices(job.model)[0].type == "cuda" if gpu is None else gpu)
+    m = Shape(job.model, devices(job.model)[0].type == "cuda" if gpu is None else gpu)
     return fullest(m, phases(m, method, job.config, lengths(job, method), covariance=covariance))
 
 
@@ -253,7 +238,7 @@ def free(model: torch.nn.Module) -> float:
         return available
 
 
-def check(job: Job, method: str, *, covariance: bool) -> None:
+def ensure_enough(job: Job, method: str, *, covariance: bool) -> None:
     """Warn where a method needs more than is free, raise `OutOfMemoryError` where it is ``CLEARLY`` more. Over several
     GPUs the sum counts: which of them fills up first is not computed."""
     name, parts = estimate(job, method, covariance=covariance)

@@ -65,9 +65,9 @@ def unlearn(
     """
     check_name("method", method, METHODS)
     check_name("prompt_format", prompt_format, PROMPT_FORMATS)
-    chosen = METHODS[method]
-    mode = mode or chosen.modes[0]
-    check_name(f"mode of {method}", mode, chosen.modes)
+    about = METHODS[method]
+    mode = mode or about.modes[0]
+    check_name(f"mode of {method}", mode, about.modes)
     family_of(model)
     is_split = isinstance(split_or_qas, ForgetSplit)
     forget = tuple(split_or_qas.forget if is_split else split_or_qas)
@@ -76,15 +76,14 @@ def unlearn(
         raise RequestError("the forget set is empty: there is nothing to forget.")
     if not isinstance(merge, int) or merge < 1:
         raise RequestError(f"merge must be a whole number of at least 1, not {merge!r}.")
-    if merge > 1 and not chosen.merges:
-        raise RequestError(
-            f"{method} cannot merge questions into one edit; merging is for {_names(lambda m: m.merges)}."
-        )
+    if merge > 1 and not about.merges:
+        able = _names(lambda m: m.merges)
+        raise RequestError(f"{method} cannot merge questions into one edit; merging is for {able}.")
     config = resolve(method, model.config, hparams)
-    _check_previous(model, chosen, previous)
-    if chosen.reads_retain and not retain:
+    _check_previous(model, about, previous)
+    if about.reads_retain and not retain:
         raise RequestError(f"{method} needs a retain set: pass a ForgetSplit or retain=[QA, …].")
-    retain = retain if chosen.reads_retain else ()  # what is not read must not move the random draws
+    retain = retain if about.reads_retain else ()  # what is not read must not move the random draws
     watch = Stopwatch(*devices(model))
     with untouched(model), torch.random.fork_rng(devices=watch.gpus):
         torch.manual_seed(seed)
@@ -97,30 +96,26 @@ def unlearn(
                 return select_layers(covariance, model, layers)
             source = source_of(covariance, model, tokenizer)
             about_C.update(source.describe())
-            form = {"prompt_format": prompt_format, "fact_token": config.fact_token}
-            return source.matrices(model, tokenizer, layers, **form, show=progress)
+            keys = {"prompt_format": prompt_format, "fact_token": config.fact_token}
+            return source.matrices(model, tokenizer, layers, **keys, show=progress)
 
         job = Job(
             model, tokenizer, forget, requests, retain, config, mode, matrices, prompt_format, seed, progress, previous
         )
         if check_memory:
-            memory.check(job, method, covariance=not isinstance(covariance, dict))
+            memory.ensure_enough(job, method, covariance=not isinstance(covariance, Mapping))
         base, ways = fingerprint(model), memory.advice(job, method)
-        with memory.explained(method, ways), _at_rest(model) if chosen.edits else contextlib.nullcontext():
-            outcome = chosen.run(job)
+        with memory.explained(method, ways), _at_rest(model) if about.edits else contextlib.nullcontext():
+            outcome = about.run(job)
         _check_finite(method, outcome)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        info = {
-            "method": method,
-            "mode": mode,
-            "merge": merge,
-            "prompt_format": prompt_format,
-            "seed": seed,
+        call = {"method": method, "mode": mode, "merge": merge, "prompt_format": prompt_format, "seed": seed}
+        info = call | {
             "hparams": asdict(config),
             "model": model.config._name_or_path,
             "dtype": str(model.dtype),
             "n_forget": len(forget),
-            "reads_retain": chosen.reads_retain,
+            "reads_retain": about.reads_retain,
             "targets": {"kind": targets if isinstance(targets, str) else "given", **notes},
             "covariance": about_C,
             "continues": previous is not None,
@@ -131,10 +126,8 @@ def unlearn(
         patch = outcome.kind(outcome.tensors, info, base, shapes)
         info["kept_in_dtype"] = patch.warn_of_rounding(model) if patch.writes else 1.0
         with memory.explained(f"the report of {method}", ways), _at_rest(model):
-            if chosen.edits:
-                _report_edits(model, tokenizer, patch, requests, prompt_format)
-            else:
-                _report_training(model, tokenizer, patch, forget, prompt_format)
+            report, rows = (_report_edits, requests) if about.edits else (_report_training, forget)
+            report(model, tokenizer, patch, rows, prompt_format)
     return patch
 
 
@@ -156,9 +149,6 @@ def resolve_targets(model, tokenizer, forget, targets, merge, prompt_format, see
     return texts, {"fallbacks": sum(refusal.fallback for refusal in own)}
 
 
-# ---------------------------------------------------------------- checks
-
-
 def _check_finite(method: str, outcome: Outcome) -> None:
     """Raise `TrainingError` if a tensor of the change or a loss in the log is not finite."""
     broken = [name for name, tensor in outcome.tensors.items() if not torch.isfinite(tensor).all()]
@@ -167,22 +157,22 @@ def _check_finite(method: str, outcome: Outcome) -> None:
     if broken:
         more = f" and {len(broken) - 1} more" if broken[1:] else ""
         raise TrainingError(
-            f"{method} ended in numbers that are not finite ({broken[0]}{more}): lower its learning rate, or load the model "
-            "in float32 or bfloat16."
+            f"{method} ended in numbers that are not finite ({broken[0]}{more}): lower its learning rate, or load the "
+            "model in float32 or bfloat16."
         )
 
 
-def _check_previous(model, chosen: Method, previous: Patch | None) -> None:
+def _check_previous(model, method: Method, previous: Patch | None) -> None:
     """Raise `RequestError` unless ``previous`` is None or a patch that this method can go on with."""
     if previous is None:
         return
-    if not chosen.continues:
+    if not method.continues:
         raise RequestError(
-            f"{chosen.name} cannot continue an earlier patch; {_names(lambda m: m.continues)} can. Switch the earlier one "
-            "on beside the new one instead."
+            f"{method.name} cannot continue an earlier patch; {_names(lambda m: m.continues)} can. Switch the earlier "
+            "one on beside the new one instead."
         )
-    if previous.info.get("method") != chosen.name:
-        raise RequestError(f"previous is a patch of {previous.info.get('method')!r}, not of {chosen.name!r}.")
+    if previous.info.get("method") != method.name:
+        raise RequestError(f"previous is a patch of {previous.info.get('method')!r}, not of {method.name!r}.")
     with untouched(model):
         previous._check(model)
 
@@ -206,9 +196,6 @@ def _at_rest(model) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-# ---------------------------------------------------------------- reports: did it do anything?
-
-
 @torch.no_grad()
 def _report_edits(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_format: str) -> None:
     """Did every edit take? What the model says before and after, and how likely its target is; a miss warns."""
@@ -222,23 +209,18 @@ def _report_edits(model, tokenizer, patch: Patch, requests: Sequence[Request], p
         for i, answer in answer_scores(model, tokenizer, prompts, targets):
             logp, truth = answer.logits.log_softmax(-1), answer.ids  # (T, V), (T,)
             flipped = bool(logp[0].argmax() == truth[0])
+            rows[i] |= {"question": questions[i], "target": targets[i], "before": before[i], "after": after[i]}
             rows[i] |= {
-                "question": questions[i],
-                "target": targets[i],
-                "before": before[i],
-                "after": after[i],
                 "nll_after": float(-logp.gather(1, truth[:, None]).mean()),
                 "first_token_flipped": flipped,
                 "greedy_share": float((logp.argmax(-1) == truth).float().mean()),
                 "took": flipped,
             }
     patch.info["log"] = rows
-    if failed := [row["question"] for row in rows if not row["took"]]:
+    if misses := [row["question"] for row in rows if not row["took"]]:
         log.warning(
-            "%d of %d edits did not take: with the patch on the model does not begin its target. %s (patch.info['log'] has all)",
-            len(failed),
-            len(rows),
-            _first(failed),
+            f"{len(misses)} of {len(rows)} edits did not take: with the patch on the model does not begin its target. "
+            f"{_first(misses)} (patch.info['log'] has all)"
         )
 
 
@@ -253,12 +235,8 @@ def _report_training(model, tokenizer, patch: Patch, forget: Sequence[QA], promp
     if not patch.info["changed"]:
         hparams = patch.info["hparams"]
         log.warning(
-            "%s changed nothing: all %d forget questions are answered as before, such as %s. Raise lr (%s) or num_epochs (%s).",
-            patch.info["method"],
-            len(questions),
-            _first(questions),
-            hparams.get("lr"),
-            hparams.get("num_epochs"),
+            f"{patch.info['method']} changed nothing: all {len(questions)} forget questions are answered as before, "
+            f"such as {_first(questions)}. Raise lr ({hparams.get('lr')}) or num_epochs ({hparams.get('num_epochs')})."
         )
 
 
