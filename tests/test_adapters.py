@@ -698,6 +698,16 @@ def test_corrupt_tensors(method, name, tmp_path):
         eu.load_patch(tmp_path)
 
 
+def test_a_patch_of_wise_with_a_distance_that_is_gone_is_refused_and_not_read_as_another():
+    _, patch = made("wise")
+    hparams = patch.info["hparams"]
+    type(patch)(patch.tensors(), {**patch.info, "hparams": {**hparams, "distance": "mean"}}, patch.base, patch.shapes)
+    with pytest.raises(PatchError, match="'max'"):
+        type(patch)(
+            patch.tensors(), {**patch.info, "hparams": {**hparams, "distance": "max"}}, patch.base, patch.shapes
+        )
+
+
 @BOTH
 def test_what_does_not_fit_the_model(method):
     model, patch = made(method)

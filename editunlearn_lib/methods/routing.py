@@ -93,6 +93,10 @@ class SideMemory(Adapter):
             raise PatchError("a side memory has side.0, … and as many numbers in 'smallest': the patch is corrupt.")
         if sides[0].ndim != 2 or len({D.shape for D in sides}) != 1:
             raise PatchError("the memories side.0, side.1, … are no matrices of one shape: the patch is corrupt.")
+        if self.info["hparams"].get("distance", "mean") != "mean":
+            raise PatchError(
+                "this patch has the distance 'max', which left with version 0.3: use version 0.2 or edit anew."
+            )
 
     @property
     def sizes(self) -> tuple[int, int]:
