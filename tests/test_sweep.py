@@ -286,7 +286,7 @@ def test_a_sweep_from_plan_to_export_and_verification(own, sweep_file, tmp_path,
     verified = ["verify", "--results", str(tmp_path / "all.parquet"), "--sample", "2"]
     assert main(verified) == 0
     assert "2 of 2 cells agree" in capsys.readouterr().out
-    assert set(verify.verify(tmp_path / "all.parquet", n=2, show=False).verdict) == {"identical"}
+    assert set(verify.verify(tmp_path / "all.parquet", n=2).verdict) == {"identical"}
 
     frame = study.load_results(tmp_path / "all.parquet")
     frame["output"] = "something else"

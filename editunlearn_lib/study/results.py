@@ -22,6 +22,7 @@ SETS = ("forget", "rephrased", "retain", "unseen")
 PLAIN = {"targets": "refusal", "merge": 1, "covariance": "default", "fact_token": "default", "protocol": "questions"}
 KINDS = {"factual": "tofu-facts", "pistol": "contracts"}  # ours and the official data of the same kind
 TOKENS = ("default", "question_last", "prompt_last")  # where the key of a merged edit may sit
+NEAR = ("same subject or party", "same relation", "distant")  # how a retained question relates to those forgotten
 UNIT = ("seed", "set", "id")  # what a score's test pairs
 CLEAR = 0.05  # below it a difference is more than chance
 
@@ -217,9 +218,6 @@ def strongest(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "method", "plain", "attack", "recall", "gain"])
 
 
-NEAR = ("same subject or party", "same relation", "distant")
-
-
 def distances(records: pd.DataFrame) -> pd.DataFrame:
     """Retain rows with a column ``distance``: how near a question lies to those that were forgotten in its cell.
 
@@ -324,5 +322,4 @@ def by_place(records: pd.DataFrame, costs: pd.DataFrame, source: str | None = No
     if not parts:
         return pd.DataFrame()
     wide = pd.concat(parts).pivot_table(index=["method", "m"], columns="place", values=RECALL, sort=False)
-    took = costs[costs.took.notna() & (costs.m > 1)].astype({"took": float}).groupby(["method", "m"]).took.mean()
-    return in_order(wide.join(took).reset_index())
+    return in_order(wide.join(costs.groupby(["method", "m"]).took.mean()).reset_index())

@@ -66,13 +66,18 @@ def stored(store: str | Path | UPath) -> list[str]:
 
 def write(path: Path | UPath, text: str) -> None:
     """Write a file whole or not at all: locally by `files.write`, remotely by one put. Raises `StoreError`."""
-    if isinstance(path, Path):
-        return files.write(path, text)
     try:
+        if isinstance(path, Path):
+            return files.write(path, text)
         path.fs.makedirs(path.parent.path, exist_ok=True)
         path.fs.pipe_file(path.path, text.encode())
     except Exception as error:
-        raise StoreError(f"{path.name} could not be stored in {path.parent}: {_why(error)}.") from error
+        failed = f"{path.name} could not be stored in {path.parent}: {_why(error)}."
+        failed, done = str(error) if isinstance(error, StoreError) else failed, 0
+        with contextlib.suppress(StoreError):
+            done = len(stored(path.parent))
+        advice = "make room (or choose another store) and run again to go on."
+        raise StoreError(f"{failed} The {done} cells stored before are intact; {advice}") from error
 
 
 def check_writable(store: str | Path | UPath) -> None:
@@ -81,17 +86,8 @@ def check_writable(store: str | Path | UPath) -> None:
     try:
         write(probe, "")
     except StoreError as error:
-        raise _advised(store, str(error).replace(probe.name, "nothing")) from error
+        raise StoreError(str(error).replace(probe.name, "nothing")) from error
     probe.unlink(missing_ok=True)
-
-
-def _advised(store: str | Path | UPath, error: object) -> StoreError:
-    """An error that also says what is safe and how to go on."""
-    done = 0
-    with contextlib.suppress(StoreError):
-        done = len(stored(store))
-    advice = "make room (or choose another store) and run again to go on."
-    return StoreError(f"{error} The {done} cells stored before are intact; {advice}")
 
 
 def path_of(store: str | Path | UPath, cell: Cell) -> Path | UPath:
@@ -103,10 +99,7 @@ def put(store: str | Path | UPath, cell: Cell, records: pd.DataFrame, info: dict
     """Write one cell: whole or not at all. Why it failed earlier is removed."""
     path, columns = path_of(store, cell), records.to_dict(orient="list")
     document = {"cell": asdict(cell), "identity": cell.identity, "info": info, "records": columns}
-    try:
-        write(path, json.dumps(document, default=str))
-    except StoreError as error:
-        raise _advised(store, error) from error
+    write(path, json.dumps(document, default=str))
     (path.parent / f"{cell.key}{FAILED}").unlink(missing_ok=True)
     return path
 
@@ -116,21 +109,18 @@ def read(path: str | Path | UPath) -> dict:
     path = place(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["info"]["schema"] != SCHEMA:
-            raise StoreError(
-                f"{path}: schema {document['info']['schema']}, this version reads {SCHEMA}: run the cell again, and move "
-                "this file elsewhere to export the store."
-            )
-        records, _ = document["records"], document["identity"]
-        if {len(column) for column in records.values()} != {len(records["id"])}:
-            raise ValueError("its columns differ in length")
-        return document
+        if (schema := document["info"]["schema"]) == SCHEMA:
+            records, _ = document["records"], document["identity"]
+            if {len(column) for column in records.values()} != {len(records["id"])}:
+                raise ValueError("its columns differ in length")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: not a stored cell ({error}). Delete the file and run again.") from error
-    except StoreError:
-        raise
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if schema != SCHEMA:
+        todo = "run the cell again, and move this file elsewhere to export the store."
+        raise StoreError(f"{path}: schema {schema}, this version reads {SCHEMA}: {todo}")
+    return document
 
 
 def get(path: str | Path | UPath, cell: Cell | None = None) -> pd.DataFrame:

@@ -43,9 +43,7 @@ def sample(manifest: Sequence[dict], n: int, seed: int) -> list[dict]:
     return chosen
 
 
-def verify(
-    file: str | Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype: str | None = None, show: bool = True
-) -> pd.DataFrame:
+def verify(file: Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype: str | None = None) -> pd.DataFrame:
     """Run n cells of a results file again, in the dtype that they were made in unless another is given; one row a cell.
 
     Columns: ``cell``, ``questions``, ``same outputs`` (a share), ``largest difference`` (of a set's mean of a metric),
@@ -53,7 +51,6 @@ def verify(
     tolerance`` or ``outside``), ``note`` (what has changed since: hyperparameters, weights, data, versions, …) and
     ``seconds``. Raises `StoreError` where the file or its manifest cannot be read.
     """
-    file = Path(file)
     try:
         committed, manifest = store.load_results(file), store.manifest(file)
     except (OSError, ValueError) as error:
@@ -61,13 +58,13 @@ def verify(
         raise StoreError(f"{file} and its manifest {beside} cannot be read ({error}).") from error
     loaded, rows = {}, []
     chosen = sorted(sample(manifest, n, seed), key=lambda entry: Cell(**entry["cell"]).model_name)
-    for entry in progress(chosen, desc="cells", enabled=show):
+    for entry in progress(chosen, desc="cells"):
         cell = Cell(**entry["cell"])
         name = (cell.model_name, dtype or cell.dtype)
         if name not in loaded:
             loaded = {name: load_model(name[0], device=device, dtype=name[1])}
         records, info = work.run_cell(cell, *loaded[name])
-        before = committed[(committed[list(KEYS)] == columns(cell)).all(axis=1)]
+        before = committed[(committed[list(KEYS)] == pd.Series(columns(cell))).all(axis=1)]
         row = {"cell": cell.key, **compare(store.compact(records), before), "seconds": info["cell_seconds"]}
         now = json.loads(json.dumps({**info, "identity": cell.identity}, default=str))
         rows.append(row | judge(row, entry, now))
