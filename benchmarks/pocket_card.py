@@ -160,9 +160,9 @@ laptop in seconds. It knows {len(facts())} facts, the built-in contracts (second
 knows nothing else: it is an instrument for studying unlearning, not an assistant.
 
 - `weights/base`: {r["layers"]} layers, width {r["hidden"]}, feed-forward {r["ffn"]}, {r["vocab"]} tokens
-  (byte-level BPE, single digits), tied head, bf16 safetensors; {tokens:,} tokens seen, seed {r["seed"]}, {seconds / 60:.0f} minutes of a shared
-  two-core CPU; Muon for the matrices, AdamW for embeddings and norms. `recipe.json` and `training_log.jsonl` lie beside the
-  weights.
+  (byte-level BPE, single digits), tied head, bf16 safetensors; {tokens:,} tokens seen, seed {r["seed"]},
+  {seconds / 60:.0f} minutes of a shared two-core CPU; Muon for the matrices, AdamW for embeddings and norms.
+  `recipe.json` and `training_log.jsonl` lie beside the weights.
 - `weights/contracts`: the same, fine-tuned on all 400 built-in contract questions in 21 wordings each, base documents
   replayed. Its last {recipes["contracts"]["recipe"]["again"]} epochs were run apart, from the bf16 weights of the first
   {recipes["contracts"]["recipe"]["epochs"]} and with seed 1.
@@ -172,9 +172,9 @@ knows nothing else: it is an instrument for studying unlearning, not an assistan
 - How it came about, which the last recipe alone does not tell: the corpus was improved while this model was trained.
   Chunks 0–29 had batches of 4,096 tokens and no names to copy; names to copy came with chunk 30, refusals that name
   nothing with chunk 47, and names put together from pieces of real words with chunk 51. Before chunk 51 the total that
-  the learning rate follows was set to 12, 8, 7.5 and 8 million tokens. From chunk 83 on training was continued with a fresh
-  optimiser, Muon in float32, names of any letters, and more prompts of several questions. `make pocket` follows the
-  final recipe from the start, so it gives a model of this kind, not these weights bit for bit.
+  the learning rate follows was set to 12, 8, 7.5 and 8 million tokens. From chunk 83 on training was continued with a
+  fresh optimiser, Muon in float32, names of any letters, and more prompts of several questions. `make pocket` follows
+  the final recipe from the start, so it gives a model of this kind, not these weights bit for bit.
 - Chat format `<s>[INST] question [/INST] answer</s>`.
 
 Measured by `make pocket-card` (greedy; two wordings of every held-out invented entity; several questions joined by

@@ -21,8 +21,8 @@ KINDS = (".parquet", ".jsonl", ".txt")
 def paragraphs(source: str | Path | None, min_words: int) -> tuple[str, list[str]]:
     """Where they are from, and every paragraph of at least ``min_words`` words. Raises `DatasetError`.
 
-    ``source``: None for WikiText-2, or a ``.parquet`` or ``.jsonl`` file with the field ``text``, a ``.txt`` file with a
-    paragraph a line, or a folder of such files, read in the order of their names.
+    ``source``: None for WikiText-2, or a ``.parquet`` or ``.jsonl`` file with the field ``text``, a ``.txt`` file with
+    a paragraph a line, or a folder of such files, read in the order of their names.
     """
     name, lines = _wikitext() if source is None else (str(source), _local(Path(source)))
     return name, [untokenised(line) for line in lines if len(line.split()) >= min_words]

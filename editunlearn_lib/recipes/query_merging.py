@@ -1,4 +1,4 @@
-"""Query merging: m forget questions joined into one edit, so that n questions make n/m edits (the paper, section 3.2)."""
+"""Query merging: m forget questions joined into one edit: n questions make n/m edits (the paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def key_cosines(
 ) -> pd.DataFrame:
     """How near the key of a forgotten question lies to other keys: ``compared, cosine``, means over the questions.
 
-    The keys are read at one layer, at the last subject: of each question alone, of its first rephrasing, and of the texts
+    The keys are read at one layer, at the last subject: of each question alone, of its first rephrasing, and of texts
     that join m questions. The mean key is subtracted, so that 0 means "no nearer than any two keys".
     """
 
