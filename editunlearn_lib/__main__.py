@@ -20,7 +20,7 @@ KINDS = {"store": str, "grid": (list, dict), "device": str, "dtype": str}  # of 
 
 
 def read_sweep(file: str | Path) -> dict[str, Any]:
-    """A sweep from a YAML file: ``store`` and ``grid``, a list of grids of `study.run`; ``device`` and ``dtype`` if wanted.
+    """A sweep from a YAML file: ``store`` and ``grid``, a list of grids of `study.run`; ``device`` and ``dtype``.
 
     Paths in it are read from where the command is run. Raises `DatasetError` for a file that cannot be read or lacks a
     field, and `UnknownNameError` for a field that is not known, with the nearest name.
@@ -84,7 +84,7 @@ def described(table: pd.DataFrame, store: str | Path, retry_failed: bool) -> str
 
 
 def whole_study(store: Path | None, out: Path | None, retry_failed: bool) -> int:
-    """Go on from a results file: run the cells that are missing, after saying how long that takes, and write it anew."""
+    """Go on from a results file: say how long the missing cells take, run them, and write it anew."""
     home = files.project() or Path()
     store, out = store or home / "store", out or home / study.results.RESULTS / "pocket.parquet"
     grid = study.whole_grid()

@@ -168,7 +168,7 @@ else:
 forty = study.select(records, dataset="contracts", n_forget=40)
 if len(forty):
     of_forty = eu.summarise(forty, by=("dataset", "method", "set"))
-    theirs = results.as_ours(eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4'"))
+    theirs = results.both_kinds(eu.paper_tables().query("metric == 'rouge1_recall' and table == 'table4'"))
     captions = {
         "Llama2-7B": ("table4", "Forty contract questions forgotten, ours beside the paper's Llama2-7B (PISTOL)"),
         "Mistral-7B": ("table4-mistral", "The same cells beside the paper's Mistral-7B"),

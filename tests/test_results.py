@@ -82,7 +82,7 @@ def test_scores_far_from_the_papers():
     assert (row["method"], row["score"], row["paper"]) == ("memit", 1.5, 1.0)
     assert results.differences(summary, paper, 0.05).method.tolist() == ["memit", "rome"]  # the widest first
     assert set(results.both_kinds(paper).dataset) == {"factual", "tofu-facts"}
-    assert results.as_ours(paper.replace("factual", "pistol")).dataset.unique().tolist() == ["contracts"]
+    assert results.both_kinds(paper.replace("factual", "pistol")).dataset.unique().tolist() == ["pistol", "contracts"]
     assert results.beside(summary, paper[paper.method == "rome"]).method.unique().tolist() == ["rome"]
 
 

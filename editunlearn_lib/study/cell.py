@@ -1,8 +1,8 @@
 """A cell of the study: what is forgotten, how, and from which model; and what its numbers depend on.
 
-A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed), with a source
-of data, a checkpoint and a dtype where they are needed. It is named by what determines its numbers (`Cell.identity`):
-contents stand in for paths, and what has its default is left out, so that a reworded source of a value, a file that
+A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed), with a
+source of data, a checkpoint and a dtype where they are needed. It is named by what determines its numbers
+(`Cell.identity`): contents stand in for paths, and what has its default is left out, so that a reworded source of a value, a file that
 was moved or a new field with a default orphans nothing.
 """
 
@@ -55,7 +55,7 @@ Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A row that is no method: what makes its patch (``None``: the untouched model), and of which models there is one."""
+    """A row that is no method: what makes its patch (``None``: the untouched model), and for which models."""
 
     patch: Callable[[Any, Any], Patch] | None = None
     models: tuple[str, ...] | None = None
@@ -91,9 +91,8 @@ class Cell:
     @property
     def key(self) -> str:
         """The name of the cell's file: readable, then a hash of its identity."""
-        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", "{model}-{dataset}-{method}".format(**self._named()))[
-            -120:
-        ]  # of at most 255
+        named = self._named()
+        name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{named['model']}-{named['dataset']}-{self.method}")[-120:]  # of 255
         name += f"-n{self.n_forget}-m{self.merge}-s{self.seed}-v{SCHEMA}-"
         return name + _hex(json.dumps(self.identity, sort_keys=True, default=str))[:10]
 
@@ -101,9 +100,9 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What determines the cell's numbers, and nothing else.
 
-        ``cell``: the fields that differ from their defaults, ``"own"`` and ``"local"`` in place of paths. ``hparams``:
-        likewise. ``data, weights, refusals``: 16 hex digits of the rows, of the weights (of a model on the hub its
-        commit, `None` where that is not known) and of the targets, where they are refusals. Raises `DatasetError`.
+        ``cell, hparams``: what differs from the defaults; ``"own"`` and ``"local"`` in place of paths. ``data, weights,
+        refusals``: 16 hex digits of the rows, of the weights (of a model on the hub its commit, `None` where that is
+        not known) and of the targets, where they are refusals. Raises `DatasetError`.
         """
         fields = {f.name: f.default for f in dataclasses.fields(self) if f.name != "source"}
         plain = {name: value for name, value in self._named().items() if value != fields.get(name, value)}
@@ -199,7 +198,7 @@ def _check(cell: Cell) -> None:
 
 
 def _possible(cell: Cell) -> bool:
-    """Whether there is such a cell: not where its method knows no merging, keys or covariance, or the reference no model."""
+    """Whether the method knows merging, keys and covariance where they are chosen, and the reference the model."""
     method = METHODS.get(cell.method)
     if method is None and (models := REFERENCES[cell.method].models) is not None and cell.model_name not in models:
         return False

@@ -61,7 +61,7 @@ def ray(
 
 
 def _start(Ray, address: str | None) -> None:
-    """Reach a cluster, or start one here: a busy machine may need more than the 30 seconds that Ray waits for a node."""
+    """Reach a cluster, or start one here: a busy machine may take longer than the 30 seconds that Ray waits."""
     own = {"address": address} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     what = f"no Ray cluster can be reached at {address!r}" if address else "Ray does not start on this machine"
     for tries_left in (0,) if address else (1, 0):
@@ -140,8 +140,8 @@ class _Crew:
             return self.died(cell, " ".join(str(error).split()))
         if cell is not None and answer != cell.key:
             raise StudyError(
-                f"a worker stored the cell {cell.key} as {answer}: it has another version of the library, of the model's "
-                "weights or of the data. Install the same one on every node."
+                f"a worker stored the cell {cell.key} as {answer}: it has another version of the library, of the "
+                "model's weights or of the data. Install the same one on every node."
             )
         self.dead_starts = 0
         if following := self.choose(worker):
@@ -151,7 +151,7 @@ class _Crew:
         return cell and answer
 
     def choose(self, worker) -> Any:
-        """The next cell: of the model that the worker has, else of the one with most cells left for each worker at it."""
+        """The next cell: of the model that the worker has, else of that with most cells left a worker."""
         model = self.models[worker]
         if not self.left.get(model):
             at_it = collections.Counter(self.models.values())

@@ -41,7 +41,7 @@ def committed(model: str) -> tuple[pd.DataFrame, str]:
 
 
 def manifest_commits(file: str | Path) -> str:
-    """The commits that the cells of a results file were made by, for provenance lines: three by name, more as a number."""
+    """The commits that a results file was made by, for provenance lines: three by name, more as a number."""
     commits = sorted({document["commit"] for document in manifest(file)})
     if len(commits) > 3:  # in no order of time, so no range
         rest = f"{len(commits) - 2} more, listed in {Path(file).with_suffix('.json').name}"
@@ -60,7 +60,7 @@ def patch_costs(patches: Iterable[tuple[Cell, dict]]) -> pd.DataFrame:
 
 
 def manifest_table(file: str | Path) -> pd.DataFrame:
-    """Per data set, size, method and covariance of a results file: share of edits that took, seconds, megabytes of the patch."""
+    """A results file by data set, size, method and covariance: share of edits that took, seconds, MB of the patch."""
     frame = patch_costs(notes(None, [], file)).rename(columns={"took": "edits that took"})
     by = ["dataset", "n_forget", "method", "covariance"]
     frame = select(frame, covariance=frame.covariance).groupby(by, sort=False)
@@ -135,11 +135,6 @@ def both_kinds(paper: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([paper, paper.replace({"dataset": KINDS})])
 
 
-def as_ours(paper: pd.DataFrame) -> pd.DataFrame:
-    """The paper's values under the names of our data sets of the same kind."""
-    return paper.replace({"dataset": {"pistol": "contracts"}})
-
-
 def beside(summary: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """The rows of the data sets and methods that the paper's values are of, and of the untouched model."""
     return summary[summary.dataset.isin(set(paper.dataset)) & summary.method.isin(["base", *paper.method])]
@@ -171,9 +166,9 @@ def regained(summary: pd.DataFrame, least: float) -> pd.DataFrame:
 
 
 def with_points(records: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Rows of the forget and the retain set with a column ``points``, whose mean over the rows of one ``by`` is the score.
+    """Rows of the forget and the retain set with a column ``points``, whose mean over one ``by`` is the score.
 
-    A retained question gives its recall, a forgotten one 1 − recall; each half weighs one, whatever the size of its set.
+    A retained question gives its recall, a forgotten one 1 − recall; each half weighs one, however large its set.
     """
     rows = records[records.set.isin(["forget", "retain"])].copy()
     rows["points"] = rows[RECALL].where(rows.set == "retain", 1 - rows[RECALL])
@@ -208,7 +203,7 @@ def attack_table(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest(summary: pd.DataFrame) -> pd.DataFrame:
-    """The attack that recovers most from each method that had forgotten half: ``plain`` recall, ``attack``, ``recall``, ``gain``."""
+    """The attack that recovers most from each method that had forgotten half: its name, ``recall`` and ``gain``."""
     rows = []
     for (dataset, method), group in summary[summary.method != "base"].groupby(["dataset", "method"], sort=False):
         recall = group.set_index("attack")[RECALL]
@@ -260,7 +255,7 @@ def both_targets(records: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFram
 
 
 def improvement(records: pd.DataFrame) -> pd.DataFrame:
-    """Self-improved − vanilla by data set, method and set, paired: ``questions, difference, p, p_holm`` over all rows."""
+    """Self-improved − vanilla by data set, method and set: a paired test, ``p_holm`` is corrected over all rows."""
     by, rows = ["dataset", "method", "set"], []
     for names, group in records[records.set.isin(SETS[:3])].groupby(by, sort=False):
         if group.targets.nunique() == 2:
@@ -289,7 +284,7 @@ def people_and_rules(people: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame
 
 
 def merge_scores(records: pd.DataFrame) -> pd.DataFrame:
-    """Per method the score of each m: ``method, m, score``, and by a paired test against m = 1 whether it is ``better`` or ``worse``."""
+    """Per method the score of each m, and by a paired test against m = 1 whether it is ``better`` or ``worse``."""
     parts = []
     for method, one in in_order(records).groupby("method", sort=False):
         score = by_set(summarise(one, by=("merge", "set")), "merge").set_index("merge").sort_index()

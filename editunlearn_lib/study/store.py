@@ -1,4 +1,4 @@
-"""Where a study keeps its cells: a local folder, or any URL that fsspec reads (``s3://…``, ``memory://…``, ``file://…``).
+"""Where a study keeps its cells: a local folder, or any URL that fsspec reads (``s3://…``, ``file://…``).
 
 A cell is ``KEY.json``; why one failed is ``KEY.failed.json``. Both appear whole or not at all. A results file is all
 cells of a store in one parquet file, with a JSON manifest beside it.
@@ -105,7 +105,7 @@ def put(store: str | Path | UPath, cell: Cell, records: pd.DataFrame, info: dict
 
 
 def read(path: str | Path | UPath) -> dict:
-    """A stored cell: ``cell``, ``identity``, ``info``, ``records``. Raises `StoreError` that names the file and what to do."""
+    """A stored cell: ``cell``, ``identity``, ``info``, ``records``. Raises `StoreError`, with what to do."""
     path = place(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -172,8 +172,8 @@ def sorted_out(chosen: Sequence[Cell], store: str | Path | UPath) -> tuple[list[
 def plan(grid: Grid, store: str | Path | UPath, *, device: str = "auto", dtype: str = "auto") -> pd.DataFrame:
     """Every cell of a grid with its ``status`` in a store and the ``seconds`` it took, or will take.
 
-    ``status`` is ``done``, ``failed`` or ``missing``. The seconds of a cell that is not done are the mean of the store's
-    cells of its model and method; NaN where there are none.
+    ``status`` is ``done``, ``failed`` or ``missing``. The seconds of a cell that is not done are the mean of the
+    store's cells of its model and method; NaN where there are none.
     """
     chosen, own, usual = cells(grid, device=device, dtype=dtype), {}, {}
     for name in stored(store):
@@ -224,9 +224,9 @@ def adopt(file: str | Path, store: str | Path | UPath) -> int:
     documents = manifest(file)
     if others := {d["schema"] for d in documents} - {SCHEMA}:
         raise StoreError(
-            f"{file}: results of schema {', '.join(map(str, sorted(others)))}; this version ({SCHEMA}) names cells in another "
-            "way and cannot go on from them. study.load_results and the pages still read the file; run the study into a "
-            "new store, or go on with the version of the library that made it."
+            f"{file}: results of schema {', '.join(map(str, sorted(others)))}; this version ({SCHEMA}) names cells in "
+            "another way and cannot go on from them. study.load_results and the pages still read the file; run the "
+            "study into a new store, or go on with the version of the library that made it."
         )
     rows = dict(list(load_results(file).groupby(list(KEYS), sort=False)))
     there, adopted = names(store), 0
@@ -240,12 +240,12 @@ def adopt(file: str | Path, store: str | Path | UPath) -> int:
 
 
 def manifest(file: str | Path) -> list[dict[str, Any]]:
-    """The manifest beside a results file: ``cell``, ``key``, ``identity``, ``patch`` and the provenance of each cell."""
+    """The manifest beside a results file: ``cell``, ``key``, ``identity``, ``patch`` and provenance of each cell."""
     return json.loads(Path(file).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def notes(store, cells: Iterable[Cell], file: str | Path | None = None) -> list[tuple[Cell, dict]]:
-    """Cells with what is noted of their patch (``took``, ``seconds``, ``targets``, …): stored ones, and those of a results file.
+    """Cells with what is noted of their patch (``took``, ``seconds``, …): stored ones, and those of a results file.
 
     A cell that is not there, since it failed, is left out.
     """

@@ -1,7 +1,7 @@
 """Are the committed results still what the code gives? A sample of their cells is run again and compared.
 
-Two runs of one cell on the same machine, with the same versions and as many threads, are alike to the last bit on a CPU,
-so there everything must be identical. On another processor sums are added up in another order; training and value
+Two runs of one cell on the same machine, with the same versions and as many threads, are alike to the last bit on a
+CPU, so there everything must be identical. On another processor sums are added up in another order; training and value
 optimisation carry the last bit on, and an answer that hung by a hair may become another one. There the outputs of at
 least ``OUTPUTS`` of the questions must be the same, and no set's mean of a metric may move by more than ``METRIC``.
 """
@@ -32,7 +32,7 @@ CHANGES |= {name: name for name in ("data", "refusals", "template", "protocol", 
 
 
 def sample(manifest: Sequence[dict], n: int, seed: int) -> list[dict]:
-    """n entries of a manifest, drawn from the quickest (a quarter of all, or 4n), of different methods while there are any."""
+    """n entries of a manifest, drawn from the quickest (a quarter, or 4n), of different methods while there are any."""
     quickest = sorted(manifest, key=lambda entry: entry["cell_seconds"])[: max(len(manifest) // 4, 4 * n)]
     random.Random(seed).shuffle(quickest)
     chosen: list[dict] = []
@@ -47,8 +47,8 @@ def verify(file: Path, *, n: int = 3, seed: int = 0, device: str = "auto", dtype
     """Run n cells of a results file again, in the dtype that they were made in unless another is given; one row a cell.
 
     Columns: ``cell``, ``questions``, ``same outputs`` (a share), ``largest difference`` (of a set's mean of a metric),
-    ``identical`` (every value), ``needed`` (``identical`` or ``within tolerance``), ``verdict`` (``identical``, ``within
-    tolerance`` or ``outside``), ``note`` (what has changed since: hyperparameters, weights, data, versions, …) and
+    ``identical`` (every value), ``needed`` (``identical`` or ``within tolerance``), ``verdict`` (``identical``,
+    ``within tolerance`` or ``outside``), ``note`` (what has changed since: hyperparameters, weights, data, …) and
     ``seconds``. Raises `StoreError` where the file or its manifest cannot be read.
     """
     try:

@@ -54,8 +54,8 @@ def run(
     """Run every cell that the store does not hold yet, and return the records of all, with the cell's columns.
 
     ``store`` is a folder or a URL (`store`). ``executor`` maps a function over cells: ``None`` or ``"local"`` one after
-    another in this process; ``"ray"`` on a Ray cluster, which ``address`` and ``num_workers`` are for (`executors.ray`);
-    or a function of your own. In each process there is one model in memory, and one cell at a time.
+    another in this process; ``"ray"`` on a Ray cluster, for which ``address`` and ``num_workers`` are; or a function of
+    your own. In each process there is one model in memory, and one cell at a time.
 
     A cell that fails (its training diverges, the memory does not suffice, no method can act on its request) is noted as
     ``KEY.failed.json``, the others go on, and one warning names those that failed; they are run again with
@@ -68,9 +68,9 @@ def run(
         raise RequestError("the grid has no cell that can be run.")
     if others := sorted(places.names(store, older=True)):
         log.warning(
-            f"{len(others)} cells in {store} are of another version of the library ({others[0]} is one): they are neither "
-            "read nor overwritten, and what this grid needs is run anew. Move them elsewhere or choose another store; a "
-            "results file that was exported from them can still be read (study.load_results)."
+            f"{len(others)} cells in {store} are of another version of the library ({others[0]} is one): they are "
+            "neither read nor overwritten, and what this grid needs is run anew. Move them elsewhere or choose another "
+            "store; a results file that was exported from them can still be read (study.load_results)."
         )
     done, failed, missing = places.sorted_out(everything, store)
     missing += failed if retry_failed else []
@@ -93,8 +93,8 @@ def run(
     done, failed, missing = places.sorted_out(everything, store)
     if missing:
         raise StudyError(
-            f"{len(missing)} cells were run but are not in {store} ({missing[0].key} is one): every worker needs a store "
-            "that all of them see, a shared folder or a URL, and this version of the library."
+            f"{len(missing)} cells were run but are not in {store} ({missing[0].key} is one): every worker needs a "
+            "store that all of them see, a shared folder or a URL, and this version of the library."
         )
     if failed:
         text = places.failures(store, failed, len(everything))
@@ -105,7 +105,7 @@ def run(
 
 
 class Work:
-    """Runs one cell after another in a process and stores each, with one model in memory. It can be sent to a worker."""
+    """Runs and stores one cell after another in a process, with one model in memory. It can be sent to a worker."""
 
     def __init__(self, store: str | Path, device: str = "auto"):
         where = places.place(store)
