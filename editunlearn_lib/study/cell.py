@@ -2,8 +2,8 @@
 
 A cell is (model, dataset, method, n_forget, targets, merge, mode, covariance, fact_token, protocol, seed), with a
 source of data, a checkpoint and a dtype where they are needed. It is named by what determines its numbers
-(`Cell.identity`): contents stand in for paths, and what has its default is left out, so that a reworded source of a value, a file that
-was moved or a new field with a default orphans nothing.
+(`Cell.identity`): contents stand in for paths, and what has its default is left out, so that a reworded source of a
+value, a file that was moved or a new field with a default orphans nothing.
 """
 
 from __future__ import annotations
