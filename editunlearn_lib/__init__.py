@@ -9,7 +9,6 @@ with patch.on(model):
 eu.summarise(records)
 """
 
-# ruff: noqa: F401 - what is imported here is offered to users
 from . import attacks, covariance, losses, metrics, rating, show, stats, study
 from .covariance import CovarianceSource
 from .data import QA, ForgetSplit, load_split
@@ -31,15 +30,18 @@ from .methods import METHODS, load_plugins
 from .models import load_model
 from .paper import paper_tables, paper_text
 from .patch import Patch, load_patch
-from .pocket import sources as _sources  # the pocket adds its covariance and its retrained model
+from .pocket import sources as _sources  # noqa: F401 (the pocket adds its covariance and its retrained model)
 from .unlearn import unlearn
 
 __version__ = "0.3.0"
-__all__ = """
-    METHODS QA CovarianceSource DatasetError EditUnlearnError ForgetSplit ModelLoadError Patch PatchError
-    RequestError StoreError StudyError TrainingError UnknownNameError UnsupportedModelError attacks covariance
-    evaluate generate load_model load_patch load_split losses metrics paper_tables paper_text preset rating show
-    stats study summarise unlearn
-""".split()
+# fmt: off
+__all__ = [
+    "METHODS", "QA", "CovarianceSource", "DatasetError", "EditUnlearnError", "ForgetSplit", "ModelLoadError",
+    "Patch", "PatchError", "RequestError", "StoreError", "StudyError", "TrainingError", "UnknownNameError",
+    "UnsupportedModelError", "attacks", "covariance", "evaluate", "generate", "load_model", "load_patch",
+    "load_split", "losses", "metrics", "paper_tables", "paper_text", "preset", "rating", "show", "stats", "study",
+    "summarise", "unlearn",
+]
+# fmt: on
 
 load_plugins()
