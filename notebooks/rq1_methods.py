@@ -78,9 +78,9 @@ shown = of_rq1[of_rq1.covariance == "default"]  # the other choice of covariance
 live_part = live[["dataset", "method", "n_forget", "seed"]].drop_duplicates()
 display(
     Markdown(
-        f"Run live: **{len(live_part)}** cells of `{model}` on `{dataset}` ({', '.join(dict.fromkeys(live_part.method))}; "
-        f"{n_forget} questions forgotten). Shown in all: **{len(shown[[*study.KEYS]].drop_duplicates())}** cells, "
-        f"**{len(shown):,}** questions asked."
+        f"Run live: **{len(live_part)}** cells of `{model}` on `{dataset}` "
+        f"({', '.join(dict.fromkeys(live_part.method))}; {n_forget} questions forgotten). "
+        f"Shown in all: **{len(shown[[*study.KEYS]].drop_duplicates())}** cells, **{len(shown):,}** questions asked."
     )
 )
 
@@ -168,8 +168,8 @@ if known:
 
 # %% tags=["hide-input"]
 lines = [
-    f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: score {row.score:.2f} here, "
-    f"{row.paper:.2f} in the paper"
+    f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: "
+    f"score {row.score:.2f} here, {row.paper:.2f} in the paper"
     for row in results.differences(summary, paper, 0.25).itertuples()
 ]
 intro = "The comprehensive score (1 − forget + retain) is 0.25 or more away from the paper's for:\n\n"

@@ -65,8 +65,9 @@ records, fresh, rest = study.join(live, committed)
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
 display(
     Markdown(
-        f"The cell above attacked the patches of **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`. What it did not run comes "
-        f"from the committed results of the full study: **{rest}** cells. Every figure says where its numbers are from."
+        f"The cell above attacked the patches of **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`. "
+        f"What it did not run comes from the committed results of the full study: **{rest}** cells. "
+        "Every figure says where its numbers are from."
     )
 )
 main_cells = study.MAIN | ({} if len(committed) else {dataset: n_forget})
@@ -105,8 +106,8 @@ else:
 # %% tags=["hide-input"]
 if len(plain):
     lines = [
-        f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: {row.forget:.2f} as asked, "
-        f"{row.rephrased:.2f} in other words"
+        f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: "
+        f"{row.forget:.2f} as asked, {row.rephrased:.2f} in other words"
         for row in results.regained(summary, 0.25).itertuples()
     ]
     intro = "Rephrasing brings back 0.25 or more for:\n\n"
@@ -238,7 +239,8 @@ show.plain_table(wide, title, provenance=source_of(attacked), name="attacks-tabl
 
 # %% tags=["hide-input"]
 lines = [
-    f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: {row.plain:.2f} as asked; "
+    f"- **{show.style(row.method).label}**, {show.DATASET_LABELS.get(row.dataset, row.dataset)}: "
+    f"{row.plain:.2f} as asked; "
     + (f"*{row.attack}* brings it to {row.recall:.2f}" if row.gain >= 0.05 else "no attack adds 0.05")
     for row in results.strongest(recovered).itertuples()
 ]

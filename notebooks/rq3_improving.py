@@ -81,8 +81,8 @@ patches = study.notes(place, study.cells(grid, **on), study.results_file(model))
 made = f"{fresh} cells run live" + (f", {rest} committed ({commit})" if rest else "")
 display(
     Markdown(
-        f"The cell above ran **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`; **{rest}** further cells come from the "
-        "committed results of the full study. Every figure says where its numbers are from."
+        f"The cell above ran **{', '.join(dict.fromkeys(live.method))}** on `{dataset}`; **{rest}** further cells "
+        "come from the committed results of the full study. Every figure says where its numbers are from."
     )
 )
 PAPER = eu.paper_tables().query("metric == 'rouge1_recall' and model == 'Llama2-7B'")
@@ -124,6 +124,7 @@ summary = eu.summarise(both, by=("dataset", "targets", "method", "set"))
 for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved")):
     of_paper = PAPER[(PAPER.table == "table6") & (PAPER.stage == stage)]
     one = summary[summary.targets == targets]
+    towards = "vanilla refusals" if stage == "vanilla" else "refusals that the model wrote"
     if len(one):
         display(
             show.table(
@@ -131,7 +132,7 @@ for targets, stage in (("refusal", "vanilla"), ("self-improved", "self-improved"
                 of_paper,
                 provenance=source_of(both[both.targets == targets]),
                 name=f"table6-{stage}",
-                caption=f"Edited towards {'vanilla refusals' if stage == 'vanilla' else 'refusals that the model wrote'}, beside the paper's Table 6",
+                caption=f"Edited towards {towards}, beside the paper's Table 6",
             )
         )
 
@@ -182,8 +183,8 @@ if ratings and study_folder:
 else:
     display(
         Markdown(
-            "There is no file of human ratings here. To make one, run the rating tool in a live notebook (below) and pass its "
-            "export as `ratings`, with the study's folder as `study_folder`."
+            "There is no file of human ratings here. To make one, run the rating tool in a live notebook (below) and pass "
+            "its export as `ratings`, with the study's folder as `study_folder`."
         )
     )
 
@@ -281,8 +282,9 @@ for method, one in scores.groupby("method", sort=False):
     best, alone = one.loc[one.score.idxmax()], one[one.m == 1].score.sum() if (one.m == 1).any() else float("nan")
     better, worse = (", ".join(map(str, one.m[one[word]])) for word in ("better", "worse"))
     lines.append(
-        f"- **{show.style(method).label}**: score {alone:.2f} unmerged, best at m = {best.m} with {best.score:.2f}. Better than "
-        f"unmerged by the paired test: {f'm = {better}' if better else 'none'}; worse: {f'm = {worse}' if worse else 'none'}."
+        f"- **{show.style(method).label}**: score {alone:.2f} unmerged, best at m = {best.m} with {best.score:.2f}. "
+        f"Better than unmerged by the paired test: {f'm = {better}' if better else 'none'}; "
+        f"worse: {f'm = {worse}' if worse else 'none'}."
     )
 display(Markdown("\n".join(lines)))
 wide = (

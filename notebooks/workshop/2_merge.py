@@ -97,9 +97,9 @@ pd.DataFrame(
 # ## Why?
 #
 # An edit writes *at this key, give that value* into a weight matrix. A question that has another key does not meet it.
-# `exercises.edit_keys` reads the keys off the model: of every question asked alone, and of the merged texts (at the last
-# subject in them). Write the function that compares each question's key with the key of **its own** edit: questions
-# 0 … m − 1 are in edit 0, questions m … 2m − 1 in edit 1, and so on.
+# `exercises.edit_keys` reads the keys off the model: of every question asked alone, and of the merged texts (at the
+# last subject in them). Write the function that compares each question's key with the key of **its own** edit:
+# questions 0 … m − 1 are in edit 0, questions m … 2m − 1 in edit 1, and so on.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint 1

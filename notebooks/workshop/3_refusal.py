@@ -101,8 +101,8 @@ checked
 # %% [markdown]
 # ## The model's own
 #
-# *Self-improvement*, the paper's first recipe: the model writes the refusals itself, from an instruction and two examples. Do they
-# pass the same check?
+# *Self-improvement*, the paper's first recipe: the model writes the refusals itself, from an instruction and two
+# examples. Do they pass the same check?
 
 # %%
 print(self_improvement.refusal_prompt(split.forget[0].question))

@@ -69,8 +69,8 @@ pd.DataFrame({"what it does": attacks.ATTACKS}).iloc[1:]
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint 1
-# `attacks.attack(model, tokenizer, split, ["list"])` gives records; several names at once are fine. Only `relearn` takes more than a
-# few seconds.
+# `attacks.attack(model, tokenizer, split, ["list"])` gives records; several names at once are fine. Only `relearn`
+# takes more than a few seconds.
 # :::
 #
 # :::{dropdown} Hint 2

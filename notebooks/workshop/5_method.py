@@ -22,7 +22,8 @@
 # \mid x)$ the model's log-probability of the true answer and $\log p_0(a \mid x)$ that before unlearning, it
 # minimises
 #
-# $$L = -\frac{2}{\beta}\, \mathbb{E} \log \sigma\!\left(-\beta\, \bigl[\log p_\theta(a \mid x) - \log p_0(a \mid x)\bigr]\right),$$
+# $$L = -\frac{2}{\beta}\, \mathbb{E} \log \sigma\!\left(-\beta\,
+# \bigl[\log p_\theta(a \mid x) - \log p_0(a \mid x)\bigr]\right),$$
 #
 # where $\sigma(z) = 1 / (1 + e^{-z})$ and $\mathbb{E}$ is the mean over the forget set.
 #
@@ -75,8 +76,8 @@ class NPOConfig(TrainConfig):
 # %% [markdown]
 # ## The loss
 #
-# `now` and `before` are the log-probabilities of the true answers in a batch, shape (B,): under the model in training and under the
-# model before unlearning.
+# `now` and `before` are the log-probabilities of the true answers in a batch, shape (B,): under the model in
+# training and under the model before unlearning.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint 1
@@ -102,8 +103,8 @@ def npo_loss(now, before, beta):
 # %% [markdown]
 # ## The method
 #
-# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100 elsewhere;
-# `log_probability` sums over them, row by row.
+# `train` makes the batches and the steps, and asks for the loss of each. `labels` are the answer's tokens, −100
+# elsewhere; `log_probability` sums over them, row by row.
 
 
 # %%
@@ -122,9 +123,9 @@ def npo(job):
 # %% [markdown]
 # ## The registration
 #
-# `register(name, config, run, …)` makes the method known to `eu.unlearn`. Say what its loss reads (`reads=("answers",)`), and what
-# it asks the model before unlearning (`reference=("answers",)`). The library has an NPO already, with a retain term:
-# this one is yours.
+# `register(name, config, run, …)` makes the method known to `eu.unlearn`. Say what its loss reads
+# (`reads=("answers",)`), and what it asks the model before unlearning (`reference=("answers",)`). The library has an
+# NPO already, with a retain term: this one is yours.
 
 # %% [markdown] tags=["exercise"]
 # :::{dropdown} Hint
