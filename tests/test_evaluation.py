@@ -472,13 +472,14 @@ def records(values: dict[str, list[tuple[str, float]]], **more) -> pd.DataFrame:
 
 
 def test_score_and_means_by_hand():
-    table = eu.summarise(records({"forget": [("a", 0.0), ("b", 0.5)], "retain": [("c", 1.0), ("d", 0.5), ("e", 0.75)]}))
+    values = {"forget": [("a", 0.0), ("b", 0.5)], "retain": [("c", 1.0), ("d", 0.5), ("e", 0.75)]}
+    table = eu.summarise(records(values))
     assert table["set"].tolist() == ["forget", "retain"] and table["n"].tolist() == [2, 3]
     assert table["rouge1_recall"].tolist() == [0.25, 0.75] and table["score"].tolist() == [1.5, 1.5]
     for name in evaluation.METRICS:
         assert (table[f"{name}_low"] <= table[name]).all() and (table[name] <= table[f"{name}_high"]).all()
         assert table[f"{name}_low"].min() >= 0 and table[f"{name}_high"].max() <= 1
-    pd.testing.assert_frame_equal(table, eu.summarise(records({"forget": [("a", 0.0), ("b", 0.5)], "retain": [("c", 1.0), ("d", 0.5), ("e", 0.75)]})))  # fmt: skip  # noqa: E501
+    pd.testing.assert_frame_equal(table, eu.summarise(records(values)))
 
 
 def test_no_retain_no_score():

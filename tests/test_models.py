@@ -113,8 +113,9 @@ def test_remote_code_is_not_run(tmp_path):
     make_tokenizer().save_pretrained(tmp_path)
     marker = tmp_path / "was-run"
     (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
-    config = (tmp_path / "config.json").read_text().replace("{", '{"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},', 1)  # fmt: skip  # noqa: E501
-    (tmp_path / "config.json").write_text(config)
+    evil = '{"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},'
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("{", evil, 1))
     eu.load_model(tmp_path, device="cpu")
     assert not marker.exists()
 
