@@ -106,11 +106,6 @@ def down_weight(model: nn.Module, layer: int) -> torch.Tensor:
     return weight.T if family_of(model).transposed else weight
 
 
-def as_stored(model: nn.Module, update: torch.Tensor) -> torch.Tensor:
-    """An update of W, (d, d_ffn), in the shape the parameter is stored in."""
-    return update.T if family_of(model).transposed else update
-
-
 def on_meta(config) -> nn.Module:
     """A model of this config without its weights: shapes only, on the device ``meta``."""
     with torch.device("meta"):

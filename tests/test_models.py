@@ -13,6 +13,7 @@ from transformers.utils import chat_template_utils
 
 import editunlearn_lib as eu
 from editunlearn_lib import models
+from editunlearn_lib.methods.weights import Weights
 from editunlearn_lib.models import FAMILIES, down, down_name, down_weight, fingerprint
 from editunlearn_lib.text import encode, end_of_turn, prompt_text, with_target
 
@@ -50,8 +51,10 @@ def test_every_family_loads_and_its_keys_enter_the_down_projection(folder, logit
         torch.testing.assert_close(k @ W.T + (0 if bias is None else bias), value, rtol=1e-5, atol=1e-5)
         assert torch.is_tensor(hidden[0]) or torch.is_tensor(hidden[0][0])
         assert model.get_parameter(down_name(model, layer)).data_ptr() == W.data_ptr()  # a view, not a copy
-        stored = models.as_stored(model, torch.zeros(SIZES["hidden"], SIZES["ffn"]))
-        assert stored.shape == model.get_parameter(down_name(model, layer)).shape
+        with Weights(model, [layer]) as W_and_change:
+            W_and_change.add(layer, torch.zeros(SIZES["hidden"], 1).double(), torch.zeros(1, SIZES["ffn"]).double())
+        left, right = W_and_change.factors[down_name(model, layer)]
+        assert (left @ right).shape == model.get_parameter(down_name(model, layer)).shape
 
 
 def test_gpt2_stores_the_transpose():
