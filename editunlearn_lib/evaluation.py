@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer
 
 from . import metrics
 from .data import QA, ForgetSplit
@@ -71,14 +73,35 @@ def _padded(rows: Sequence[torch.Tensor], value: int, side: str) -> tuple[torch.
     return pad(rows, padding_value=value), pad([torch.ones_like(row) for row in rows])
 
 
+@dataclass
+class Prefilled:
+    """Prompts that have been run: their tokens and mask (B, P), padded on the left, the logits behind them (B, V), the
+    cache, and its keys and values as they were then, layer by layer."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    logits: torch.Tensor
+    cache: DynamicCache
+    stored: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def back(self) -> DynamicCache:
+        """The cache as the prompts left it, whatever was run behind them."""
+        for layer, (keys, values) in zip(self.cache.layers, self.stored, strict=True):
+            layer.keys, layer.values = keys, values
+        return self.cache
+
+
 @torch.no_grad()
-def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> Iterator[AnswerLogits]:
+def answer_logits(
+    model, tokenizer, prompts: Sequence[str], answers: Sequence[str], keep: list[Prefilled] | None = None
+) -> Iterator[AnswerLogits]:
     """Teacher-forced logits of each answer behind its prompt, one row after another (V may be large).
 
     Prompt and answer are encoded as one text; the first answer token is the first that ends behind the prompt, also
     where it straddles the border. The tokens before it are one pass, padded on the left, with an empty cache; the
     answer's tokens are a second pass, padded on the right, with that cache. Both go through ``model.base_model``.
-    Raises ``ValueError`` where a prompt or an answer has no token.
+    The first pass goes into ``keep`` if its tokens are the prompts' own and its cache keeps all of them. Raises
+    ``ValueError`` where a prompt or an answer has no token.
     """
     texts = [with_target(p, a) for p, a in zip(prompts, answers, strict=True)]
     encoded = encode(tokenizer, texts, side="right", offsets=True)  # padding on the right: row t is token t
@@ -101,6 +124,12 @@ def answer_logits(model, tokenizer, prompts: Sequence[str], answers: Sequence[st
             inputs |= {"position_ids": positions[:, places], "past_key_values": cache}
             output = model.base_model(**inputs, use_cache=True)
             hidden, cache = [*hidden, output.last_hidden_state], output.past_key_values
+            if keep is not None and not keep and all(type(layer) is DynamicLayer for layer in cache.layers):
+                own = encode(tokenizer, prompts, side="left")
+                stored = [(layer.keys, layer.values) for layer in cache.layers]
+                if torch.equal(own["input_ids"], left) and torch.equal(own["attention_mask"], left_mask):
+                    logits = head(model, hidden[0][:, -1]).float().to(model.device)
+                    keep.append(Prefilled(inputs["input_ids"], mask[:, :P], logits, cache, stored))
     del output, cache
     for row, first, target in zip(torch.cat(hidden, 1), firsts, targets, strict=True):  # (P + T - 1, d)
         own = row[P - first :]  # without the padding on the left
@@ -145,22 +174,30 @@ class _Numbers(LogitsProcessor):
 
 
 @torch.no_grad()
-def greedy_tokens(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, processor=None) -> list[list[int]]:
-    """Greedy continuations as token ids, up to and with the end token.
+def greedy_tokens(
+    model, tokenizer, prompts: Sequence[str], max_new_tokens: int, processor=None, begun: Prefilled | None = None
+) -> list[list[int]]:
+    """Greedy continuations as token ids, up to and with the end token; from ``begun`` if the prompts have been run.
 
     Raises `TrainingError` where a logit is not a number: the highest of such logits is no answer.
     """
-    encoded = encode(tokenizer, prompts, side="left").to(model.device)
     own, numbers = model.generation_config, _Numbers()
     ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    limits = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": pad}
-    config = GenerationConfig(do_sample=False, num_beams=1, **limits)
-    inputs = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
     processors = LogitsProcessorList([numbers, *([processor] if processor else [])])
+    if begun is None:
+        encoded = encode(tokenizer, prompts, side="left").to(model.device)
+        ids, mask, cached = encoded["input_ids"], encoded["attention_mask"], {}
+    else:
+        first = processors(begun.ids, begun.logits).argmax(-1, keepdim=True)  # (B, 1)
+        ids, mask = torch.cat([begun.ids, first], 1), torch.cat([begun.mask, torch.ones_like(first)], 1)
+        cached, max_new_tokens = {"past_key_values": begun.back()}, max_new_tokens - 1
+    limits = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": pad}
+    config, start = GenerationConfig(do_sample=False, num_beams=1, **limits), ids.shape[1] - (begun is not None)
+    inputs = {"input_ids": ids, "attention_mask": mask, **cached}
     try:
         model.generation_config = config  # a checkpoint's own defaults (a repetition penalty, …) would be filled in
-        out = model.generate(**inputs, generation_config=config, logits_processor=processors)
+        out = model.generate(**inputs, generation_config=config, logits_processor=processors) if max_new_tokens else ids
     finally:
         model.generation_config = own
     if lost := torch.as_tensor(numbers.lost).nonzero().flatten().tolist():
@@ -170,7 +207,7 @@ def greedy_tokens(model, tokenizer, prompts: Sequence[str], max_new_tokens: int,
             f"dtype {model.dtype} overflows (load it with dtype='bfloat16' or 'float32')."
         )
     ends = set(ends if isinstance(ends, (list, tuple)) else [ends])
-    rows = out[:, encoded["input_ids"].shape[1] :].tolist()
+    rows = out[:, start:].tolist()
     return [row[: next((i for i, token in enumerate(row, 1) if token in ends), len(row))] for row in rows]
 
 
@@ -209,8 +246,9 @@ def generate(
 def _records(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, prompt_format: str) -> list[dict]:
     """A batch of questions, asked and scored in both protocols."""
     prompts = [prompt_text(tokenizer, qa.question, prompt_format) for qa in qas]
-    values, ids = {}, {}
-    for i, row in answer_scores(model, tokenizer, prompts, [qa.answer for qa in qas]):
+    values, ids, keep = {}, {}, []
+    scores = answer_logits(model, tokenizer, prompts, [qa.answer for qa in qas], keep)
+    for i, row in enumerate(scores):
         ids[i], V = row.ids, row.logits.shape[1]
         values[i] = {
             "probability": metrics.sequence_probability(row.logits, row.ids),
@@ -220,7 +258,7 @@ def _records(model, tokenizer, qas: Sequence[QA], max_new_tokens: int, prompt_fo
             "pistol_confidence": metrics.pistol_confidence(row.prompt_logits, len(row.ids)),
         }
     ranks = _Ranks([ids[i] for i in range(len(qas))])
-    outputs = greedy_tokens(model, tokenizer, prompts, max_new_tokens, ranks)
+    outputs = greedy_tokens(model, tokenizer, prompts, max_new_tokens, ranks, keep[0] if keep else None)
     free = torch.stack(ranks.ranks, 1)  # (B, steps)
     records = []
     for i, qa in enumerate(qas):

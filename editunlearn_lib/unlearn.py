@@ -16,7 +16,7 @@ from . import memory
 from .covariance import select_layers, source_of
 from .data import QA, ForgetSplit, refusals
 from .errors import RequestError, TrainingError, check_name
-from .evaluation import answer_scores, generate
+from .evaluation import MAX_NEW_TOKENS, answer_scores, generate
 from .hparams import resolve
 from .methods import METHODS, Job, Method, Outcome, Request
 from .models import devices, family_of, fingerprint
@@ -198,14 +198,17 @@ def _at_rest(model) -> Iterator[None]:
 
 @torch.no_grad()
 def _report_edits(model, tokenizer, patch: Patch, requests: Sequence[Request], prompt_format: str) -> None:
-    """Did every edit take? What the model says before and after, and how likely its target is; a miss warns."""
+    """Did every edit take? What the model says before and after, as long as the longest target, and how likely its
+    target is; a miss warns."""
     questions = [request.question for request in requests]
     prompts = [prompt_text(tokenizer, question, prompt_format) for question in questions]
     targets = [request.target for request in requests]
-    before = generate(model, tokenizer, questions, prompt_format=prompt_format)
+    enough = max(map(len, tokenizer(targets).input_ids))  # tokens: what is said behind them tells nothing
+    asked = {"prompt_format": prompt_format, "max_new_tokens": min(enough, MAX_NEW_TOKENS)}
+    before = generate(model, tokenizer, questions, **asked)
     rows = [{**row, "ids": list(request.ids)} for row, request in zip(patch.info["log"], requests, strict=True)]
     with patch.on(model):
-        after = generate(model, tokenizer, questions, prompt_format=prompt_format)
+        after = generate(model, tokenizer, questions, **asked)
         for i, answer in answer_scores(model, tokenizer, prompts, targets):
             logp, truth = answer.logits.log_softmax(-1), answer.ids  # (T, V), (T,)
             flipped = bool(logp[0].argmax() == truth[0])

@@ -405,7 +405,10 @@ def test_an_adapter_at_the_end_of_the_prompt_is_scored(family, batch_size, token
         now, was = [np.array([metric(row.logits, row.ids) for row in found]) for found in (expected, before)]
         np.testing.assert_allclose(rows[name], now, rtol=1e-3)
         assert (abs(now - was) > 0.01 * was).sum() >= 9, name  # of 12: the change is large enough to be seen
-    assert sorted(n for batch in prefills for n in batch) == sorted(2 * [end + 1 for end in ends])  # scored, generated
+    passes = (
+        2 if family in ("gemma2", "gemma3_text", "mistral") else 1
+    )  # once for both, unless a window lets go of tokens
+    assert sorted(n for batch in prefills for n in batch) == sorted(passes * [end + 1 for end in ends])
 
 
 # ---------------------------------------------------------------- the frame

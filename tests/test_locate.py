@@ -14,9 +14,9 @@ import editunlearn_lib as eu
 from editunlearn_lib.methods import METHODS, positions, values
 from editunlearn_lib.methods.alphaedit import KEYS
 from editunlearn_lib.methods.memit import MEMITConfig
-from editunlearn_lib.methods.positions import Lookup, hooked
+from editunlearn_lib.methods.positions import Lookup, hooked, lookup
 from editunlearn_lib.methods.registry import Request
-from editunlearn_lib.methods.tail import Tail
+from editunlearn_lib.methods.tail import Tail, Tails, of_like_length
 from editunlearn_lib.models import FAMILIES, block, down, down_name, family_of, n_layers
 from editunlearn_lib.patch import LEFT
 
@@ -368,9 +368,9 @@ def compare(model, case, layer: int) -> float:
 
     for rows in (torch.arange(n), torch.arange(n).flip(0)[: max(1, n - 1)]):
         with torch.no_grad():
-            plain = tail(rows, tail.out[rows])
-            block_, mlp = (tail(rows, tail.add(rows, vectors[rows], at)) for at in ("block", "mlp"))
-            replaced = tail(rows, tail.replace(rows, tail.value[rows, 0] + vectors[rows]))
+            plain = tail.norm(tail(rows, tail.out[rows]))
+            block_, mlp = (tail.norm(tail(rows, tail.add(rows, vectors[rows], at))) for at in ("block", "mlp"))
+            replaced = tail.norm(tail(rows, tail.replace(rows, tail.value[rows, 0] + vectors[rows])))
         for i, row in enumerate(rows.tolist()):
             hidden, with_block, with_mlp = expected[row]
             for found, other in ((plain, hidden), (block_, with_block), (mlp, with_mlp), (replaced, with_mlp)):
@@ -409,6 +409,42 @@ def test_all_keys_of_the_tail():
     for row, (length, _) in enumerate(CASES["mixed"]):
         expected = whole(model, texts.ids[row, :length], 1, 0)[1]["key"]
         torch.testing.assert_close(tail.key[row, :length], expected, rtol=0, atol=1e-5)
+
+
+def test_groups_of_like_length():
+    """The fewest tokens in all, every text once; a group that costs nothing has one length, one that costs much all."""
+    lengths = torch.tensor([3, 27, 1, 3, 26, 1, 12])
+    of_one = of_like_length(lengths, 0)
+    assert sorted(torch.cat(of_one).tolist()) == list(range(7))
+    assert [set(lengths[rows].tolist()) for rows in of_one] == [{27}, {26}, {12}, {3}, {1}]
+    assert [rows.tolist() for rows in of_like_length(lengths, 1e6)] == [lengths.argsort(descending=True).tolist()]
+    price, cost = 5, lambda groups: sum(int(lengths[rows].max()) * len(rows) + 5 for rows in groups)
+    found = of_like_length(lengths, price)
+    assert [sorted(set(lengths[rows].tolist())) for rows in found] == [[26, 27], [12], [1, 3]]
+    assert cost(found) == 54 + 12 + 12 + 15 < min(cost(of_one), cost(of_like_length(lengths, 1e6)))
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_groups_change_no_value(layer):
+    """Texts in many groups score as in one; at the last layer only s is reached, and what is fixed counts, too."""
+    model, tokenizer = make_model(), make_tokenizer()
+    requests = [Request((), qa.question, target, ()) for qa, target in zip(ROWS, TARGETS, strict=True)]
+    texts = lookup(tokenizer, requests, "{}", "raw", "prompt_last", targets=True)
+    one, n = Tail(model, layer, texts), len(requests)
+    tails = Tails(model, layer, texts)
+    tails.parts = [(torch.tensor([i]), Tail(model, layer, texts.of(torch.tensor([i])))) for i in range(n)]
+    vectors = 0.5 * torch.randn(n, SIZES["hidden"], generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        every = torch.arange(n)
+        together = one.nll(every, one(every, one.add(every, vectors, "block")))
+        for rows, own, tail in tails.of(every != 1):
+            apart = tail.nll(own, tail(own, tail.add(own, vectors[rows], "block")))
+            torch.testing.assert_close(apart, together[rows], rtol=1e-5, atol=1e-5)
+        logits = model.lm_head(one.norm(one(every, one.add(every, vectors, "block")))).log_softmax(-1)
+        labels = one.labels
+        token = -logits.gather(2, labels.clamp(min=0)[..., None])[..., 0]
+        expected = (token * (labels != -100)).sum(1) / (labels != -100).sum(1)
+        torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("at", ["block", "mlp"])
@@ -461,9 +497,11 @@ def test_every_edit_is_reported(tiny, method, prompt_format):
     if prompt_format == "chat":  # else nothing takes in a random model: its last token looks at little but itself
         hparams["fact_token"] = "prompt_last"
     patch = run(method, model, hparams=hparams, prompt_format=prompt_format)
-    before = eu.evaluation.generate(model, tokenizer, [qa.question for qa in ROWS], prompt_format=prompt_format)
+    longest = max(len(tokenizer(target).input_ids) for target in TARGETS)
+    asked = {"prompt_format": prompt_format, "max_new_tokens": longest}
+    before = eu.evaluation.generate(model, tokenizer, [qa.question for qa in ROWS], **asked)
     with patch.on(model):
-        after = eu.evaluation.generate(model, tokenizer, [qa.question for qa in ROWS], prompt_format=prompt_format)
+        after = eu.evaluation.generate(model, tokenizer, [qa.question for qa in ROWS], **asked)
     log = patch.info["log"]
     assert len(log) == len(ROWS)
     for i, (row, qa, target) in enumerate(zip(log, ROWS, TARGETS, strict=True)):

@@ -26,7 +26,7 @@ from ..adapter import Adapter, Pass
 from ..errors import PatchError, RequestError, check_name
 from .positions import lookup, one_layer
 from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, OURS, Job, Outcome, register
-from .tail import Tail
+from .tail import Tails
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ def grace(job: Job) -> Outcome:
     if config.replacement != "replace_last":
         raise RequestError(f"replacement must be 'replace_last', not {config.replacement!r}.")
     texts = lookup(job.tokenizer, job.requests, "{}", *how, targets=True, end=config.train_end)
-    tail = Tail(job.model, layer, texts)
+    tails = Tails(job.model, layer, texts)
     book = job.previous.tensors() if job.previous else {"keys": (), "values": (), "radii": torch.zeros(0)}
     keys, values, radii = list(book["keys"]), list(book["values"]), book["radii"].tolist()
     labels = list(job.previous.info["labels"]) if job.previous else []
     generator = torch.Generator().manual_seed(job.seed)
     entries = []  # the codebook entry of every request
-    for k, request in zip(tail.key.cpu(), job.requests, strict=True):
+    for k, request in zip(tails.key.cpu(), job.requests, strict=True):
         near, i = float("inf"), -1
         if keys:
             near, i = (x.item() for x in nearest(k[None], torch.stack(keys), torch.tensor(radii)))
@@ -82,13 +82,13 @@ def grace(job: Job) -> Outcome:
                 radius, radii[i] = near / 2, near / 2 - 1e-5
             i = len(keys)
             keys, radii, labels = [*keys, k], [*radii, radius], [*labels, request.target]
-            values.append(torch.rand(tail.value.shape[-1], generator=generator))  # uniform in [0, 1)
+            values.append(torch.rand(tails.value.shape[-1], generator=generator))  # uniform in [0, 1)
         entries.append(i)
-    V, rows, left = torch.stack(values).to(tail.key.device), {}, list(range(len(entries)))
+    V, rows, left = torch.stack(values).to(tails.key.device), {}, list(range(len(entries)))
     while left:  # of every entry the first request that is left
         first = list({entries[n]: n for n in reversed(left)}.values())
         own = torch.tensor([entries[n] for n in first])
-        V[own], reports = train_values(job, tail, torch.tensor(first, device=V.device), V[own])
+        V[own], reports = train_values(job, tails, torch.tensor(first, device=V.device), V[own])
         rows |= dict(zip(first, reports, strict=True))
         left = [n for n in left if n not in first]
     rows = [{**rows[n], "entry": i, "radius": radii[i]} for n, i in enumerate(entries)]
@@ -96,14 +96,20 @@ def grace(job: Job) -> Outcome:
     return Outcome(tensors, rows, Codebook, {"layer": layer, "labels": labels})
 
 
-def train_values(job: Job, tail: Tail, rows: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, list[dict]]:
+def train_values(job: Job, tails: Tails, rows: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, list[dict]]:
     """v = argmin CE(r | x with v at the last prompt token) by Adam, for each of these rows from its v (R, d); a log."""
     v = v.clone().requires_grad_(True)
     adam = torch.optim.Adam([v], lr=job.config.edit_lr)
 
+    number = torch.full((len(tails.key),), -1, device=rows.device)  # of a text among these rows
+    number[rows] = torch.arange(len(rows), device=rows.device)
+
     def loss():
-        nll, row, count = tail.nll(rows, tail(rows, tail.replace(rows, v)))
-        return torch.zeros(len(rows), device=rows.device).index_add(0, row, nll) / count
+        nll = v.new_zeros(len(rows))
+        for of, own, tail in tails.of(number >= 0):
+            hidden = tail(own, tail.replace(own, v[number[of]]))
+            nll = nll.index_add(0, number[of], tail.nll(own, hidden))
+        return nll
 
     with torch.enable_grad():
         for _ in job.bar(range(job.config.n_iter), "GRACE"):
@@ -111,7 +117,7 @@ def train_values(job: Job, tail: Tail, rows: torch.Tensor, v: torch.Tensor) -> t
             adam.step()
     v = v.detach()
     with torch.no_grad():
-        after = torch.stack([loss(), (v - tail.value[rows, 0]).norm(dim=1)], 1).tolist()
+        after = torch.stack([loss(), (v - tails.value[rows]).norm(dim=1)], 1).tolist()
     return v, [{"steps": job.config.n_iter, "loss": nll, "delta_norm": norm} for nll, norm in after]
 
 

@@ -7,6 +7,7 @@ Sources: Meng et al. 2022 (eq. 3), Meng et al. 2023; conventions as in EasyEdit.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
@@ -29,6 +30,11 @@ class Lookup:
     mask: torch.Tensor  # (N, T), 1 on real tokens
     position: torch.Tensor  # (N,)
     labels: torch.Tensor  # (N, T): token t+1 where it belongs to the target, else -100
+
+    def of(self, rows: torch.Tensor) -> Self:
+        """Some of the texts, padded to the longest of them."""
+        T = int(self.mask[rows].sum(1).max())
+        return Lookup(self.ids[rows, :T], self.mask[rows, :T], self.position[rows], self.labels[rows, :T])
 
 
 def lookup(

@@ -40,36 +40,49 @@ def ties(changes: list[torch.Tensor], density: float, weight: float) -> torch.Te
 
 
 class Texts:
-    """The requests in every context with their targets, and the unrelated prompts: rows of one `Tail`."""
+    """One request in every context with its target, and behind them its unrelated prompt, token by token.
 
-    def __init__(self, job):
-        config, n = job.config, len(job.requests)
-        about, how = (job.tokenizer, job.requests), (job.prompt_format, "prompt_last")
-        texts = [lookup(*about, t, *how, targets=True, end=config.train_end) for t in config.context_templates]
-        texts.append(lookup(job.tokenizer, unrelated(job), "{}", *how, targets=False))
-        texts = joined(texts)
-        self.tail = Tail(job.model, config.layers[0], texts, whole=True)
-        device, T = self.tail.mask.device, self.tail.mask.shape[1]
-        self.prompt = (torch.arange(T) <= texts.position[:, None]).to(device)  # routing sees nothing else
-        *edits, self.unrelated = torch.arange(len(texts.ids), device=device)[:, None].split(n)  # each (n, 1)
-        self.edits = torch.cat(edits, 1)  # (n, templates)
-        own = job.model.config.to_dict()
-        self.activation = own.get("hidden_act") or own.get("hidden_activation") or own["activation_function"]
-        self.sigma = sigma_of(self.activation, config.distance_activation)
+    ``a`` (M, d_ffn) enters the layer and ``before`` (M, d) = W a + b leaves it; ``row`` (M,) is a token's text, of
+    which the last is the unrelated one, and ``prompt`` (M,) says whether routing sees the token.
+    """
 
-    def delta(self, rows: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
-        """Δ of these rows, (R,)."""
-        before = self.tail.value[rows]  # W a + b, (R, T, d)
-        change = self.sigma(before + self.tail.key[rows] @ D.T) - self.sigma(before)
-        return pooled(change.norm(dim=-1), self.prompt[rows])
+    def __init__(self, job, request: Request, other: Request, sigma):
+        config, how = job.config, (job.prompt_format, "prompt_last")
+        about = (job.tokenizer, [request])
+        edit = joined([lookup(*about, t, *how, targets=True, end=config.train_end) for t in config.context_templates])
+        unrelated = lookup(job.tokenizer, [other], "{}", *how, targets=False)
+        self.tail, beside = (Tail(job.model, config.layers[0], texts, whole=True) for texts in (edit, unrelated))
+        self.n, self.m, self.sigma = len(edit.ids), int(self.tail.mask.sum()), sigma  # texts and tokens of the request
+        self.a = torch.cat([self.tail.key[self.tail.mask], beside.key[beside.mask]])
+        self.before = torch.cat([self.tail.value[self.tail.mask], beside.value[beside.mask]])
+        row, order = torch.cat([self.tail.mask.nonzero(), beside.mask.nonzero()]).T
+        row[self.m :] = self.n
+        last = torch.cat([edit.position, unrelated.position]).to(row.device)
+        self.row, self.prompt, self.count = row, order <= last[row], last + 1
 
-    def ce(self, rows: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
-        """CE(r | x) through W′, the mean over a target's tokens and over these rows."""
+    def delta(self, change: torch.Tensor) -> torch.Tensor:
+        """Δ of every text from W′ a − W a (M, d): of the request in its contexts, then of the unrelated prompt."""
+        norm = (self.sigma(self.before + change) - self.sigma(self.before)).norm(dim=-1) * self.prompt
+        return norm.new_zeros(self.n + 1).index_add(0, self.row, norm) / self.count
+
+    def ce(self, change: torch.Tensor) -> torch.Tensor:
+        """CE(r | x) through W′, the mean over a target's tokens and over the contexts."""
         tail = self.tail
-        value = tail.value[rows] + tail.key[rows] @ D.T  # W′ a + b
-        hidden = tail(rows, tail.out[rows] - tail.after(tail.value[rows]) + tail.after(value))
-        nll, row, count = tail.nll(rows, hidden)
-        return (nll / count[row]).sum() / len(rows)
+        value = tail.value.masked_scatter(tail.mask[..., None], (self.before + change)[: self.m])  # W′ a + b
+        hidden = tail.out - tail.after(tail.value) + tail.after(value)
+        rows = torch.arange(self.n, device=hidden.device)
+        return tail.nll(rows, tail(rows, hidden)).mean()
+
+    def asked(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """a and W a + b of the bare question's prompt, which is asked without a context, (T, …) each."""
+        bare = (self.row == 0) & self.prompt
+        return self.a[bare], self.before[bare]
+
+
+def activation_of(model) -> str:
+    """The name of the model's activation function."""
+    own = model.config.to_dict()
+    return own.get("hidden_act") or own.get("hidden_activation") or own["activation_function"]
 
 
 def unrelated(job) -> list[Request]:

@@ -7,13 +7,18 @@ No weight needs a gradient. This is exact.
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import Cache, DynamicCache
 
 from ..models import block, down, final_norm, head, n_layers, post_mlp_norm
 from .positions import Lookup, hooked
+
+# what starting one block costs, in operations of a product of matrices in the same time: more on a GPU, which is faster
+START = {"cpu": 2e8, "cuda": 1e10}
 
 
 class Prefix:
@@ -32,12 +37,14 @@ class Tail:
 
     s is the position of each text (`Lookup`), or 0 if they are to be there as a ``whole``. Afterwards, on the layer's
     own device: ``mask`` and ``labels`` (N, S); ``out`` the block's and ``value`` the MLP's output, both (N, S, d)
-    float32; ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone.
+    float32; ``key`` the MLP's key, (N, S, d_ffn) if ``whole``, else (N, d_ffn) at s alone; ``last`` (N, d) the model's
+    last hidden state at s, normalised.
     """
 
     @torch.no_grad()
     def __init__(self, model, layer: int, texts: Lookup, whole: bool = False):
         self.model, self.norm, self.post = model, final_norm(model), post_mlp_norm(model, layer)
+        self.whole = whole
         start = torch.zeros_like(texts.position) if whole else texts.position
         ids, mask, start = (tensor.to(model.device) for tensor in (texts.ids, texts.mask, start))
         lengths, P = mask.sum(1), int(start.max())
@@ -49,9 +56,10 @@ class Tail:
 
         cache = DynamicCache() if P else None
 
-        def run(first: int, stop: int) -> None:
+        def run(first: int, stop: int) -> torch.Tensor:
             where = {"attention_mask": real[:, :stop].long(), "position_ids": position[:, first:stop]}
-            model.base_model(input_ids=ids[:, first:stop], past_key_values=cache, use_cache=bool(P), **where)
+            cached = {"past_key_values": cache, "use_cache": bool(P)}
+            return model.base_model(input_ids=ids[:, first:stop], **cached, **where).last_hidden_state
 
         self.prefix = None
         if P:
@@ -77,11 +85,12 @@ class Tail:
             for i in range(layer + 1, n_layers(model)):
                 handle = block(model, i).register_forward_pre_hook(called, with_kwargs=True)
                 stack.callback(handle.remove)
-            run(P, P + S)
+            last = run(P, P + S)
+        self.last = last[:, 0].to(self.out.device)
         self.mask = real[:, P:].to(self.out.device)
         labels = texts.labels.gather(1, position[:, P:].to(texts.labels.device)).to(self.out.device)
         self.labels = labels.masked_fill(~self.mask, -100)
-        self.rows, self.calls = None, []  # the blocks above, as they are called for some of the rows
+        self.rows = None  # that were chosen last
 
     def add(self, rows: torch.Tensor, delta: torch.Tensor, at: str) -> torch.Tensor:
         """The block's output (R, S, d) of these rows with δ (R, d) added at s, to it or (``at="mlp"``) to the MLP's."""
@@ -102,24 +111,41 @@ class Tail:
         return value if self.post is None else self.post(value.to(self.model.dtype)).float()
 
     def __call__(self, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """The last hidden state (R, S, d), normalised, of these rows if the block at l put out ``hidden`` (R, S, d)."""
-        if self.rows is None or not torch.equal(self.rows, rows):
-            seen: dict[int, Any] = {}  # what all blocks are called with is cut to these rows once
-            self.rows, self.calls = rows, [(module, *self._of(rows, given, seen)) for module, *given in self.above]
+        """The last block's output (R, S, d) of these rows if the block at l put out ``hidden`` (R, S, d)."""
+        self._choose(rows)
         hidden = hidden.to(self.model.dtype)
         for module, args, kwargs in self.calls:
             leaving = module(hidden, *args, **kwargs)
             hidden = leaving[0] if isinstance(leaving, tuple) else leaving
-        return self.norm(hidden).to(self.out.device)  # on several devices, the last block lies elsewhere
+        return hidden
 
-    def nll(self, rows: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """−log p of each target token behind the last hidden states (R, S, d) of these rows, and which of them it
-        belongs to, both (tokens,); and how many each of them has, (R,)."""
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of last hidden states (M, d) before their norm: (M, V), float32."""
+        return head(self.model, self.norm(hidden).to(self.out.device)).float()  # the last block may lie elsewhere
+
+    def nll(self, rows: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """−log p of the target, the mean over its tokens, from the last block's output of these rows, (R,)."""
+        self._choose(rows)
+        return (self.fixed + self._sum(hidden, *self.scored)) / self.count
+
+    def _sum(self, hidden: torch.Tensor, row: torch.Tensor, column: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """−log p of these tokens, added up text by text: norm and head run at scored positions alone, (R,)."""
+        token = cross_entropy(self.logits(hidden[row, column]), truth, reduction="none")
+        return token.new_zeros(len(hidden)).index_add(0, row, token)
+
+    def _choose(self, rows: torch.Tensor) -> None:
+        """What all blocks are called with, cut to these rows, and where their targets are; again for other rows."""
+        if self.rows is not None and torch.equal(self.rows, rows):
+            return
+        seen: dict[int, Any] = {}
+        self.rows, self.calls = rows, [(module, *self._of(rows, given, seen)) for module, *given in self.above]
         labels = self.labels[rows]
-        scored = labels != -100  # (R, S)
-        logp = head(self.model, hidden[scored]).float().log_softmax(-1)  # (tokens, V)
-        nll = -logp.gather(1, labels[scored][:, None]).squeeze(1)
-        return nll, scored.nonzero()[:, 0], scored.sum(1)
+        row, column = (labels != -100).nonzero(as_tuple=True)
+        self.count = torch.bincount(row, minlength=len(rows)).clamp(min=1)  # a text without a target has the NLL 0
+        reached = column >= 0 if self.above or self.whole else column == 0  # by a change at s: no block above, no other
+        self.scored, apart = ((row[at], column[at], labels[row[at], column[at]]) for at in (reached, ~reached))
+        with torch.no_grad():
+            self.fixed = self._sum(self.out[rows], *apart) if len(apart[0]) else 0.0
 
     def _of(self, rows: torch.Tensor, entry: Any, seen: dict[int, Any]) -> Any:
         """The same arguments for some of the rows."""
@@ -134,3 +160,45 @@ class Tail:
             elif isinstance(entry, torch.Tensor) and entry.ndim and entry.shape[0] == n and n > 1:
                 seen[id(entry)] = entry[rows.to(entry.device)]
         return seen[id(entry)]
+
+
+class Tails:
+    """N texts from s on in groups of like length, each a `Tail`: little padding, few passes.
+
+    Of all texts at s, as there: ``out``, ``value`` and ``last`` (N, d), ``key`` (N, d_ffn).
+    """
+
+    def __init__(self, model, layer: int, texts: Lookup):
+        lengths = texts.mask.sum(1) - texts.position
+        above = range(layer + 1, n_layers(model))
+        entries = sum(p.numel() for i in above for p in block(model, i).parameters() if p.ndim == 2)
+        price = START.get(model.device.type, 1e10) * (len(above) + 1) / (6 * max(entries, 1))  # of a group, in tokens
+        groups = of_like_length(lengths, price)
+        self.parts = [(rows, Tail(model, layer, texts.of(rows))) for rows in groups]
+        device = self.parts[0][1].out.device
+        self.parts = [(rows.to(device), tail) for rows, tail in self.parts]
+        order = torch.cat([rows for rows, _ in self.parts]).argsort()
+        for name in ("out", "value", "key", "last"):
+            vectors = [getattr(tail, name) for _, tail in self.parts]
+            setattr(self, name, torch.cat([v[:, 0] if v.ndim == 3 else v for v in vectors])[order])
+
+    def of(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, Tail]]:
+        """Group by group, for ``chosen`` (N,) bool: which of them it holds, their numbers there, and the `Tail`."""
+        for rows, tail in self.parts:
+            own = chosen[rows].nonzero().flatten()
+            if len(own):
+                yield rows[own], own, tail
+
+
+def of_like_length(lengths: torch.Tensor, price: float) -> list[torch.Tensor]:
+    """Numbers of the texts in groups: the fewest tokens in all, with padding and with ``price`` tokens a group."""
+    order = lengths.argsort(descending=True, stable=True)
+    sizes, least, starts = lengths[order].tolist(), [0.0], []  # of the first i texts: the fewest tokens, the last group
+    for i in range(1, len(sizes) + 1):
+        tokens, start = min((least[j] + sizes[j] * (i - j) + price, j) for j in range(i))
+        least, starts = [*least, tokens], [*starts, start]
+    groups, stop = [], len(sizes)
+    while stop:
+        groups.append(order[starts[stop - 1] : stop])
+        stop = starts[stop - 1]
+    return groups[::-1]

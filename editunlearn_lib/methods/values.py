@@ -25,7 +25,7 @@ from ..progress import progress
 from ..text import encode
 from .positions import CHUNK_TOKENS, joined, lookup
 from .registry import Job, Request
-from .tail import Tail
+from .tail import Tails
 
 VALUE_BYTES = 8e9  # of activations while values are searched: 7B in bf16 stays within a card of 24 GB
 VECTORS = 32  # hidden vectors that a token keeps in a block until the backward pass, roughly
@@ -63,13 +63,15 @@ def context_templates(job: Job) -> tuple[str, ...]:
     starts = encode(tokenizer, ["The", "Therefore", "Because", "I", "You"]).to(model.device)
     generator = torch.Generator().manual_seed(job.seed)
     ids, mask = starts["input_ids"], starts["attention_mask"]
+    new, cache = ids, None
     with torch.no_grad():
         for _ in range(config.context_length):
-            output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            best = output.logits[:, -1].float().topk(5)
+            where = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, -new.shape[1] :].clamp(min=0)}
+            output = model(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1, **where)
+            best, cache = output.logits[:, -1].float().topk(5), output.past_key_values
             pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(ids.device)
-            ids = torch.cat([ids, best.indices.gather(1, pick)], 1)
-            mask = torch.cat([mask, torch.ones_like(pick)], 1)
+            new = best.indices.gather(1, pick)
+            ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
     prefixes = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return ("{}", *(" ".join(p.replace("{", " ").replace("}", " ").split()) + ". {}" for p in prefixes))
 
@@ -105,7 +107,7 @@ def batch_of(requests: Sequence[Request], templates: Sequence[str], model_config
 
 
 class Search:
-    """The search for n requests: first what is computed once (`Tail`), then the loss, then the steps.
+    """The search for n requests: first what is computed once (`Tails`), then the loss, then the steps.
 
     Its rows are texts: m = templates · n prompts, template by template, then the texts "{subject} is a".
     """
@@ -122,32 +124,26 @@ class Search:
             texts.append(lookup(job.tokenizer, essence, "{}", "raw", "subject_last", targets=False))
             after = torch.arange(texts[-1].ids.shape[1]) > texts[-1].position[:, None]
             texts[-1].mask[after] = 0  # the KL is taken at the subject's last token: what follows cannot matter
-        self.tail = Tail(job.model, layer, joined(texts))
-        self.h0 = (self.tail.value if at == "mlp" else self.tail.out)[: self.n, 0]  # the bare texts' (templates[0])
+        self.tails = Tails(job.model, layer, joined(texts))
+        self.h0 = (self.tails.value if at == "mlp" else self.tails.out)[: self.n]  # the bare texts' (templates[0])
         each = torch.arange(self.n, device=self.h0.device)
         self.owner = torch.tensor([i for i, _ in subjects], dtype=torch.long, device=each.device)  # of the KL texts
         self.request = torch.cat([each.repeat(len(templates)), self.owner])  # that a row belongs to
-        self.p0: torch.Tensor | None = None  # (KL texts, V)
+        self.p0 = head(job.model, self.tails.last[self.m :]).float().log_softmax(-1)  # (KL texts, V)
 
     def loss(self, delta: torch.Tensor, active: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(loss, NLL, KL) of every request, each (n,); of those that are not ``active`` no text is run."""
-        rows = active[self.request].nonzero().flatten()
-        prompts, essence = rows[rows < self.m], rows[rows >= self.m]
-        hidden = self.tail(rows, self.tail.add(rows, delta[self.request[rows]], self.at))  # (rows, S, d)
-
-        token_nll, text, count = self.tail.nll(prompts, hidden[: len(prompts)])
-        nll = token_nll.new_zeros(len(prompts)).index_add(0, text, token_nll) / count  # a mean over a prompt's tokens
-        nll = nll.new_zeros(self.m).index_add(0, prompts, nll).view(-1, self.n).mean(0)  # and over templates, (n,)
-
-        kl = torch.zeros_like(nll)
-        if len(self.owner):
-            p = head(self.model, hidden[len(prompts) :, 0]).float().log_softmax(-1)  # (KL texts, V)
-            if self.p0 is None:
-                self.p0 = p.detach()  # δ is 0 in the first pass
-            divergence = (p.exp() * (p - self.p0[essence - self.m])).sum(-1)
-            kl = kl.index_add(0, self.request[essence], divergence)
-            kl = kl / torch.bincount(self.owner, minlength=self.n).clamp(min=1)
-
+        nll, kl = delta.new_zeros(len(self.request)), delta.new_zeros(self.n)  # of every text; of every request
+        for rows, own, tail in self.tails.of(active[self.request]):
+            hidden = tail(own, tail.add(own, delta[self.request[rows]], self.at))  # (rows, S, d)
+            nll = nll.index_add(0, rows, tail.nll(own, hidden))  # a mean over a prompt's tokens
+            essence = (rows >= self.m).nonzero().flatten()
+            if len(essence):
+                p = tail.logits(hidden[essence, 0]).log_softmax(-1)  # (KL texts, V)
+                divergence = (p.exp() * (p - self.p0[rows[essence] - self.m])).sum(-1)
+                kl = kl.index_add(0, self.request[rows[essence]], divergence)
+        nll = nll[: self.m].view(-1, self.n).mean(0)  # and over templates, (n,)
+        kl = kl / torch.bincount(self.owner, minlength=self.n).clamp(min=1)
         decay = self.config.v_weight_decay * delta.norm(dim=1) / self.h0.norm(dim=1) ** 2
         return nll + self.config.kl_factor * kl + decay, nll, kl
 
@@ -176,4 +172,4 @@ class Search:
         names = ("steps", "loss", "nll", "kl", "delta_norm", "h0_norm")
         table = torch.cat([last, delta.norm(dim=1)[None], h0.norm(dim=1)[None]]).T.tolist()
         log = [{**dict(zip(names, row, strict=True)), "steps": int(row[0])} for row in table]
-        return Values(h0, delta, self.tail.key[: self.m].unflatten(0, (-1, self.n)), log)
+        return Values(h0, delta, self.tails.key[: self.m].unflatten(0, (-1, self.n)), log)

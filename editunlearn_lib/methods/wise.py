@@ -25,7 +25,7 @@ from ..errors import RequestError, check_name
 from ..models import down_weight
 from .positions import one_layer
 from .registry import EASYEDIT, LLAMA2, LLAMA31, MISTRAL, Job, Outcome, register
-from .routing import SideMemory, Texts, ties
+from .routing import SideMemory, Texts, activation_of, sigma_of, ties, unrelated
 
 
 @dataclass(frozen=True)
@@ -59,49 +59,50 @@ class WISEMemory(SideMemory):
 
 
 def wise(job: Job) -> Outcome:
-    """One edit after another; what lies below the layer is computed once for all of them."""
-    config = check(job)
+    """One edit after another: of each what lies below the layer is computed once."""
+    config, activation = check(job), activation_of(job.model)
     W = down_weight(job.model, config.layers[0]).detach().float()
-    texts, generator = Texts(job), torch.Generator().manual_seed(job.seed)
+    sigma = sigma_of(activation, config.distance_activation)
+    others, generator = unrelated(job), torch.Generator().manual_seed(job.seed)
     memories = job.previous.memories(W.device) if job.previous else []  # (D, the smallest Δ_edit)
-    log, shards = [], []  # D and its edits, not merged yet
+    log, shards, asked = [], [], []  # D and its edits, not merged yet
     for i in job.bar(range(len(job.requests)), "WISE"):
         if i % config.save_freq == 0:
-            rho = (torch.rand(W.shape, generator=generator) < config.mask_ratio).to(W.device)  # the shard
+            rho = (torch.rand(W.shape, generator=generator) < config.mask_ratio).to(W)  # the shard
         if i % config.save_freq == 0 or not shards:
             shards.append((torch.zeros_like(W), []))
-        D, edits = shards.pop()
-        D, row = edit(config, texts, i, D, W, rho)
-        log, shards = [*log, row], [*shards, (D, [*edits, i])]
+        texts, (D, edits) = Texts(job, job.requests[i], others[i], sigma), shards[-1]
+        log, asked = [*log, edit(config, texts, D, W, rho)], [*asked, texts.asked()]
+        edits.append(i)
         if config.retrieve and (i + 1) % config.merge_freq == 0:
-            memories, shards = [*memories, merged(shards, config, texts)], []
+            memories, shards = [*memories, merged(shards, config, asked, sigma)], []
     for rest in [[shard] for shard in shards] if config.retrieve else [shards]:
-        memories.append(merged(rest, config, texts))
+        memories.append(merged(rest, config, asked, sigma))
     sides, smallest = zip(*memories, strict=True)
     tensors = {f"side.{j}": D for j, D in enumerate(sides)} | {"smallest": torch.tensor(smallest)}
-    return Outcome(tensors, log, WISEMemory, {"layer": config.layers[0], "activation": texts.activation})
+    return Outcome(tensors, log, WISEMemory, {"layer": config.layers[0], "activation": activation})
 
 
-def edit(config: WISEConfig, texts: Texts, i: int, D: torch.Tensor, W: torch.Tensor, rho: torch.Tensor):
-    """Request i against its unrelated prompt: D after its steps, and what goes into the log."""
-    (alpha, beta, gamma), rows, loc = config.act_margin, texts.edits[i], texts.unrelated[i]
+def edit(config: WISEConfig, texts: Texts, D: torch.Tensor, W: torch.Tensor, rho: torch.Tensor) -> dict:
+    """One request's steps, which change D in place; what goes into the log."""
+    alpha, beta, gamma = config.act_margin
     last, steps = float("inf"), 0
     for _ in range(config.n_iter):
-        D.requires_grad_(True)
+        change = (texts.a @ D.T).requires_grad_(True)  # W′ a − W a, (M, d): all that D moves
         with torch.enable_grad():
-            ce = texts.ce(rows, D)
-            d_edit, d_loc = texts.delta(rows, D), texts.delta(loc, D)  # (templates,), (1,)
+            ce, delta = texts.ce(change), texts.delta(change)
+            d_edit, d_loc = delta[:-1], delta[-1:]  # (templates,), (1,)
             loss = ce + hinge(d_loc - alpha) + hinge(beta - d_edit) + hinge(gamma - (d_edit - d_loc))
         moved, last = abs(loss.item() - last), loss.item()
         if last <= 0.02 and moved <= 1e-4:
             break
-        (gradient,) = torch.autograd.grad(loss, D)
-        D = D.detach()
-        D = D - config.edit_lr * rho * (gradient + config.weight_decay * (W + D))  # weight decay is of W′
-        D, steps = D.clamp(-config.norm_constraint, config.norm_constraint), steps + 1
-    D = D.detach()
+        (g,) = torch.autograd.grad(loss, change)
+        step = g.T @ texts.a  # ∂ loss / ∂ D
+        step.add_(W, alpha=config.weight_decay).add_(D, alpha=config.weight_decay)  # weight decay is of W′
+        D.addcmul_(rho, step, value=-config.edit_lr).clamp_(-config.norm_constraint, config.norm_constraint)
+        steps += 1
     row = {"steps": steps, "loss": last, "nll": ce.item(), "delta_edit": d_edit.mean().item()}
-    return D, row | {"delta_loc": d_loc.item(), "delta_norm": D.norm().item()}
+    return row | {"delta_loc": d_loc.item(), "delta_norm": D.norm().item()}
 
 
 def hinge(x: torch.Tensor) -> torch.Tensor:
@@ -109,10 +110,11 @@ def hinge(x: torch.Tensor) -> torch.Tensor:
     return x[x > 0].mean() if (x > 0).any() else x.new_zeros(())
 
 
-def merged(shards: list, config: WISEConfig, texts: Texts) -> tuple[torch.Tensor, float]:
+def merged(shards: list, config: WISEConfig, asked: list, sigma) -> tuple[torch.Tensor, float]:
     """One memory from shards, and the smallest Δ of the edits it holds (asked without a context)."""
     D = shards[0][0] if len(shards) == 1 else ties([D for D, _ in shards], config.densities, config.weights)
-    return D, float(texts.delta(texts.edits[[i for _, edits in shards for i in edits], 0], D).min())
+    of = [asked[i] for _, edits in shards for i in edits]
+    return D, min(float((sigma(before + a @ D.T) - sigma(before)).norm(dim=-1).mean()) for a, before in of)
 
 
 def check(job: Job) -> WISEConfig:
