@@ -123,7 +123,7 @@ def test_every_page_from_disk_on_a_phone(pages, visit, part, other):
         loaded[name] = {short: path.stat().st_size for short, path in files.items() if path.is_file()}
     own = {name: sizes for name, sizes in loaded.items() if name.startswith("book/")}
     shared = set.intersection(*map(set, own.values()))
-    assert {"/_static/book.js", "/searchindex.js"} <= shared and not any(path.endswith(".html") for path in shared)
+    assert "/_static/book.js" in shared and not any(path.endswith(".html") for path in shared)
     weights = {
         name: sum(size for path, size in sizes.items() if path not in shared and "/_static/vendor/" not in path)
         for name, sizes in own.items()
@@ -382,6 +382,38 @@ def test_the_small_plotly_is_of_the_pinned_version_and_has_the_traces_that_are_a
         r"SMALL = new Set\((.*?)\)", (ROOT / "book" / "_static" / "book.js").read_text(encoding="utf-8")
     )
     assert sorted(page.evaluate("Object.keys(Plotly.PlotSchema.get().traces)")) == sorted(json.loads(asked))
+
+
+def test_a_page_loads_only_what_it_needs(pages):
+    """No formula, no MathJax; no figure, no figures' script; icons without a script; the index where one searches."""
+    for name in html_pages(pages):
+        page = (pages / name).read_text(encoding="utf-8")
+        loads = {script for script in re.findall(r'<script[^>]* src="(?:[^"]*/)?([\w.-]+)\.js', page)}
+        assert ("tex-svg" in loads) == ('class="math' in page), name
+        assert ("explore" in loads) <= ("data-explore" in page), name
+        assert ("searchindex" in loads) == (name == "search.html") and "fontawesome" not in loads, name
+
+
+def test_the_front_page_weighs_less_than_a_megabyte(pages, visit):
+    there = pages / "book/index.html" if (pages / "book/index.html").exists() else pages / PLAIN
+    seen = visit(pages, str(there.relative_to(pages)))
+    loaded = {Path(path) for path in seen.asked if Path(path).is_file()}
+    weight = sum(path.stat().st_size for path in loaded)
+    assert len(loaded) > 10 and weight <= MEGABYTE, weight
+
+
+def test_icons_are_drawn(sample_book, visit):
+    """A font that lacks a sign draws a box or nothing: every icon that is seen must look unlike that."""
+    page = visit(sample_book, PLAIN).page
+    page.evaluate("document.fonts.ready")
+    looks = page.evaluate("""() => {
+      const draw = (sign, font) => { const c = document.createElement('canvas').getContext('2d');
+        c.canvas.width = c.canvas.height = 40; c.font = font; c.fillText(sign, 5, 30); return c.canvas.toDataURL(); };
+      return [...document.querySelectorAll('[class*=fa-]')].filter(n => n.checkVisibility()).map(n => {
+        const s = getComputedStyle(n, '::before'), font = `${s.fontWeight} 24px ${s.fontFamily}`;
+        return [n.className, draw(s.content.replaceAll('"', ''), font), draw('\uf000', font)]; }); }""")
+    assert len(looks) >= 5 and len({drawn for _, drawn, _ in looks}) >= 4
+    assert [name for name, drawn, absent in looks if drawn == absent] == []
 
 
 def test_formulas_are_set(sample_book, visit):

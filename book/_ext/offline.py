@@ -1,5 +1,7 @@
-"""Keep the book offline, its links into the repository right, and the theme's roles such as screen readers know."""
+"""Keep the book offline and light, its links into the repository right, and the theme's roles such as screen readers
+know."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,10 @@ from sphinx.util.docutils import SphinxRole
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED, SOURCE = "book/executed/", "notebooks/"
+# Scripts that the theme puts on every page, and what a page must hold to need one; the icons come from the theme's
+# fonts without a script, and the index is for the page of results (the field on others only leads there).
+NEEDED_BY = {"tex-svg": 'class="math', "explore": "data-explore", "fontawesome": None}
+NEEDED_BY |= dict.fromkeys(("searchtools", "language_data", "searchindex"), "pagename = 'search'")
 
 
 def drop_thebe(app: Sphinx, config: Any) -> None:
@@ -47,7 +53,18 @@ def mend_roles(app: Sphinx, page: str, template: str, context: dict, doctree: An
         context["body"] = body.replace(' role="doc-biblioentry"', "")
 
 
+def lighten(app: Sphinx, exception: Exception | None) -> None:
+    """Take the scripts from pages that do not need them."""
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        names = "|".join(name for name, mark in NEEDED_BY.items() if mark is None or mark not in page)
+        light = re.sub(rf'\s*<script[^>]* src="[^"]*?\b({names})\.js[^"]*"></script>', "", page)
+        if light != page:
+            path.write_text(light, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict:
+    app.connect("build-finished", lighten)
     app.connect("config-inited", drop_thebe)
     app.connect("html-page-context", mend_roles)
     app.add_role("source", SourceRole())
