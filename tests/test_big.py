@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib
 import logging
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer, same, slow_but, weights
 from split_devices import Placed, place, two_devices
-from test_methods import EDITING, QUICK, TRAINED, acts, options
+from test_methods import QUICK, TRAINED, acts, options
 
 import editunlearn_lib as eu
 from editunlearn_lib import attacks, evaluation

@@ -388,7 +388,7 @@ def test_a_page_loads_only_what_it_needs(pages):
     """No formula, no MathJax; no figure, no figures' script; icons without a script; the index where one searches."""
     for name in html_pages(pages):
         page = (pages / name).read_text(encoding="utf-8")
-        loads = {script for script in re.findall(r'<script[^>]* src="(?:[^"]*/)?([\w.-]+)\.js', page)}
+        loads = set(re.findall(r'<script[^>]* src="(?:[^"]*/)?([\w.-]+)\.js', page))
         assert ("tex-svg" in loads) == ('class="math' in page), name
         assert ("explore" in loads) <= ("data-explore" in page), name
         assert ("searchindex" in loads) == (name == "search.html") and "fontawesome" not in loads, name

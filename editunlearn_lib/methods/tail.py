@@ -17,8 +17,10 @@ from transformers import Cache, DynamicCache
 from ..models import block, down, final_norm, head, n_layers, post_mlp_norm
 from .positions import Lookup, hooked
 
-# what starting one block costs, in operations of a product of matrices in the same time: more on a GPU, which is faster
-START = {"cpu": 2e8, "cuda": 1e10}
+# What a group costs before its first token: starting a block, in operations of a product of matrices in the same time
+# (more on a GPU, which is faster), and reading all weights once more, which takes as long as so many tokens.
+START = {"cpu": 1e8, "cuda": 1e10}
+READING = 20
 
 
 class Prefix:
@@ -172,8 +174,8 @@ class Tails:
         lengths = texts.mask.sum(1) - texts.position
         above = range(layer + 1, n_layers(model))
         entries = sum(p.numel() for i in above for p in block(model, i).parameters() if p.ndim == 2)
-        price = START.get(model.device.type, 1e10) * (len(above) + 1) / (6 * max(entries, 1))  # of a group, in tokens
-        groups = of_like_length(lengths, price)
+        start = START.get(model.device.type, 1e10) * (len(above) + 1) / (6 * max(entries, 1))
+        groups = of_like_length(lengths, start + READING)
         self.parts = [(rows, Tail(model, layer, texts.of(rows))) for rows in groups]
         device = self.parts[0][1].out.device
         self.parts = [(rows.to(device), tail) for rows, tail in self.parts]
