@@ -265,6 +265,35 @@ def test_single_requests_flip_on_the_pocket(pocket, method, n):
 # ---------------------------------------------------------------- training
 
 
+def test_a_batch_stops_where_single_searches_stop_and_differs_in_noise_alone(pocket):
+    """Forty requests and one at a time: the same steps; a first gradient's sign differs where it is rounding noise."""
+    model, tokenizer = pocket
+    rows = eu.load_split("factual", n_forget=40, seed=100).forget
+    requests = [Request((), qa.question, "I don't know the answer to that.", (qa.subject,)) for qa in rows]
+    config = MEMITConfig(layers=(0, 1), v_lr=15.0, v_num_grad_steps=4, context_templates=("{}", "Thank you. {}"))
+    job = Job(model, tokenizer, rows, requests, (), config, "batch", lambda layers: {}, "chat", 0, False)
+
+    def gradient(some) -> torch.Tensor:
+        search = values.Search(job, some, 1, config.context_templates, "block")
+        delta = torch.zeros_like(search.h0, requires_grad=True)
+        loss, _, _ = search.loss(delta, torch.ones(len(some), dtype=torch.bool))
+        return torch.autograd.grad(loss.sum(), delta)[0]
+
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        together = values.find_values(job, requests, 1, config.context_templates).log
+        single = [values.find_values(job, [one], 1, config.context_templates).log[0] for one in requests[:20]]
+        batch, alone = gradient(requests)[:20], torch.cat([gradient([one]) for one in requests[:20]])
+    finally:
+        for parameter, flag in zip(model.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+    assert [row["steps"] for row in together[:20]] == [row["steps"] for row in single]
+    share = alone.abs() / alone.abs().max(1, keepdim=True).values
+    assert (batch - alone).norm() <= 2e-5 * alone.norm()
+    assert (share[batch.sign() != alone.sign()] < 1e-5).all()
+
+
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("method", TRAINED)
 def test_training_moves_its_losses_the_right_way(tiny, split, method, full):

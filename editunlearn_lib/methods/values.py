@@ -89,7 +89,9 @@ class Values:
 def find_values(job: Job, requests: Sequence[Request], layer: int, templates: Sequence[str], at="block") -> Values:
     """h₀ and δ of every request at the output of a block, or of its MLP (``at="mlp"``).
 
-    Requests do not touch each other: Adam works by element, so all of them in one batch is the same as one at a time.
+    Requests do not touch each other: Adam works by element, so all of them in one batch is the same as one at a time,
+    up to rounding. Adam's first step is v_lr in every entry, however small its gradient: an entry whose gradient is
+    rounding noise (below 1e-5 of the largest) may go the other way, and that search ends elsewhere in its valley.
     """
     size = batch_of(requests, templates, job.model.config, layer, job.model.dtype.itemsize)
     parts = [requests[i : i + size] for i in range(0, len(requests), size)]
