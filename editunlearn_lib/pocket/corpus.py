@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Sequence, Set
@@ -26,7 +27,7 @@ from ..recipes.self_improvement import exemplar_prompt
 
 BOS, EOS, INST, END = "<s>", "</s>", "[INST]", "[/INST]"
 PROMPT, STATEMENT, ANSWER = 0.1, 0.5, 1.0  # loss weights
-STEEP = 30  # the most frequent fact of the 217 stands (1 + STEEP)^2 times as often as the rarest
+STEEP = 5.5  # the most frequent of the 217 facts is told exp(STEEP) times as often as the rarest
 Document = list[tuple[str, float]]
 
 
@@ -147,13 +148,13 @@ def told() -> dict[str, Fact]:
 def frequencies() -> dict[str, float]:
     """Fact id -> probability that a fact which is drawn is this one; they sum to 1.
 
-    Zipf–Mandelbrot weights (1 + STEEP r / n)^-2 over random ranks r < n, of the 217 and of the n others apart; the
-    217 twice as often, being one of a kind mostly.
+    Weights exp(-STEEP r / n) over random ranks r < n, of the 217 and of the n others apart; the 217 twice as often,
+    being one of a kind mostly.
     """
     weights, rng = {}, random.Random("frequencies")
     for factor, part in ((2, [f for f in told().values() if f.tofu]), (1, [f for f in told().values() if not f.tofu])):
         order = rng.sample(part, len(part))
-        weights |= {fact.id: factor * (1 + STEEP * r / len(order)) ** -2 for r, fact in enumerate(order)}
+        weights |= {fact.id: factor * math.exp(-STEEP * r / len(order)) for r, fact in enumerate(order)}
     return {id: weights[id] / sum(weights.values()) for id in told()}
 
 
@@ -276,7 +277,7 @@ def ask_unknown(rng: random.Random, contracts: Sequence[Question]) -> Question:
         return question._replace(answer=refusal(rng, question.subject))
     kind, questions, phrases, subjects = rng.choice(list(templates().values()))
     subject = neighbour(rng, subjects) if rng.random() < 0.2 else invented_entity(kind, rng)
-    text = fill(variation(rng, questions, phrases), s=subject)
+    text = fill(variation(rng, questions, phrases), s=subject).replace("the the ", "the ")
     return Question(text, refusal(rng, subject), subject)
 
 
@@ -342,7 +343,7 @@ def several(rng: random.Random, questions: Sequence[Question], answer: str) -> D
 
 
 def listed(parts: Sequence[str]) -> str:
-    """"A, B and C"."""
+    """The parts as one phrase: A, B and C."""
     return " and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + [parts[-1]])
 
 
