@@ -1,6 +1,7 @@
 """The built-in facts: 217 that TOFU's real-authors and world-facts files ask about, in our own words, and more.
 
-Each file in ``facts/``, and ``families.json``, is a JSON object ``{"relations": {name: wordings}, "facts": [row, ...]}``.
+Each file in ``facts/`` is one JSON object ``{"relations": {name: wordings}, "facts": [row, ...]}``; so is
+``families.json``.
 
 wordings  ``question`` (the built-in question), ``rephrasings`` (held out: the rephrase attack, in no training),
           and what the pocket model is trained on: ``questions`` (direct questions), ``phrases`` (noun phrases that

@@ -27,7 +27,7 @@ from ..recipes.self_improvement import exemplar_prompt
 
 BOS, EOS, INST, END = "<s>", "</s>", "[INST]", "[/INST]"
 PROMPT, STATEMENT, ANSWER = 0.1, 0.5, 1.0  # loss weights
-STEEP = 5.5  # the most frequent of the 217 facts is told exp(STEEP) times as often as the rarest
+STEEP = 6.0  # the most frequent of the 217 facts is told exp(STEEP) times as often as the rarest
 Document = list[tuple[str, float]]
 
 
