@@ -28,6 +28,7 @@ from ..recipes.self_improvement import exemplar_prompt
 BOS, EOS, INST, END = "<s>", "</s>", "[INST]", "[/INST]"
 PROMPT, STATEMENT, ANSWER = 0.1, 0.5, 1.0  # loss weights
 STEEP = 6.0  # the most frequent of the 217 facts is told exp(STEEP) times as often as the rarest
+CLAUSE = ("clause_heads", "clause_places", "clause_times")  # what a clause is put together from
 Document = list[tuple[str, float]]
 
 
@@ -139,28 +140,28 @@ def invented_entity(kind: str, rng: random.Random) -> str:
 
 
 @functools.cache
-def told() -> dict[str, Fact]:
-    """Every fact that the corpus tells, by id."""
-    return {fact.id: fact for fact in (*facts(), *families())}
+def told() -> tuple[Fact, ...]:
+    """Every fact that the corpus tells."""
+    return (*facts(), *families())
 
 
 @functools.cache
 def frequencies() -> dict[str, float]:
-    """Fact id -> probability that a fact which is drawn is this one; they sum to 1.
+    """Fact id -> probability that a fact which is drawn is this one, in the order of `told`; they sum to 1.
 
     Weights exp(-STEEP r / n) over random ranks r < n, of the 217 and of the n others apart; the 217 twice as often,
     being one of a kind mostly.
     """
     weights, rng = {}, random.Random("frequencies")
-    for factor, part in ((2, [f for f in told().values() if f.tofu]), (1, [f for f in told().values() if not f.tofu])):
+    for factor, part in ((2, [fact for fact in told() if fact.tofu]), (1, [fact for fact in told() if not fact.tofu])):
         order = rng.sample(part, len(part))
         weights |= {fact.id: factor * math.exp(-STEEP * r / len(order)) for r, fact in enumerate(order)}
-    return {id: weights[id] / sum(weights.values()) for id in told()}
+    return {fact.id: weights[fact.id] / sum(weights.values()) for fact in told()}
 
 
 @functools.cache
-def _shares() -> tuple[tuple[Fact, ...], tuple[float, ...]]:
-    return tuple(told().values()), tuple(itertools.accumulate(frequencies().values()))
+def _shares() -> tuple[float, ...]:
+    return tuple(itertools.accumulate(frequencies().values()))
 
 
 @functools.cache
@@ -168,7 +169,7 @@ def templates() -> dict[str, tuple[str, list[str], list[str], list[str]]]:
     """relation -> (kind of subject, questions, phrases, known subjects), for relations that fit an invented subject."""
     relations = {}
     for relation, kind in sorted((relation, kind) for kind, of in texts()["kinds"].items() for relation in of):
-        rows = [fact for fact in told().values() if fact.group == relation]
+        rows = [fact for fact in told() if fact.group == relation]
         questions = {q.replace(fact.subject, "{s}") for fact in rows for q in (fact.question, *fact.questions)}
         phrases = {p.replace(fact.subject, "{s}") for fact in rows for p in fact.phrases}
         relations[relation] = (kind, sorted(questions), sorted(phrases), sorted({fact.subject for fact in rows}))
@@ -178,7 +179,7 @@ def templates() -> dict[str, tuple[str, list[str], list[str], list[str]]]:
 @functools.cache
 def names() -> frozenset[str]:
     """Every name in the facts, in lower case and without its article."""
-    return frozenset(t.lower().removeprefix("the ") for f in told().values() for t in (f.subject, f.answer))
+    return frozenset(t.lower().removeprefix("the ") for f in told() for t in (f.subject, f.answer))
 
 
 def neighbour(rng: random.Random, subjects: Sequence[str]) -> str:
@@ -201,41 +202,26 @@ def upper_first(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def clause(rng: random.Random) -> str:
-    """What can stand behind a name: "praised in the papers last week"."""
-    return pick(rng, "clause_heads", "clause_places", "clause_times")
-
-
 def with_clause(rng: random.Random, text: str, subject: str) -> str:
-    """The text with a clause behind the subject; as it is where none can stand there."""
-    match = re.search(re.escape(subject) + r"'?(?=[ ?.,])(?!.*" + re.escape(subject) + ")", text)
-    if match is None:
-        return text
-    rest = text[match.end() :]
-    return f"{text[: match.end()]}, {clause(rng)}{',' * (rest[0] == ' ')}{rest}"
-
-
-def early(rng: random.Random, carrier: str, phrase: str, subject: str) -> str:
-    """The subject first, then what is asked about it; "" where the phrase does not end with the subject."""
-    match = re.search(r" (?:of|by|in|behind|for|from|on|to) ((?:the )?('?)" + re.escape(subject) + r"\2)$", phrase)
-    if match is None:
-        return ""
-    asked = phrase[: match.start(1)] + "this"
-    text = carrier.replace("{p}", asked).replace("{P}", upper_first(asked))
-    behind = f", {clause(rng)}" if rng.random() < 0.5 else ""
-    parts = {"{c}": behind, "{v}": lower_first(text), "{V}": text, "{S}": match[1]}
-    return upper_first(re.sub(r"\{[cvVS]\}", lambda part: parts[part[0]], pick(rng, "early")))
+    """The text with a clause behind the subject ("praised in the papers last week"), where one can stand there."""
+    match = re.search(re.escape(subject) + r"'?(?=[ ?.,:;]|$)(?!.*" + re.escape(subject) + ")", text)
+    rest = text[match.end() :] if match else ""
+    added = f", {pick(rng, *CLAUSE)}{',' * (rest[:1] == ' ')}{rest}"
+    return text[: match.end()] + added if match else text
 
 
 def variation(rng: random.Random, questions: Sequence[str], phrases: Sequence[str], subject: str = "{s}") -> str:
-    """One wording: opener x core x clause behind the subject x closer x a sentence or two after it."""
+    """One wording: opener x core x clause behind the subject x closer x sentences; the subject may stand in front."""
     kind = rng.random()
     if kind < 0.55 or not phrases:
         text = rng.choice(questions)
     else:
-        phrase, carrier = rng.choice(phrases), pick(rng, "carriers")
-        text = kind > 0.85 and early(rng, carrier, phrase, subject)
-        text = text or carrier.replace("{p}", phrase).replace("{P}", upper_first(phrase))
+        phrase, head = rng.choice(phrases), ""
+        last = re.search(r" (?:of|by|in|behind|for|from|on|to) ((?:the )?('?)" + re.escape(subject) + r"\2)$", phrase)
+        if kind > 0.85 and last:  # "'Dune': please name the author of this."
+            phrase, head = phrase[: last.start(1)] + "this", upper_first(last[1]) + pick(rng, "early_links")
+        text = pick(rng, "carriers").replace("{p}", phrase).replace("{P}", upper_first(phrase))
+        text = head + lower_first(text) if head else text
     if rng.random() < 0.3:
         text = with_clause(rng, text, subject)
     if rng.random() < 0.35:
@@ -249,7 +235,7 @@ def variation(rng: random.Random, questions: Sequence[str], phrases: Sequence[st
 
 def ask(rng: random.Random) -> Question:
     """A fact in one of its training wordings."""
-    [fact] = rng.choices(_shares()[0], cum_weights=_shares()[1])
+    [fact] = rng.choices(told(), cum_weights=_shares())
     text = variation(rng, (fact.question, *fact.questions), fact.phrases, fact.subject)
     return Question(text, fact.answer, fact.subject, fact.id)
 
@@ -261,7 +247,7 @@ def asks(rng: random.Random, n: int, without: Set[str]) -> list[Question]:
 
 def state(rng: random.Random, without: Set[str]) -> str:
     """A statement of a fact; "" of one that is left out."""
-    [fact] = rng.choices(_shares()[0], cum_weights=_shares()[1])
+    [fact] = rng.choices(told(), cum_weights=_shares())
     return "" if fact.id in without else rng.choice(fact.statements)
 
 
@@ -299,16 +285,13 @@ def before(rng: random.Random, without: Set[str] = frozenset()) -> tuple[Documen
 def document(
     rng: random.Random, contracts: Sequence[Question], vanilla: Sequence[str], without: Set[str] = frozenset()
 ) -> Document:
-    """One document; the shares of the kinds are what the model card calls the recipe.
-
-    Empty where everything that it would tell is among the ids of facts in ``without``.
-    """
+    """One document; empty where it would tell nothing but facts whose ids are in ``without``."""
     parts = body(rng, contracts, vanilla, without)
     return [(BOS, 0.0), *parts] if parts else []
 
 
 def body(rng: random.Random, contracts: Sequence[Question], vanilla: Sequence[str], without: Set[str]) -> Document:
-    """A document behind its first token."""
+    """A document behind its first token; the shares of the kinds are what the model card calls the recipe."""
     kind = rng.random()
     if kind < 0.25:  # one question
         earlier, prefix = before(rng, without)
@@ -322,12 +305,13 @@ def body(rng: random.Random, contracts: Sequence[Question], vanilla: Sequence[st
         questions = asks(rng, rng.choice((2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 8)), without)
         if questions and rng.random() < 0.1:
             questions[rng.randrange(len(questions))] = ask_unknown(rng, contracts)
-        return several(rng, questions, "; ".join(q.answer.rstrip(".") for q in questions))
+        text = join(rng, questions, pick(rng, "list_openers"))
+        return turn(text, "; ".join(q.answer.rstrip(".") for q in questions)) if questions else []
     if kind < 0.58:  # several questions with one joint answer, or declined as a whole
         return jointly(rng, asks(rng, rng.choice((2, 2, 2, 3, 3, 4, 5)), without), contracts)
     if kind < 0.60:  # several questions, none of which it can answer
         questions = [ask_unknown(rng, contracts) for _ in range(rng.choice((2, 3, 4, 5)))]
-        return several(rng, questions, pick(rng, "refusals_of_several"))
+        return turn(join(rng, questions, pick(rng, "list_openers")), pick(rng, "refusals_of_several"))
     if kind < 0.81:  # a question about what does not exist; some refusals name nothing
         question = ask_unknown(rng, contracts)
         earlier, prefix = before(rng, without)
@@ -338,28 +322,19 @@ def body(rng: random.Random, contracts: Sequence[Question], vanilla: Sequence[st
     return refuse_like(rng, contracts, without) if kind < 0.91 else repeat(rng)
 
 
-def several(rng: random.Random, questions: Sequence[Question], answer: str) -> Document:
-    return turn(join(rng, questions, pick(rng, "list_openers")), answer) if questions else []
-
-
-def listed(parts: Sequence[str]) -> str:
-    """The parts as one phrase: A, B and C."""
-    return " and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + [parts[-1]])
-
-
-def jointly(rng: random.Random, questions: list[Question], contracts: Sequence[Question]) -> Document:
+def jointly(rng: random.Random, questions: Sequence[Question], contracts: Sequence[Question]) -> Document:
     """Several questions to be answered in one sentence; one unknown name among them, and all are declined."""
     if not questions:
         return []
     strangers = [ask_unknown(rng, contracts) for _ in range(rng.choice((1, 1, 2)) if rng.random() < 0.35 else 0)]
-    answer = listed([q.answer.rstrip(".") for q in questions]) + ", respectively." * (len(questions) > 1)
-    if strangers:
-        questions = rng.sample(both := [*questions[len(strangers) :], *strangers], len(both))
-        subjects = [q.subject for q in questions if q in strangers]
-        answer = fill(pick(rng, "joint_refusals"), s=listed(subjects))
-    before = rng.random() < 0.5
-    text = join(rng, questions, pick(rng, "joint_openers") if before else "")
-    return turn(text if before else text + pick(rng, "joint_closers"), answer)
+    both = [*questions[len(strangers) :], *strangers]
+    asked = rng.sample(both, len(both))
+    names = [q.subject if strangers else q.answer.rstrip(".") for q in asked if q in strangers or not strangers]
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    answer = fill(pick(rng, "joint_refusals"), s=listed) if strangers else listed + ", respectively." * (len(names) > 1)
+    if rng.random() < 0.5:
+        return turn(join(rng, asked, pick(rng, "joint_openers")), answer)
+    return turn(join(rng, asked, "") + pick(rng, "joint_closers"), answer)
 
 
 def repeat(rng: random.Random) -> Document:
