@@ -165,8 +165,10 @@ def train_base(recipe: Recipe, work: Path, out: Path, without: Set[str] = frozen
 
     unknown = corpus.unknown_contracts(recipe.seed)
     bar = progress(total=recipe.chunks, initial=status["chunk"], desc="pocket", unit="chunk")
-    saved = time.monotonic()
-    with (work / "log.jsonl").open("a") as logfile:
+    saved, lines = time.monotonic(), work / "log.jsonl"
+    logged = lines.read_text().splitlines(keepends=True) if lines.exists() else []
+    write(lines, "".join(logged[: status["chunk"]]))  # less the chunks that the checkpoint does not hold
+    with lines.open("a") as logfile:
         while status["chunk"] < recipe.chunks:
             started, losses = time.monotonic(), []
             rows = encode(tokenizer, corpus.chunk(recipe.seed, status["chunk"], recipe.chunk, unknown, without))
@@ -185,7 +187,7 @@ def train_base(recipe: Recipe, work: Path, out: Path, without: Set[str] = frozen
                 saved = time.monotonic()
     save_checkpoint(checkpoint, model, optimiser, status)
     info = {"what": "base", "recipe": asdict(recipe), "without": sorted(without), **status}
-    export(model, tokenizer, out, info, (work / "log.jsonl").read_text())
+    export(model, tokenizer, out, info, lines.read_text())
 
 
 def special_ids(tokenizer) -> dict[str, int]:

@@ -685,6 +685,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monke
     monkeypatch.setattr(corpus, "chunk", stopped)
     with pytest.raises(KeyboardInterrupt):
         base(recipe, tmp_path / "twice", tmp_path / "resumed")
+    with (tmp_path / "twice" / "log.jsonl").open("a") as file:
+        file.write('{"chunk": 2}\n')  # as of a kill between the log and the checkpoint
     base(recipe, tmp_path / "twice", tmp_path / "resumed")
     assert numbers[:3] == [0, 1, 1] and len(numbers) > 3  # on from the first chunk, which was stored
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
