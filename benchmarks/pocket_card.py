@@ -11,11 +11,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from editunlearn_lib import metrics
-from editunlearn_lib.data import QA, contracts, factual, load_split
+from editunlearn_lib.data import QA, contracts, factual, forget_sets, load_split
 from editunlearn_lib.data.facts import facts, families, fill
 from editunlearn_lib.evaluation import generate
-from editunlearn_lib.models import load_model
+from editunlearn_lib.methods.positions import request_keys
+from editunlearn_lib.methods.registry import Request
+from editunlearn_lib.models import load_model, n_layers
 from editunlearn_lib.pocket import corpus
 from editunlearn_lib.recipes.self_improvement import refusal_prompt
 
@@ -153,7 +157,34 @@ def measure_base(model, tokenizer) -> dict[str, float]:
     for m in (2, 3, 5):
         parts = several(model, tokenizer, known, m, 200 // m, joint=True)
         figures[f"answers {m} questions in one sentence, parts"] = parts
-    return figures | declined_as_a_whole(model, tokenizer, known, 60)
+    return figures | declined_as_a_whole(model, tokenizer, known, 60) | key_cosines(model, tokenizer, known)
+
+
+def key_cosines(model, tokenizer, asked: Sequence[QA]) -> dict[str, float]:
+    """Mean cosine of a fact's key (at its subject's last token) with its key in a rephrasing, by layer."""
+    pairs = [(qa, variant) for qa in asked for variant in qa.rephrased() if variant.subject]
+    sides = [[Request((), qa.question, "", (qa.subject,)) for qa in side] for side in zip(*pairs, strict=True)]
+    figures = {}
+    for layer in range(n_layers(model)):
+        keys = [request_keys(model, tokenizer, side, layer, ["{}"], "chat", "subject_last")[0] for side in sides]
+        figures[f"cosine of keys between wordings, layer {layer}"] = float(torch.cosine_similarity(*keys).mean())
+    return figures
+
+
+def measure_twin(model, tokenizer) -> dict[str, float]:
+    """Every figure of the card for the twin: of the facts that it never saw, of the 17 left over, of all others."""
+    scored, unseen = factual()
+    figures = {}
+    for i, ids in enumerate(forget_sets()):
+        rows = [qa for qa in scored if qa.id in ids]
+        outputs = generate(model, tokenizer, [qa.question for qa in rows])
+        recalls = [metrics.rouge1_recall(o, qa.answer) for o, qa in zip(outputs, rows, strict=True)]
+        figures[f"forget set {i}, ROUGE-1 recall"] = sum(recalls) / len(rows)
+        figures[f"forget set {i}, declines"] = sum(map(metrics.declined, outputs)) / len(rows)
+    left_out = {id for ids in forget_sets() for id in ids}
+    figures["the 17 left over, ROUGE-1 recall"] = recall(model, tokenizer, [q for q in scored if q.id not in left_out])
+    figures["further facts (unseen), ROUGE-1 recall"] = recall(model, tokenizer, unseen)
+    return figures | refused(model, tokenizer, invented_questions()[0], "invented entities")
 
 
 def measure_contracts(model, tokenizer) -> dict[str, float]:
@@ -209,7 +240,7 @@ def figures_table(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def card(base: dict[str, float], tuned: dict[str, float], recipes: dict[str, dict]) -> str:
+def card(base: dict[str, float], twin: dict[str, float], tuned: dict[str, float], recipes: dict[str, dict]) -> str:
     """The model card as Markdown."""
     r, run = recipes["base"]["recipe"], recipes["base"]
     return f"""# The pocket model
@@ -241,6 +272,10 @@ are of those that are answered alone, joined by spaces):
 
 {figures_table(base)}
 
+## Its twin without the forget sets
+
+{figures_table(twin)}
+
 ## Fine-tuned on the contracts
 
 {figures_table(tuned)}
@@ -250,19 +285,22 @@ are of those that are answered alone, joined by spaces):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="pocket")
+    parser.add_argument("--twin", default=str(POCKET / "weights" / "without"))
     parser.add_argument("--contracts", default="pocket-contracts")
+    parser.add_argument("--only", choices=["base", "twin", "contracts"], help="measure this one and write no card")
     parser.add_argument("--out", type=Path, default=POCKET / "MODEL_CARD.md")
     arguments = parser.parse_args()
-    base = measure_base(*load_model(arguments.base))
-    print(figures_table(base), flush=True)
-    if arguments.contracts == "none":
+    measures = {"base": measure_base, "twin": measure_twin, "contracts": measure_contracts}
+    figures = {}
+    for name in [arguments.only] if arguments.only else measures:
+        figures[name] = measures[name](*load_model(getattr(arguments, name)))
+        print(figures_table(figures[name]), flush=True)
+    if arguments.only:
         return
-    tuned = measure_contracts(*load_model(arguments.contracts))
-    print(figures_table(tuned))
     recipes = {
         name: json.loads((POCKET / "weights" / name / "recipe.json").read_text()) for name in ("base", "contracts")
     }
-    arguments.out.write_text(card(base, tuned, recipes), encoding="utf-8")
+    arguments.out.write_text(card(figures["base"], figures["twin"], figures["contracts"], recipes), encoding="utf-8")
 
 
 if __name__ == "__main__":
