@@ -170,7 +170,7 @@ def train_base(recipe: Recipe, work: Path, out: Path, without: Set[str] = frozen
     write(lines, "".join(logged[: status["chunk"]]))  # less the chunks that the checkpoint does not hold
     with lines.open("a") as logfile:
         while status["chunk"] < recipe.chunks:
-            started, losses = time.monotonic(), []
+            started, losses = time.process_time(), []
             rows = encode(tokenizer, corpus.chunk(recipe.seed, status["chunk"], recipe.chunk, unknown, without))
             for loss, n in steps(model, optimiser, rows, recipe.batch_tokens, random.Random(status["chunk"]), rate):
                 losses.append(loss)
@@ -178,7 +178,7 @@ def train_base(recipe: Recipe, work: Path, out: Path, without: Set[str] = frozen
                 status["steps"] += 1
             status["chunk"] += 1
             bar.update()
-            status["seconds"] += time.monotonic() - started
+            status["seconds"] += time.process_time() - started  # of a core: a training may be made to wait
             line = {**status, "seconds": round(status["seconds"], 1), "loss": round(sum(losses) / len(losses), 4)}
             logfile.write(json.dumps(line) + "\n")
             logfile.flush()
