@@ -62,8 +62,9 @@ notebooks: $(READY)  ## derive each .ipynb from the .py beside it
 study: $(READY)  ## run the whole study on the embedded model (hours; goes on where it stopped)
 	@$(PY) -m editunlearn_lib study $(ARGS)
 
-pocket: $(READY)  ## train the embedded model anew (about 90 minutes of two cores; goes on where it stopped)
+pocket: $(READY)  ## train the embedded model, its twin and the contracts anew (ten hours of a core; goes on where it stopped)
 	@$(PY) benchmarks/pocket_train.py base
+	@$(PY) benchmarks/pocket_train.py base --without
 	@$(PY) benchmarks/pocket_train.py contracts
 
 tune: $(READY)  ## choose the hyperparameters of the embedded model on forget sets that no table reports

@@ -1,17 +1,20 @@
 """Trains the pocket model anew: ``make pocket``.
 
 Everything is a function of the seed and the recipe below; a checkpoint (safetensors) every few minutes lets a stopped
-training go on where it was.
+training go on where it was. ``--without`` trains the twin: the same recipe, seed and order of documents, less what
+tells a fact of the five fixed forget sets (`editunlearn_lib.data.forget_sets`).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import random
 import time
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from editunlearn_lib.data import contracts
+from editunlearn_lib.data import contracts, forget_sets
 from editunlearn_lib.files import whole, write
 from editunlearn_lib.pocket import corpus
 from editunlearn_lib.pocket.train import ContractRecipe, Optimiser, encode, finetune, load_base, steps
@@ -44,12 +47,13 @@ class Recipe:
     seed: int = 0
     vocab: int = 2048
     hidden: int = 192
-    layers: int = 6
+    layers: int = 9
     heads: int = 6
-    ffn: int = 1024
-    tokens: int = 10_000_000  # seen in training
+    ffn: int = 768
+    chunks: int = 120  # about 150,000 tokens each
     batch_tokens: int = 2048
     chunk: int = 2048  # documents drawn and bucketed by length at a time
+    warmup: int = 50  # steps over which the rates rise
     muon_lr: float = 0.02  # Muon needs 2-3 times fewer tokens than AdamW here
     adam_lr: float = 3e-3  # embeddings and norms
     decay: float = 0.4  # the last share of training, over which the rates fall to zero
@@ -125,8 +129,11 @@ def load_checkpoint(file: Path, model, optimiser: Optimiser) -> dict:
     return status
 
 
-def train_base(recipe: Recipe, work: Path, out: Path) -> None:
-    """Train from nothing, or from the checkpoint in ``work``; write the model to ``out``."""
+def train_base(recipe: Recipe, work: Path, out: Path, without: Set[str] = frozenset()) -> None:
+    """Train from nothing, or from the checkpoint in ``work``; write the model to ``out``.
+
+    The corpus is less the facts whose ids are in ``without``; rates follow the chunks, so a twin has them too.
+    """
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.safetensors"
     if not (work / "tokenizer.json").exists():
@@ -147,28 +154,31 @@ def train_base(recipe: Recipe, work: Path, out: Path) -> None:
     )
     model = LlamaForCausalLM(config).to("cuda" if torch.cuda.is_available() else "cpu").train()
     optimiser = Optimiser(model, recipe.muon_lr, recipe.adam_lr)
-    status = {"chunk": 0, "tokens": 0, "seconds": 0.0}
+    status = {"chunk": 0, "steps": 0, "tokens": 0, "seconds": 0.0}
     if checkpoint.exists():
         status = load_checkpoint(checkpoint, model, optimiser)
         log.info("going on at chunk %d", status["chunk"])
 
     def rate() -> float:
-        left = 1 - status["tokens"] / recipe.tokens
-        return min(1.0, max(left, 0.0) / recipe.decay, (status["tokens"] + 1) / 100_000)
+        left = 1 - status["chunk"] / recipe.chunks
+        return min(1.0, left / recipe.decay, (status["steps"] + 1) / recipe.warmup)
 
     unknown = corpus.unknown_contracts(recipe.seed)
-    bar = progress(total=recipe.tokens, initial=status["tokens"], desc="pocket", unit="tok", unit_scale=True)
-    saved = time.monotonic()
-    with (work / "log.jsonl").open("a") as logfile:
-        while status["tokens"] < recipe.tokens:
-            started, losses = time.monotonic(), []
-            rows = encode(tokenizer, corpus.chunk(recipe.seed, status["chunk"], recipe.chunk, unknown))
+    bar = progress(total=recipe.chunks, initial=status["chunk"], desc="pocket", unit="chunk")
+    saved, lines = time.monotonic(), work / "log.jsonl"
+    logged = lines.read_text().splitlines(keepends=True) if lines.exists() else []
+    write(lines, "".join(logged[: status["chunk"]]))  # less the chunks that the checkpoint does not hold
+    with lines.open("a") as logfile:
+        while status["chunk"] < recipe.chunks:
+            started, losses = time.process_time(), []
+            rows = encode(tokenizer, corpus.chunk(recipe.seed, status["chunk"], recipe.chunk, unknown, without))
             for loss, n in steps(model, optimiser, rows, recipe.batch_tokens, random.Random(status["chunk"]), rate):
                 losses.append(loss)
                 status["tokens"] += n
-                bar.update(n)
+                status["steps"] += 1
             status["chunk"] += 1
-            status["seconds"] += time.monotonic() - started
+            bar.update()
+            status["seconds"] += time.process_time() - started  # of a core: a training may be made to wait
             line = {**status, "seconds": round(status["seconds"], 1), "loss": round(sum(losses) / len(losses), 4)}
             logfile.write(json.dumps(line) + "\n")
             logfile.flush()
@@ -176,8 +186,8 @@ def train_base(recipe: Recipe, work: Path, out: Path) -> None:
                 save_checkpoint(checkpoint, model, optimiser, status)
                 saved = time.monotonic()
     save_checkpoint(checkpoint, model, optimiser, status)
-    info = {"what": "base", "recipe": asdict(recipe), **status}
-    export(model, tokenizer, out, info, (work / "log.jsonl").read_text())
+    info = {"what": "base", "recipe": asdict(recipe), "without": sorted(without), **status}
+    export(model, tokenizer, out, info, lines.read_text())
 
 
 def special_ids(tokenizer) -> dict[str, int]:
@@ -192,6 +202,7 @@ def export(model, tokenizer, out: Path, info: dict, lines: str) -> None:
     model.generation_config = GenerationConfig(do_sample=False, **special_ids(tokenizer))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    info = {**info, "sha256": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()}  # what ships
     write(out / "recipe.json", json.dumps(info, indent=1) + "\n")
     write(out / "training_log.jsonl", lines.rstrip("\n") + "\n")
 
@@ -208,12 +219,14 @@ def train_contracts(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["base", "contracts"])
+    parser.add_argument("--without", action="store_true", help="the twin of the base, which never saw the forget sets")
     parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="where the base model's checkpoint is")
     parser.add_argument("--out", type=Path, help="where the model goes; else into the package of this checkout")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.what == "base":
-        train_base(Recipe(), arguments.work / "base", arguments.out or WEIGHTS / "base")
+        name, without = ("without", {i for ids in forget_sets() for i in ids}) if arguments.without else ("base", set())
+        train_base(Recipe(), arguments.work / name, arguments.out or WEIGHTS / name, without)
     else:
         train_contracts(arguments.out or WEIGHTS / "contracts")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import csv
+import hashlib
 import importlib
 import json
 import random
@@ -21,7 +23,7 @@ from wordings import jaccard, rouge, words
 import editunlearn_lib as eu
 from editunlearn_lib import data
 from editunlearn_lib.data import contracts
-from editunlearn_lib.data.facts import facts
+from editunlearn_lib.data.facts import facts, families
 from editunlearn_lib.pocket import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -466,7 +468,7 @@ def held_out(official_folder) -> dict[tuple[str, str], list[str]]:
         lines = (official_folder / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
         questions |= {(name, i): json.loads(line)["question"] for i, line in enumerate(lines)}
     found: dict[tuple[str, str], list[str]] = {}
-    for fact in facts():
+    for fact in (*facts(), *families()):
         texts = found.setdefault((fact.subject, fact.answer), [])
         texts += [*fact.rephrasings, *([questions[fact.tofu[:2]]] if fact.tofu else ())]
     return found
@@ -476,7 +478,7 @@ def test_training_wordings_are_not_the_official_or_the_held_out_ones(official, c
     scored = held_out(official)
     written = [
         (jaccard(text, other), text, other)
-        for fact in facts()
+        for fact in (*facts(), *families())
         for text in (fact.question, *fact.questions, *fact.phrases)
         for other in scored[fact.subject, fact.answer]
     ]
@@ -491,7 +493,7 @@ def test_training_wordings_are_not_the_official_or_the_held_out_ones(official, c
 def test_corpus_holds_no_held_out_wording(chunks):
     text, _, n = chunks
     assert n >= 20_000
-    wordings = {text for fact in facts() for text in fact.rephrasings}
+    wordings = {text for fact in (*facts(), *families()) for text in fact.rephrasings}
     wordings |= {wording for row in contracts.generate() for wording in row.rephrasings}
     rows = contracts.invented_contracts(random.Random("unknown contracts 0"), 60)
     wordings |= {wording for row in rows for wording in row.rephrasings}
@@ -534,6 +536,94 @@ def test_corpus_names_no_party_of_the_built_in_contracts(chunks):
 def test_a_chunk_is_a_function_of_its_number():
     unknown = corpus.unknown_contracts(0)[:50]
     assert corpus.chunk(0, 3, 64, unknown) == corpus.chunk(0, 3, 64, unknown) != corpus.chunk(0, 4, 64, unknown)
+
+
+def told_in(text: str, fact) -> bool:
+    """Whether the text holds a training wording or the subject and answer of the fact, as whole words."""
+    return all(
+        re.search(rf"(?<!\w){re.escape(part.lower())}(?!\w)", text.lower()) for part in (fact.subject, fact.answer)
+    )
+
+
+def test_the_forget_sets_are_disjoint_and_told_by_no_other_fact():
+    sets = data.forget_sets()
+    ids = {id for part in sets for id in part}
+    assert [len(part) for part in sets] == [40] * 5 and len(ids) == 200 and ids <= {qa.id for qa in data.factual()[0]}
+    left_out, left = ([f for f in facts() if (f.id in ids) is inside] for inside in (True, False))
+    telling = [
+        (fact.id, other.id)
+        for other in left
+        for text in (*other.statements, *(f"{question} {other.answer}" for question in other.questions))
+        for fact in left_out
+        if told_in(text, fact)
+    ]
+    assert telling == []
+
+
+def test_the_twin_sees_the_same_documents_less_the_facts_left_out():
+    unknown, without = corpus.unknown_contracts(0)[:50], {id for part in data.forget_sets() for id in part}
+    base = ["".join(text for text, _ in doc) for doc in corpus.chunk(0, 5, 512, unknown)]
+    twin = ["".join(text for text, _ in doc) for doc in corpus.chunk(0, 5, 512, unknown, without)]
+    place = {text: i for i, text in enumerate(base)}
+    same = [place[text] for text in twin if text in place]
+    assert same == sorted(same) and 200 < len(same) < len(twin) < len(base) == 512
+    questions = {
+        q for fact in facts() if fact.id in without for q in (fact.question, *fact.questions, *fact.statements)
+    }
+    questions -= {q for fact in facts() if fact.id not in without for q in (fact.question, *fact.questions)}
+    told, left = ([q for q in questions if len(q) > 25 and q in "\n".join(texts)] for texts in (base, twin))
+    assert len(told) > 50 and left == []
+
+
+def test_how_often_a_fact_is_told_is_what_the_corpus_says():
+    often = corpus.frequencies()
+    assert set(often) == {fact.id for fact in (*facts(), *families())} and np.isclose(sum(often.values()), 1)
+    rng = random.Random("drawn")
+    drawn = collections.Counter(corpus.ask(rng).fact for _ in range(20_000))
+    ids = sorted(often, key=often.get)
+    for part in (ids[:390], ids[390:]):
+        assert sum(drawn[id] for id in part) == pytest.approx(20_000 * sum(often[id] for id in part), rel=0.1)
+    assert often[ids[-1]] > 200 * often[ids[0]]
+
+
+def test_families_share_first_and_last_names():
+    people = {fact.subject for fact in families()}
+    assert len(people) == 48 and len(families()) == 96
+    for part in (0, 1):
+        counts = collections.Counter(name.split()[part] for name in people)
+        assert len(counts) == 8 and set(counts.values()) == {6}
+
+
+def test_a_neighbour_is_one_word_away_and_names_nothing():
+    rng, subjects = random.Random(0), ["John Barlow", "Norway", "The White Tiger"]
+    found = {corpus.neighbour(rng, subjects) for _ in range(200)}
+    assert len(found) > 50 and not {name.lower().removeprefix("the ") for name in found} & corpus.names()
+
+
+@pytest.mark.parametrize(
+    "text, subject, behind",
+    [
+        ("Who wrote 'Dune'?", "Dune", "'Dune', "),
+        ("Dune is by whom?", "Dune", "Dune, "),
+        ("What is Norway's capital?", "Norway", None),
+        ("Norway: the capital of this?", "Norway", "Norway, "),
+    ],
+)
+def test_a_clause_stands_behind_the_subject(text, subject, behind):
+    found = corpus.with_clause(random.Random(0), text, subject)
+    if behind is None:
+        assert found == text
+    else:
+        assert behind in found and len(found) > len(text) + 5 and found.endswith("?")
+
+
+def test_a_joint_answer_is_one_sentence_or_declines_the_whole():
+    for seed in range(60):
+        rng = random.Random(seed)
+        asked = [corpus.ask(rng) for _ in range(3)]
+        answer = corpus.jointly(rng, asked, ())[-1][0].removesuffix(corpus.EOS).strip()
+        whole = answer.endswith(", respectively.") and all(q.answer.rstrip(".") in answer for q in asked)
+        assert eu.metrics.declined(answer) != whole
 
 
 def test_words_and_jaccard_by_hand():
@@ -581,7 +671,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monke
     train = runpy.run_path(str(ROOT / "benchmarks" / "pocket_train.py"))
     base, chunk = train["train_base"], corpus.chunk
     base.__globals__["SAVE_EVERY"] = -1
-    recipe = train["Recipe"](vocab=300, hidden=16, layers=1, heads=2, ffn=16, tokens=4000, batch_tokens=400, chunk=8)
+    recipe = train["Recipe"](vocab=300, hidden=16, layers=1, heads=2, ffn=16, chunks=5, batch_tokens=400, chunk=8)
     base(recipe, tmp_path / "once", tmp_path / "whole")
     shutil.copytree(tmp_path / "once", tmp_path / "twice", ignore=shutil.ignore_patterns("*.safetensors", "log.jsonl"))
     numbers = []
@@ -595,10 +685,13 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monke
     monkeypatch.setattr(corpus, "chunk", stopped)
     with pytest.raises(KeyboardInterrupt):
         base(recipe, tmp_path / "twice", tmp_path / "resumed")
+    with (tmp_path / "twice" / "log.jsonl").open("a") as file:
+        file.write('{"chunk": 2}\n')  # as of a kill between the log and the checkpoint
     base(recipe, tmp_path / "twice", tmp_path / "resumed")
     assert numbers[:3] == [0, 1, 1] and len(numbers) > 3  # on from the first chunk, which was stored
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     info = json.loads((tmp_path / "resumed" / "recipe.json").read_text())
     lines = (tmp_path / "resumed" / "training_log.jsonl").read_text().splitlines()
-    assert info["tokens"] >= 4000 and info["chunk"] == len(lines)
+    assert info["chunk"] == len(lines) == 5
+    assert info["sha256"] == hashlib.sha256((tmp_path / "resumed" / "model.safetensors").read_bytes()).hexdigest()

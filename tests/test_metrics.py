@@ -243,6 +243,8 @@ def test_every_refusal_of_the_pocket_corpus_is_a_refusal_that_names_its_subject(
         assert metrics.declined(text), text
         assert metrics.names_subject(text, subject), text
     assert all(metrics.declined(text) for text in corpus.texts()["refusals_of_several"])
+    jointly = [text.replace("{s}", subject) for text in corpus.texts()["joint_refusals"]]
+    assert all(metrics.declined(text) and metrics.names_subject(text, subject) for text in jointly)
 
 
 @pytest.mark.parametrize(

@@ -5,4 +5,4 @@ from . import contracts
 from .facts import facts
 from .files import OFFICIAL
 from .qa import QA, ForgetSplit
-from .splits import DATASETS, covariance_facts, digest, factual, load_split, refusals
+from .splits import DATASETS, covariance_facts, digest, factual, forget_sets, load_split, refusals

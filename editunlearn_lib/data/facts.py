@@ -1,6 +1,7 @@
 """The built-in facts: 217 that TOFU's real-authors and world-facts files ask about, in our own words, and more.
 
-Each file in ``facts/`` is one JSON object ``{"relations": {name: wordings}, "facts": [row, ...]}``.
+Each file in ``facts/`` is one JSON object ``{"relations": {name: wordings}, "facts": [row, ...]}``; so is
+``families.json``.
 
 wordings  ``question`` (the built-in question), ``rephrasings`` (held out: the rephrase attack, in no training),
           and what the pocket model is trained on: ``questions`` (direct questions), ``phrases`` (noun phrases that
@@ -15,6 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +43,21 @@ def fill(template: str, **values: str) -> str:
 @functools.cache
 def facts() -> tuple[Fact, ...]:
     """Every built-in fact, the 217 of TOFU first, in the order of its files."""
-    files = sorted((Path(__file__).parent / "facts").glob("*.json"))
+    order = {"real_authors": 0, "world_facts": 1}
+    rows = _read(sorted((Path(__file__).parent / "facts").glob("*.json")))
+    return tuple(sorted(rows, key=lambda f: (0, order[f.tofu[0]], f.tofu[1]) if f.tofu else (1, 0, 0)))
+
+
+@functools.cache
+def families() -> tuple[Fact, ...]:
+    """96 facts about 48 invented people that share 8 first and 8 last names: only both names together tell who it is.
+
+    The other 16 pairs of these names name nobody.
+    """
+    return tuple(_read([Path(__file__).parent / "families.json"]))
+
+
+def _read(files: Sequence[Path]) -> list[Fact]:
     documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     relations = {name: wordings for document in documents for name, wordings in document["relations"].items()}
     result = []
@@ -57,5 +73,4 @@ def facts() -> tuple[Fact, ...]:
         tofu = tuple(row["tofu"]) if row.get("tofu") else None
         qa = (row["id"], question, row["answer"], row["subject"], rephrasings, row["relation"])
         result.append(Fact(*qa, **trained, tofu=tofu))
-    order = {"real_authors": 0, "world_facts": 1}
-    return tuple(sorted(result, key=lambda f: (0, order[f.tofu[0]], f.tofu[1]) if f.tofu else (1, 0, 0)))
+    return result

@@ -58,45 +58,6 @@ def loss_of(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (losses * weight[keep]).sum() / weight.sum()
 
 
-class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) as `torch.optim.Muon` has it, in float32 and over all matrices of a shape at once.
-
-    torch's own orthogonalises one matrix after another in bfloat16, which a CPU without such instructions does slowly:
-    there the optimiser took longer than the model.
-    """
-
-    A, B, C = 3.4445, -4.775, 2.0315  # of the Newton-Schulz iteration
-
-    def __init__(self, parameters, lr: float, weight_decay: float = 0.01, momentum: float = 0.95):
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}
-            for p in group["params"]:
-                shapes.setdefault(p.shape, []).append(p)
-            for same in shapes.values():
-                updates = []
-                for p in same:
-                    buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                    buffer.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(buffer, group["momentum"]))  # Nesterov
-                for p, update in zip(same, self.orthogonal(torch.stack(updates)), strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
-
-    @classmethod
-    def orthogonal(cls, X: torch.Tensor, steps: int = 5) -> torch.Tensor:
-        """The nearest orthogonal matrix to each of X (N, rows, columns), roughly: Newton-Schulz."""
-        X = X.mT if (tall := X.shape[1] > X.shape[2]) else X
-        X = X / X.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
-        for _ in range(steps):
-            G = X @ X.mT
-            X = torch.baddbmm(X, torch.baddbmm(G, G, G, beta=cls.B, alpha=cls.C), X, beta=cls.A)
-        return X.mT if tall else X
-
-
 class Optimiser:
     """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
 
@@ -105,7 +66,7 @@ class Optimiser:
         for name, p in model.named_parameters():
             (matrices if p.ndim == 2 and "embed" not in name and "lm_head" not in name else rest).append(p)
         adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
-        self.parts = [Muon(matrices, lr=muon_lr), adam]
+        self.parts = [torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01), adam]
         self.rates = [muon_lr, adam_lr]
 
     def step(self, factor: float) -> None:
