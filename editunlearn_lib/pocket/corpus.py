@@ -11,7 +11,6 @@ nowhere, and ``kinds``: of what kind of subject the questions of a relation can 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 import random
@@ -160,11 +159,6 @@ def frequencies() -> dict[str, float]:
 
 
 @functools.cache
-def _shares() -> tuple[float, ...]:
-    return tuple(itertools.accumulate(frequencies().values()))
-
-
-@functools.cache
 def templates() -> dict[str, tuple[str, list[str], list[str], list[str]]]:
     """relation -> (kind of subject, questions, phrases, known subjects), for relations that fit an invented subject."""
     relations = {}
@@ -235,7 +229,7 @@ def variation(rng: random.Random, questions: Sequence[str], phrases: Sequence[st
 
 def ask(rng: random.Random) -> Question:
     """A fact in one of its training wordings."""
-    [fact] = rng.choices(told(), cum_weights=_shares())
+    [fact] = rng.choices(told(), frequencies().values())
     text = variation(rng, (fact.question, *fact.questions), fact.phrases, fact.subject)
     return Question(text, fact.answer, fact.subject, fact.id)
 
@@ -247,7 +241,7 @@ def asks(rng: random.Random, n: int, without: Set[str]) -> list[Question]:
 
 def state(rng: random.Random, without: Set[str]) -> str:
     """A statement of a fact; "" of one that is left out."""
-    [fact] = rng.choices(told(), cum_weights=_shares())
+    [fact] = rng.choices(told(), frequencies().values())
     return "" if fact.id in without else rng.choice(fact.statements)
 
 
